@@ -1,0 +1,153 @@
+"""Find the TPU, the GPUs or the CPU; choose the Keras backend; make training data-parallel over all of it.
+
+The one place where `KERAS_BACKEND` is chosen, so import Keras from here: `from flowerlib.accelerator import keras`.
+
+Kaggle's TPU machines carry no TensorFlow that can drive the TPU, so JAX drives it and tf.data feeds it. On a CPU it is
+the other way round: TensorFlow (oneDNN) trains a convolutional network about eight times faster there than XLA does.
+"""
+
+import os
+import platform
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flowerlib.config import FlowersError
+
+
+def _choose_backend() -> str:
+    """Return `KERAS_BACKEND` where it is set, else `jax` where JAX sees a TPU or GPU, else `tensorflow`."""
+    # Kaggle sometimes puts the text of a warning here, on which libtpu stops.
+    if not re.fullmatch(r"[\w.:,-]*", os.environ.get("TPU_WORKER_HOSTNAMES", "")):
+        del os.environ["TPU_WORKER_HOSTNAMES"]
+    backend = os.environ.get("KERAS_BACKEND") or ("jax" if _jax_platform() in ("tpu", "gpu") else "tensorflow")
+    if backend not in ("jax", "tensorflow"):
+        raise FlowersError(f"`KERAS_BACKEND` (={backend}) must be jax or tensorflow, or unset to let flowerlib choose")
+    return backend
+
+
+def _jax_platform() -> str | None:
+    try:
+        import jax
+    except ImportError:
+        return None
+    return jax.default_backend()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide what native code writes to stderr: TensorFlow greets every import with six lines, at any log level."""
+    stderr = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["KERAS_BACKEND"] = _choose_backend()
+with _quiet():
+    import keras  # it reads KERAS_BACKEND now, and never again
+    import tensorflow as tf
+
+
+@dataclass(frozen=True)
+class Device:
+    """What the networks run on.
+
+    Attributes:
+        kind: `tpu`, `gpu` or `cpu`.
+        name: the maker's name for one of them.
+        num_replicas: how many take a share of every batch; the global batch size must be a multiple of it.
+        backend: the Keras backend that drives them.
+    """
+
+    kind: str
+    name: str
+    num_replicas: int
+    backend: str
+    strategy: "tf.distribute.Strategy | None" = field(default=None, repr=False)
+
+    def scope(self) -> AbstractContextManager:
+        """Return the context in which a model is built and compiled, so that its variables live on every replica."""
+        return self.strategy.scope() if self.strategy else nullcontext()
+
+    def __str__(self) -> str:
+        return f"{self.num_replicas} x {self.kind.upper()} ({self.name}), Keras {keras.__version__} on {self.backend}"
+
+
+def setup() -> Device:
+    """Take hold of every device, once, before the first model is built.
+
+    On TPU and GPU this also sets Keras' policy to mixed_bfloat16: the matrix units are made for it and, with
+    float32's range, it needs no loss scaling.
+
+    Raises:
+        FlowersError: `FLOWERS_EXPECT` asks for another kind of device than the one found. A TPU job that landed on
+            a CPU should stop in seconds, not crawl for hours.
+    """
+    if keras.backend.backend() != os.environ["KERAS_BACKEND"]:
+        raise FlowersError(
+            f"Keras was imported before flowerlib and runs on {keras.backend.backend()}; "
+            "restart the kernel and import flowerlib.accelerator first"
+        )
+    device = _jax_device() if keras.backend.backend() == "jax" else _tensorflow_device()
+    expected = os.environ.get("FLOWERS_EXPECT", device.kind)
+    if expected != device.kind:
+        raise FlowersError(
+            f"`FLOWERS_EXPECT` (={expected}) asks for that kind of device but only {device} is here; "
+            "choose the accelerator in the notebook's settings, or unset FLOWERS_EXPECT"
+        )
+    if device.kind != "cpu":
+        keras.config.set_dtype_policy("mixed_bfloat16")
+    return device
+
+
+def _jax_device() -> Device:
+    import jax
+
+    tf.config.set_visible_devices([], "GPU")  # TensorFlow only reads images here: all GPU memory is JAX's
+    devices = jax.devices()
+    if len(devices) > 1:
+        # auto_shard_dataset would give each *process* its part of the files; here one process feeds all devices.
+        keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
+    kind = devices[0].platform
+    name = _cpu_name() if kind == "cpu" else devices[0].device_kind
+    return Device(kind, name, len(devices), "jax")
+
+
+def _tensorflow_device() -> Device:
+    if strategy := _tpu_strategy():
+        return Device("tpu", "TPU", strategy.num_replicas_in_sync, "tensorflow", strategy)
+    kind = "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
+    devices = tf.config.list_logical_devices(kind.upper())
+    strategy = tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else None
+    name = _cpu_name() if kind == "cpu" else _gpu_name()
+    return Device(kind, name, len(devices), "tensorflow", strategy)
+
+
+def _tpu_strategy() -> "tf.distribute.TPUStrategy | None":
+    """Return a strategy over the TPU that this TensorFlow can drive itself (Cloud TPU VMs, older Kaggle images)."""
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu="local")
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        return tf.distribute.TPUStrategy(resolver)
+    except (ValueError, tf.errors.OpError):
+        return None
+
+
+def _gpu_name() -> str:
+    physical = tf.config.list_physical_devices("GPU")[0]
+    return tf.config.experimental.get_device_details(physical).get("device_name", "GPU")
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores"

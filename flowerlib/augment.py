@@ -1,0 +1,126 @@
+"""Random variations of training images: six on one image, CutMix and MixUp on a batch.
+
+Everything random comes from the seed argument through `tf.random.stateless_*`: Python's own `random` would be drawn once,
+when tf.data traces the function, and then be the same for every image.
+"""
+
+import math
+from dataclasses import dataclass
+
+from flowerlib.accelerator import tf
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Six random operations on one image, each drawn anew for every image.
+
+    The four that move pixels are composed into one affine map, so that the image is resampled once; the two that
+    change colour into one multiply-add. What the map reaches beyond the border is filled with the reflected image.
+
+    Attributes:
+        horizontal_flip: mirror left and right, in half of the cases.
+        vertical_flip: mirror top and bottom, in half of the cases.
+        rotation: largest angle, in degrees, either way.
+        crop: smallest side of the square that is cut out and enlarged, as a share of the image's side; 1 keeps all.
+        contrast: largest change, either way, of the distance to the image's mean colour; 0.2 is 80 to 120 %.
+        brightness: largest change, either way, as a share of the full range of 255.
+    """
+
+    horizontal_flip: bool = True
+    vertical_flip: bool = True
+    rotation: float = 30.0
+    crop: float = 0.75
+    contrast: float = 0.2
+    brightness: float = 0.1
+
+    def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Vary one image.
+
+        Args:
+            image: `(S, S, 3)` float32 in [0, 255].
+            seed: `(2,)` int32; the same seed gives the same variation.
+
+        Returns:
+            An image of the same shape and range.
+        """
+        uniform = tf.random.stateless_uniform([8], seed, -1.0, 1.0)
+        moved = _resample(image, self._affine(uniform, image.shape[0]))
+        gain = 1.0 + self.contrast * uniform[6]
+        offset = (1.0 - gain) * tf.reduce_mean(moved, axis=(0, 1)) + 255.0 * self.brightness * uniform[7]
+        return tf.clip_by_value(moved * gain + offset, 0.0, 255.0)
+
+    def _affine(self, uniform: tf.Tensor, size: int) -> tf.Tensor:
+        """Return the 2 x 3 map from a pixel of the result to the place in the image where it is read.
+
+        Around the image's centre: turned and mirrored, scaled by the crop's share, moved to the crop's centre.
+        """
+        angle = uniform[0] * self.rotation * math.pi / 180.0
+        share = 1.0 - (1.0 - self.crop) * (uniform[1] + 1.0) / 2.0
+        mirror_x = tf.where(uniform[2] < 0, -1.0, 1.0) if self.horizontal_flip else 1.0
+        mirror_y = tf.where(uniform[3] < 0, -1.0, 1.0) if self.vertical_flip else 1.0
+        centre = (size - 1) / 2.0
+        shift = uniform[4:6] * (1.0 - share) * size / 2.0
+        cos, sin = share * tf.cos(angle), share * tf.sin(angle)
+        linear = tf.stack([[cos * mirror_x, -sin * mirror_y], [sin * mirror_x, cos * mirror_y]])
+        constant = centre + shift - tf.linalg.matvec(linear, [centre, centre])
+        return tf.concat([linear, constant[:, tf.newaxis]], axis=1)
+
+
+UNCHANGED = Augmentation(
+    horizontal_flip=False, vertical_flip=False, rotation=0.0, crop=1.0, contrast=0.0, brightness=0.0
+)
+
+
+def _resample(image: tf.Tensor, affine: tf.Tensor) -> tf.Tensor:
+    projective = tf.concat([tf.reshape(affine, [1, 6]), tf.zeros([1, 2])], axis=1)
+    moved = tf.raw_ops.ImageProjectiveTransformV3(
+        images=image[tf.newaxis],
+        transforms=projective,
+        output_shape=image.shape[:2],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="REFLECT",
+    )
+    return tf.ensure_shape(moved[0], image.shape)
+
+
+def cutmix(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Paste a rectangle of one image into another; the label becomes what share of the pixels is whose.
+
+    The partner of image i is image B - 1 - i. The rectangle keeps the image's proportions, its area is uniform in
+    [0, 1], its centre anywhere; what falls outside is cut off and not counted. Source: Yun et al., arXiv 1905.04899.
+
+    Args:
+        images: `(B, S, S, 3)` float32.
+        labels: `(B, num_classes)` float32, rows that sum to one.
+        seed: `(2,)` int32.
+
+    Returns:
+        Images and labels of the same shapes.
+    """
+    batch, size = images.shape[:2]
+    uniform = tf.random.stateless_uniform([3, batch, 1], seed)
+    half = tf.sqrt(uniform[0]) * size / 2.0
+    pixels = tf.range(size, dtype=tf.float32)[tf.newaxis] + 0.5
+    rows, columns = (tf.abs(pixels - centre * size) < half for centre in (uniform[1], uniform[2]))
+    pasted = rows[:, :, tf.newaxis, tf.newaxis] & columns[:, tf.newaxis, :, tf.newaxis]
+    share = tf.reduce_mean(tf.cast(pasted, tf.float32), axis=(1, 2))
+    return tf.where(pasted, images[::-1], images), labels * (1.0 - share) + labels[::-1] * share
+
+
+def mixup(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Blend each image with another, and its label likewise.
+
+    The partner of image i is image B - 1 - i, its share is drawn from Beta(0.2, 0.2): most blends are close to one
+    of the two. Source: Zhang et al., arXiv 1710.09412. Arguments and result as in `cutmix`.
+    """
+    gamma = tf.random.stateless_gamma([2, images.shape[0], 1], seed, alpha=0.2)
+    share = gamma[0] / (gamma[0] + gamma[1])
+    pixel_share = share[:, :, tf.newaxis, tf.newaxis]
+    return (
+        images * (1.0 - pixel_share) + images[::-1] * pixel_share,
+        labels * (1.0 - share) + labels[::-1] * share,
+    )
+
+
+MIXES = {"cutmix": cutmix, "mixup": mixup, "none": None}

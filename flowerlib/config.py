@@ -1,0 +1,42 @@
+"""What every module may lean on: the one error type, the places, whole-file writing.
+
+Two environment variables name places, `FLOWERS_DATA` and `FLOWERS_WEIGHTS`; two more say how to run,
+`FLOWERS_EXPECT` (the device that must be there) and `FLOWERS_PROFILE` (`full` or `rehearsal`).
+Nothing else configures anything.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class FlowersError(ValueError):
+    """Something the user can put right; the message names the thing, its value and the remedy."""
+
+
+def cache_dir() -> Path:
+    """Return the folder for what is made once and kept: `$XDG_CACHE_HOME/flowerlib` or `~/.cache/flowerlib`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowerlib"
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; move it to `path` on success, remove it on any failure.
+
+    Works for a file and for a folder (an existing folder at `path` is replaced), so that a reader
+    never sees half of either. The temporary name keeps the suffix, which Keras and NumPy go by.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        if temporary.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        temporary.replace(path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        temporary.unlink(missing_ok=True)

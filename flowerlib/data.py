@@ -1,0 +1,306 @@
+"""Find the dataset, count it, check it, and turn its TFRecord shards into batches.
+
+The layout is the competition's: `<root>/tfrecords-jpeg-<S>x<S>/{train,val,test}/<NN>-<S>x<S>-<COUNT>.tfrec`.
+Every folder is reached through TensorFlow's own file API, so a `gs://` root works like a folder.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from tqdm import tqdm
+
+from flowerlib import classes
+from flowerlib.accelerator import tf
+from flowerlib.config import FlowersError, cache_dir
+
+SPLITS = ("train", "val", "test")
+KAGGLE_MOUNTS = ("/kaggle/input/competitions/tpu-getting-started", "/kaggle/input/tpu-getting-started")
+SHARD = re.compile(r"\d+-(\d+)x\1-(\d+)\.tfrec")
+
+Augment = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+Mix = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+
+
+def sample_dir() -> str:
+    """Return the folder in which `flowerlib sample` keeps the built-in synthetic dataset."""
+    return str(cache_dir() / "sample")
+
+
+@dataclass(frozen=True)
+class Flowers:
+    """One dataset at one image size.
+
+    Attributes:
+        root: the folder that holds `tfrecords-jpeg-<S>x<S>`.
+        image_size: S, the side in pixels of the stored JPEGs.
+        classes: names in label order.
+        shards: for each split the paths of its files, in the order of their names.
+        fingerprint: 12 hex digits of the SHA-256 over every shard's split, name and size in bytes.
+    """
+
+    root: str
+    image_size: int
+    classes: tuple[str, ...]
+    shards: dict[str, tuple[str, ...]]
+    fingerprint: str
+
+    def count(self, split: str) -> int:
+        """Return the number of images of a split, as its file names tell it."""
+        return sum(int(SHARD.fullmatch(PurePosixPath(path).name)[2]) for path in self.shards[split])
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{self.count(split):,} {split}" for split in SPLITS)
+        size = f"{self.image_size} x {self.image_size} px"
+        return f"{self.root}: {counts} images of {size}, {len(self.classes)} classes (data {self.fingerprint})"
+
+
+def find(image_size: int | None = None, path: str | None = None) -> Flowers:
+    """Find the dataset: at `path`, else `FLOWERS_DATA`, else where Kaggle mounts it, else the built-in sample.
+
+    A place that is named, by `path` or by `FLOWERS_DATA`, is the only one looked at: a slip in a name must not end in
+    training on something else.
+
+    Args:
+        image_size: side in pixels of the stored images; the competition provides 192, 224, 331 and 512. None takes
+            the smallest there is.
+        path: a folder, or any address that TensorFlow reads, such as `gs://bucket/folder`.
+
+    Raises:
+        FlowersError: nothing found (every place looked at is listed), the size is absent (those that are there are
+            listed), a split is empty, a file name does not fit the layout, or one file serves two splits.
+    """
+    named = path or os.environ.get("FLOWERS_DATA")
+    places = [str(named)] if named else [*KAGGLE_MOUNTS, sample_dir()]
+    found = {place: sizes for place in places if (sizes := _sizes(place))}
+    if not found:
+        looked = ", ".join(f"`{place}`" for place in places)
+        raise FlowersError(
+            f"no flowers found: no folder `tfrecords-jpeg-<S>x<S>` in {looked}; set FLOWERS_DATA to the folder that "
+            "holds them, or run `flowerlib sample` for a small synthetic dataset"
+        )
+    root, sizes = next(iter(found.items()))
+    image_size = image_size or sizes[0]
+    if image_size not in sizes:
+        raise FlowersError(f"`image_size` (={image_size}) must be one of {tuple(sizes)}, the sizes in `{root}`")
+    shards = {split: _shards(_join(root, f"tfrecords-jpeg-{image_size}x{image_size}", split)) for split in SPLITS}
+    _refuse_shared_files(shards)
+    return Flowers(root, image_size, _classes(root), shards, _fingerprint(shards))
+
+
+def _join(root: str, *parts: str) -> str:
+    return "/".join([root.rstrip("/"), *parts])
+
+
+def _list(folder: str) -> list[str]:
+    """Names in a folder, sorted, without the slash that object stores put behind a folder; none if it is not there."""
+    return sorted(name.rstrip("/") for name in tf.io.gfile.listdir(folder)) if tf.io.gfile.isdir(folder) else []
+
+
+def _sizes(root: str) -> list[int]:
+    matches = [re.fullmatch(r"tfrecords-jpeg-(\d+)x\1", name) for name in _list(root)]
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def _shards(folder: str) -> tuple[str, ...]:
+    names = [name for name in _list(folder) if name.endswith(".tfrec")]
+    if not names:
+        raise FlowersError(f"`{folder}` has no .tfrec files; each of {SPLITS} needs at least one")
+    for name in names:
+        if not SHARD.fullmatch(name):
+            raise FlowersError(
+                f"`{_join(folder, name)}` is not named <NN>-<S>x<S>-<COUNT>.tfrec, and the name is what tells its count"
+            )
+    return tuple(_join(folder, name) for name in names)
+
+
+def _classes(root: str) -> tuple[str, ...]:
+    path = _join(root, "classes.json")
+    if not tf.io.gfile.exists(path):
+        return classes.CLASSES
+    with tf.io.gfile.GFile(path) as file:
+        return classes.parse(file.read(), path)
+
+
+def _bytes(path: str) -> int:
+    return tf.io.gfile.stat(path).length
+
+
+def _fingerprint(shards: dict[str, tuple[str, ...]]) -> str:
+    lines = [f"{split}/{PurePosixPath(path).name} {_bytes(path)}" for split in SPLITS for path in shards[split]]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+def _refuse_shared_files(shards: dict[str, tuple[str, ...]]) -> None:
+    """Refuse a file that stands, whole, in two splits; files of different length cannot be the same."""
+    seen: dict[int, list[tuple[str, str]]] = {}
+    for split in SPLITS:
+        for path in shards[split]:
+            for other_split, other in seen.setdefault(_bytes(path), []):
+                if other_split != split and _content(path) == _content(other):
+                    raise FlowersError(
+                        f"`{path}` is the same file as `{other}`: an image of one split must never enter another; "
+                        "remove one of them"
+                    )
+            seen[_bytes(path)].append((split, path))
+
+
+def _content(path: str) -> bytes:
+    with tf.io.gfile.GFile(path, "rb") as file:
+        return hashlib.sha256(file.read()).digest()
+
+
+def check(flowers: Flowers, progress: bool = True) -> None:
+    """Read and decode every record once, so that a damaged file is named now and not after an hour of training.
+
+    Raises:
+        FlowersError: names the file, the record (from 0) and what is wrong: a truncated or altered file, a count that
+            differs from the file's name, a missing feature, an image that is no whole JPEG of the right size, a label
+            outside the classes, an id that occurs twice.
+    """
+    jobs = [(split, path) for split in SPLITS for path in flowers.shards[split]]
+    with ThreadPoolExecutor() as pool:
+        results = pool.map(lambda job: _check_shard(flowers, *job), jobs)
+        ids = list(tqdm(results, "checking files", len(jobs), disable=not progress, leave=False))
+    first: dict[bytes, str] = {}
+    for (_, path), shard_ids in zip(jobs, ids, strict=True):
+        for index, record_id in enumerate(shard_ids):
+            place = f"`{path}` record {index}"
+            if other := first.get(record_id):
+                raise FlowersError(f"{place}: id {record_id.decode()!r} is also that of {other}; ids must be unique")
+            if record_id:
+                first[record_id] = place
+
+
+def _check_shard(flowers: Flowers, split: str, path: str) -> list[bytes]:
+    """Return the ids of a shard's records, empty where a record has none."""
+    ids: list[bytes] = []
+    try:
+        for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+            ids.append(_check_record(record, flowers, split))
+    except tf.errors.DataLossError:
+        raise FlowersError(
+            f"`{path}` record {len(ids)}: truncated, or altered since it was written (its checksum does not fit); "
+            "fetch the file again"
+        ) from None
+    except FlowersError as error:
+        raise FlowersError(f"`{path}` record {len(ids)}: {error}; fetch or make the file again") from None
+    named = int(SHARD.fullmatch(PurePosixPath(path).name)[2])
+    if len(ids) != named:
+        raise FlowersError(f"`{path}` holds {len(ids)} records but its name says {named}; fetch the file again")
+    return ids
+
+
+def _check_record(record: bytes, flowers: Flowers, split: str) -> bytes:
+    features = tf.train.Example.FromString(record).features.feature
+    needed = ("image", "id") if split == "test" else ("image", "class")
+    if missing := [name for name in needed if name not in features]:
+        raise FlowersError(f"has no feature {missing[0]!r}, only {sorted(features)}")
+    _check_image(features["image"].bytes_list.value, flowers.image_size)
+    if split != "test":
+        labels = list(features["class"].int64_list.value)
+        if len(labels) != 1 or not 0 <= labels[0] < len(flowers.classes):
+            raise FlowersError(f"label {labels} must be one of 0 to {len(flowers.classes) - 1}")
+    return features["id"].bytes_list.value[0] if "id" in features else b""
+
+
+def _check_image(values: list[bytes], image_size: int) -> None:
+    if len(values) != 1 or not values[0].startswith(b"\xff\xd8\xff"):
+        start = values[0][:4].hex(" ") if values else "nothing"
+        raise FlowersError(f"`image` is not a JPEG (it begins with {start}, a JPEG with ff d8 ff)")
+    try:
+        shape = tuple(tf.io.decode_jpeg(values[0]).shape)
+    except tf.errors.InvalidArgumentError:
+        raise FlowersError(f"`image` is a JPEG that cannot be decoded ({len(values[0])} bytes)") from None
+    if shape != (image_size, image_size, 3):
+        raise FlowersError(f"`image` has shape {shape}, not {(image_size, image_size, 3)}")
+
+
+def train_batches(
+    flowers: Flowers,
+    batch_size: int,
+    *,
+    image_size: int | None = None,
+    augment: Augment | None = None,
+    mix: Mix | None = None,
+    seed: int = 0,
+) -> tf.data.Dataset:
+    """Return endless batches for training; every image is seen once before any is seen twice.
+
+    Args:
+        flowers: the dataset.
+        batch_size: global, over all replicas; the order runs on over the end of an epoch, so that no batch is partial.
+        image_size: side of the images to return, the stored side unless given.
+        augment: `(image (S, S, 3), seed (2,) int32) -> image`, once an image, with a seed of its own each time.
+        mix: `(images, labels, seed) -> (images, labels)`, once a batch.
+        seed: of the order and of everything random; the same seed gives the same batches again.
+
+    Returns:
+        Images `(B, S, S, 3)` float32 in [0, 255], labels `(B, num_classes)` float32, rows that sum to one.
+    """
+    if batch_size > flowers.count("train"):
+        raise FlowersError(f"`batch_size` (={batch_size}) must be at most the {flowers.count('train')} training images")
+
+    def example(record: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image, label, _ = _parse(record, flowers, image_size)
+        if augment:
+            image = augment(image, tf.stack([seed, tf.cast(index, tf.int32)]))
+        return image, tf.one_hot(label, len(flowers.classes))
+
+    # Still compressed, the whole split fits in memory (about 1 GB at 512 px), so one buffer shuffles all of it.
+    # Shuffle before repeat: after it, images of two epochs would mix. Map after repeat: new random numbers each time.
+    records = tf.data.TFRecordDataset(list(flowers.shards["train"]), num_parallel_reads=tf.data.AUTOTUNE)
+    records = records.cache().shuffle(flowers.count("train"), seed=seed).repeat()
+    examples = tf.data.Dataset.zip(records, tf.data.Dataset.counter())
+    batches = examples.map(example, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True)
+    if mix:
+        numbered = tf.data.Dataset.zip(batches, tf.data.Dataset.counter())
+        batches = numbered.map(
+            lambda batch, index: mix(*batch, tf.stack([seed, tf.cast(index, tf.int32)])), tf.data.AUTOTUNE
+        )
+    return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def eval_batches(flowers: Flowers, split: str, batch_size: int, *, image_size: int | None = None) -> tf.data.Dataset:
+    """Return a split once, in file order, nothing dropped: the last batch may be smaller.
+
+    Returns:
+        Images `(B, S, S, 3)` float32 in [0, 255], labels `(B,)` int64 (-1 in test), ids `(B,)` string. A record
+        without id gets `<split>-<its position>`.
+    """
+
+    def example(index: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        image, label, record_id = _parse(record, flowers, image_size)
+        position = tf.strings.join([split, tf.strings.as_string(index, width=6, fill="0")], "-")
+        return image, label, tf.where(record_id == "", position, record_id)
+
+    records = tf.data.TFRecordDataset(list(flowers.shards[split])).enumerate()
+    return records.map(example, tf.data.AUTOTUNE).batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+def labels(flowers: Flowers, split: str) -> list[int]:
+    """Return the labels of a split in file order, without decoding its images; -1 in test."""
+    records = tf.data.TFRecordDataset(list(flowers.shards[split])).batch(1024)
+    features = {"class": tf.io.FixedLenFeature([], tf.int64, -1)}
+    parsed = records.map(lambda batch: tf.io.parse_example(batch, features)["class"])
+    return [int(label) for label in parsed.unbatch().as_numpy_iterator()]
+
+
+def _parse(record: tf.Tensor, flowers: Flowers, image_size: int | None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """One pass gives image, label and id together, so that they cannot fall out of step."""
+    features = {
+        "image": tf.io.FixedLenFeature([], tf.string),
+        "class": tf.io.FixedLenFeature([], tf.int64, -1),
+        "id": tf.io.FixedLenFeature([], tf.string, ""),
+    }
+    example = tf.io.parse_single_example(record, features)
+    image = tf.io.decode_jpeg(example["image"], channels=3)
+    image = tf.ensure_shape(image, (flowers.image_size, flowers.image_size, 3))  # a TPU compiles for static shapes
+    image = tf.cast(image, tf.float32)
+    if image_size not in (None, flowers.image_size):
+        image = tf.image.resize(image, (image_size, image_size), antialias=True)
+    return image, example["class"], example["id"]
