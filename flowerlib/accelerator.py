@@ -54,6 +54,7 @@ os.environ["KERAS_BACKEND"] = _choose_backend()
 with _quiet():
     import keras  # it reads KERAS_BACKEND now, and never again
     import tensorflow as tf
+tf.get_logger().setLevel("WARNING")  # looking for a TPU is announced, finding none is not news
 
 
 @dataclass(frozen=True)

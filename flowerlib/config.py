@@ -21,16 +21,21 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowerlib"
 
 
+def sample_dir() -> Path:
+    """Return the folder in which `flowerlib sample` keeps the built-in synthetic dataset."""
+    return cache_dir() / "sample"
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; move it to `path` on success, remove it on any failure.
 
     Works for a file and for a folder (an existing folder at `path` is replaced), so that a reader
-    never sees half of either. The temporary name keeps the suffix, which Keras and NumPy go by.
+    never sees half of either. The temporary name ends like `path`'s, which Keras and NumPy go by.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield temporary
         if temporary.is_dir():

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from flowerlib import classes
 from flowerlib.accelerator import tf
-from flowerlib.config import FlowersError, cache_dir
+from flowerlib.config import FlowersError, sample_dir
 
 SPLITS = ("train", "val", "test")
 KAGGLE_MOUNTS = ("/kaggle/input/competitions/tpu-getting-started", "/kaggle/input/tpu-getting-started")
@@ -24,11 +24,6 @@ SHARD = re.compile(r"\d+-(\d+)x\1-(\d+)\.tfrec")
 
 Augment = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 Mix = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
-
-
-def sample_dir() -> str:
-    """Return the folder in which `flowerlib sample` keeps the built-in synthetic dataset."""
-    return str(cache_dir() / "sample")
 
 
 @dataclass(frozen=True)
@@ -75,7 +70,7 @@ def find(image_size: int | None = None, path: str | None = None) -> Flowers:
             listed), a split is empty, a file name does not fit the layout, or one file serves two splits.
     """
     named = path or os.environ.get("FLOWERS_DATA")
-    places = [str(named)] if named else [*KAGGLE_MOUNTS, sample_dir()]
+    places = [str(named)] if named else [*KAGGLE_MOUNTS, str(sample_dir())]
     found = {place: sizes for place in places if (sizes := _sizes(place))}
     if not found:
         looked = ", ".join(f"`{place}`" for place in places)
@@ -278,8 +273,9 @@ def eval_batches(flowers: Flowers, split: str, batch_size: int, *, image_size: i
         position = tf.strings.join([split, tf.strings.as_string(index, width=6, fill="0")], "-")
         return image, label, tf.where(record_id == "", position, record_id)
 
-    records = tf.data.TFRecordDataset(list(flowers.shards[split])).enumerate()
-    return records.map(example, tf.data.AUTOTUNE).batch(batch_size).prefetch(tf.data.AUTOTUNE)
+    records = tf.data.TFRecordDataset(list(flowers.shards[split]))
+    counted = records.apply(tf.data.experimental.assert_cardinality(flowers.count(split)))
+    return counted.enumerate().map(example, tf.data.AUTOTUNE).batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 
 def labels(flowers: Flowers, split: str) -> list[int]:

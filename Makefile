@@ -1,0 +1,36 @@
+# Three commands: `make setup`, `make run`, `make test`. They need Python >= 3.11 with pip, and nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: setup run test lint pairs notebooks
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml requirements.txt tests/requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or later is needed, $(PYTHON) is " + sys.version.split()[0] + "; name another with PYTHON=")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[test]'
+	@touch $@
+
+# The series on the data it finds: FLOWERS_DATA, a Kaggle mount, else the built-in sample, drawn once and kept.
+run: setup
+	@$(BIN)/python -m flowerlib run --sample
+
+test: lint pairs
+	$(BIN)/pytest
+	$(MAKE) --no-print-directory notebooks
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+# Every .py equals its .ipynb, which has a kernelspec and no outputs.
+pairs: setup
+	$(BIN)/pytest tests/test_notebooks.py
+
+# Every notebook on the built-in sample, in a folder of its own, so that nothing that lies about is read.
+notebooks: setup
+	$(BIN)/python -m flowerlib sample
+	rm -rf build/notebooks && mkdir -p build && cp -r notebooks build/notebooks
+	FLOWERS_DATA= $(BIN)/pytest --nbmake --nbmake-timeout=900 build/notebooks

@@ -1,0 +1,5 @@
+"""`python -m flowerlib` is `flowerlib`."""
+
+from flowerlib.cli import main
+
+main()

@@ -1,0 +1,78 @@
+"""The command line: `flowerlib` or `python -m flowerlib`."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flowerlib.config import FlowersError, sample_dir
+
+app = typer.Typer(
+    help="Classify flowers: run the notebook series, make a sample dataset, check data, fetch weights.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command(epilog="Example: flowerlib run 00_quickstart --data ~/flowers --out outputs")
+def run(
+    notebooks: Annotated[list[str] | None, typer.Argument(help="Such as 00_quickstart; all unless given.")] = None,
+    data: Annotated[str | None, typer.Option(help="The dataset's folder or address, instead of FLOWERS_DATA.")] = None,
+    out: Annotated[Path, typer.Option(help="Where everything is left.")] = Path("outputs"),
+    sample: Annotated[bool, typer.Option("--sample", help="Draw the sample if there is no data.")] = False,
+) -> None:
+    """Run notebooks and leave what they make, with an index.html that shows it all."""
+    from flowerlib import series
+
+    if sample and not (data or os.environ.get("FLOWERS_DATA") or Path("/kaggle/input").exists()):
+        draw_sample()
+    series.run(notebooks or (), data=data, out=out)
+
+
+@app.command("sample", epilog="Example: flowerlib sample my-flowers --images 500 --seed 1")
+def draw_sample(
+    out: Annotated[Path | None, typer.Argument(help="The folder to make; the cache unless given.")] = None,
+    size: Annotated[int, typer.Option(help="Side of the images in pixels: 192, 224, 331 or 512.")] = 192,
+    images: Annotated[int, typer.Option(help="How many, over train, val and test.")] = 1500,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+) -> None:
+    """Draw a synthetic dataset in the competition's layout, to try everything without the real one."""
+    from flowerlib import sample
+
+    sample.write(out or sample_dir(), image_size=size, num_images=images, seed=seed)
+
+
+@app.command(epilog="Example: flowerlib check --data ~/flowers")
+def check(
+    data: Annotated[str | None, typer.Option(help="The dataset's folder or address, instead of FLOWERS_DATA.")] = None,
+    size: Annotated[int | None, typer.Option(help="Side of the images in pixels; the smallest there is.")] = None,
+) -> None:
+    """Read every record once and name the first that is damaged."""
+    from flowerlib import data as flowers_data
+
+    flowers = flowers_data.find(size, data)
+    flowers_data.check(flowers)
+    print(f"{flowers}: every record is sound.")
+
+
+@app.command(epilog="Example: flowerlib weights --to weights && FLOWERS_WEIGHTS=weights flowerlib run")
+def weights(
+    to: Annotated[Path, typer.Option(help="The folder to fill.", show_default=False)],
+) -> None:
+    """Fetch every pretrained network's weights into a folder, verified, for a machine without network."""
+    from flowerlib import backbones, weights
+
+    for path in weights.fetch_all([row.weights for row in backbones.BACKBONES.values()], to):
+        print(path)
+
+
+def main() -> None:
+    """Run a command; an error that the user can put right is one line, and exit code 1."""
+    try:
+        app()
+    except (FlowersError, RuntimeError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,164 @@
+"""Run a model over a split, keep what it says, and write the submission."""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from flowerlib import metrics
+from flowerlib.accelerator import keras
+from flowerlib.config import FlowersError, written_whole
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of one split, in file order.
+
+    Attributes:
+        probabilities: `(n, num_classes)` float32, rows that sum to one.
+        labels: `(n,)` int64, -1 where the truth is not known (test).
+        ids: `(n,)` strings.
+    """
+
+    probabilities: np.ndarray
+    labels: np.ndarray
+    ids: np.ndarray
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The most probable class of each image, `(n,)` int64."""
+        return self.probabilities.argmax(axis=1)
+
+    def scores(self) -> dict[str, float]:
+        """Return `loss` (log loss), `accuracy` and `macro_f1`, where the labels are known."""
+        return {
+            "loss": metrics.log_loss(self.labels, self.probabilities),
+            "accuracy": metrics.accuracy(self.labels, self.predicted),
+            "macro_f1": metrics.macro_f1(self.labels, self.predicted, self.probabilities.shape[1]),
+        }
+
+
+def outputs(
+    model: keras.Model, batches: Iterable, batch_size: int, *, mirror: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Run a model over batches, each padded to `batch_size` and cut again.
+
+    The one place that pads: the last, partial batch cannot be split over several devices.
+
+    Args:
+        model: takes `(batch_size, ...)`, returns `(batch_size, d)`.
+        batches: of `(inputs (B, ...), labels (B,), ids (B,))` with B at most `batch_size`, as from
+            `data.eval_batches`; read once. `len(batches)` must be known.
+        batch_size: a multiple of the number of replicas.
+        mirror: also run every image `(B, S, S, 3)` with left and right exchanged.
+
+    Returns:
+        Outputs `(views, n, d)` float32 with views 1, or 2 where mirrored; labels `(n,)`; ids `(n,)`, as they came.
+    """
+    labels: list[np.ndarray] = []
+    ids: list[np.ndarray] = []
+
+    def padded() -> Iterator[tuple[np.ndarray]]:
+        for inputs, batch_labels, batch_ids in batches:
+            labels.append(np.asarray(batch_labels))
+            ids.append(np.asarray(batch_ids).astype(str))
+            whole = np.zeros((batch_size, *inputs.shape[1:]), np.float32)
+            whole[: len(inputs)] = inputs
+            yield (whole,)
+            if mirror:
+                yield (whole[:, :, ::-1],)
+
+    values = np.asarray(model.predict(padded(), steps=len(batches) * (1 + mirror), verbose=0), np.float32)
+    values = values.reshape(len(labels), 1 + mirror, batch_size, -1).swapaxes(0, 1)
+    kept = [values[:, index, : len(part)] for index, part in enumerate(labels)]
+    return np.concatenate(kept, axis=1), np.concatenate(labels), np.concatenate(ids)
+
+
+def predict(model: keras.Model, batches: Iterable, batch_size: int, *, mirror: bool = False) -> Predictions:
+    """Return a model's probabilities for every image of the batches, averaged over an image and its mirror image
+    where `mirror` is set. Arguments as in `outputs`."""
+    probabilities, labels, ids = outputs(model, batches, batch_size, mirror=mirror)
+    return Predictions(probabilities.mean(axis=0), labels, ids)
+
+
+@dataclass(frozen=True)
+class RunOutput:
+    """What a run left in `runs/<name>/`: its record (`run.json`), its val and test predictions, its classes."""
+
+    record: dict
+    val: Predictions
+    test: Predictions
+    classes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.record["name"]
+
+
+def save(path: Path, val: Predictions, test: Predictions, classes: tuple[str, ...]) -> None:
+    """Write `predictions.npz`: `val_*` and `test_*` arrays of `Predictions`, and `classes`."""
+    arrays = {"classes": np.array(classes)}
+    for split, predictions in (("val", val), ("test", test)):
+        arrays |= {f"{split}_{name}": value for name, value in vars(predictions).items()}
+    with written_whole(path) as temporary:
+        np.savez_compressed(temporary, **arrays)
+
+
+def load(folder: Path) -> RunOutput:
+    """Read what a run left in a folder.
+
+    Raises:
+        FlowersError: `run.json` or `predictions.npz` is missing or damaged.
+    """
+    try:
+        record = json.loads((folder / "run.json").read_text())
+        with np.load(folder / "predictions.npz") as arrays:
+            val, test = (
+                Predictions(*(arrays[f"{split}_{name}"] for name in ("probabilities", "labels", "ids")))
+                for split in ("val", "test")
+            )
+            classes = tuple(str(name) for name in arrays["classes"])
+    except (OSError, ValueError, KeyError) as error:
+        raise FlowersError(f"`{folder}` is not what a run leaves ({error}); run its notebook again") from None
+    return RunOutput(record, val, test, classes)
+
+
+def find_runs(places: Iterable[str | Path] = ("runs", "/kaggle/input")) -> list[RunOutput]:
+    """Load every run below the places, sorted by name: this session's own, and those that Kaggle mounted.
+
+    Raises:
+        FlowersError: there is none, or two go by one name.
+    """
+    folders = sorted(path.parent for place in places for path in Path(place).glob("**/predictions.npz"))
+    if not folders:
+        looked = ", ".join(f"`{place}`" for place in places)
+        raise FlowersError(f"no run (a folder with predictions.npz) below {looked}; run a backbone notebook first")
+    runs = sorted((load(folder) for folder in folders), key=lambda run: run.name)
+    names = [run.name for run in runs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise FlowersError(f"run {twice[0]} is there twice, in {[str(f) for f in folders]}; remove one of them")
+    return runs
+
+
+def write_submission(test: Predictions, path: Path, *, count: int) -> None:
+    """Write `id,label`, one row for each test image, in file order.
+
+    Args:
+        test: predictions for the test split.
+        path: the CSV to write.
+        count: how many rows there must be: the images of the test split.
+
+    Raises:
+        FlowersError: the number of rows is another, or an id is there twice.
+    """
+    if len(test.ids) != count:
+        raise FlowersError(f"{len(test.ids)} predictions for {count} test images; predict the whole test split")
+    if len(set(test.ids)) != count:
+        raise FlowersError(f"{count - len(set(test.ids))} test ids are there twice; run `flowerlib check`")
+    with written_whole(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["id", "label"])
+        writer.writerows(zip(test.ids.tolist(), test.predicted.tolist(), strict=True))

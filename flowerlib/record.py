@@ -1,0 +1,153 @@
+"""The record of a run and the files it leaves in `runs/<name>/`."""
+
+import json
+import platform
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from flowerlib import plots, predictions
+from flowerlib.accelerator import Device, keras
+from flowerlib.config import written_whole
+from flowerlib.data import Flowers
+from flowerlib.predictions import Predictions
+from flowerlib.training import History, Run, best_epoch, resume_folder
+
+
+def save_run(
+    run: Run,
+    model: keras.Model,
+    history: History,
+    *,
+    flowers: Flowers,
+    device: Device,
+    weights: str,
+    val: Predictions,
+    test: Predictions,
+) -> dict:
+    """Leave `runs/<name>/`: `run.json`, `predictions.npz`, `curves.png` and `model/`; return the record.
+
+    Args:
+        run: the choices.
+        model: pixels `(B, S, S, 3)` in [0, 255] -> probabilities; saved without its optimiser.
+        history: as `fit` returns it.
+        flowers: the dataset.
+        device: what it ran on.
+        weights: what the backbone began from, `pretrained` or `random`.
+        val: the final predictions for val.
+        test: the final predictions for test.
+    """
+    record = _record(run, model, history, flowers, device, weights) | {
+        f"val_{name}": value for name, value in val.scores().items()
+    }
+    predictions.save(run.folder / "predictions.npz", val, test, flowers.classes)
+    with written_whole(run.folder / "curves.png") as temporary:
+        plots.curves(history, best_epoch=record["best_epoch"], rehearsal=run.rehearsal).savefig(temporary)
+    with written_whole(run.folder / "model") as temporary:
+        _save_model(model, temporary, record, flowers)
+    with written_whole(run.folder / "run.json") as temporary:
+        temporary.write_text(json.dumps(record, indent=2))
+    shutil.rmtree(resume_folder(run), ignore_errors=True)  # the run is whole
+    return record
+
+
+def _save_model(model: keras.Model, folder: Path, record: dict, flowers: Flowers) -> None:
+    """A folder that can be moved: the network, the class names, what to do to an image, and where it comes from."""
+    folder.mkdir()
+    model.save(folder / "model.keras", include_optimizer=False)
+    preprocessing = {"image_size": record["choices"]["image_size"], "channels": "RGB", "pixels": [0, 255]}
+    for name, content in (("classes", flowers.classes), ("preprocessing", preprocessing), ("run", record)):
+        (folder / f"{name}.json").write_text(json.dumps(content, indent=2))
+
+
+def _record(run: Run, model: keras.Model, history: History, flowers: Flowers, device: Device, weights: str) -> dict:
+    return {
+        "name": run.name,
+        "rehearsal": run.rehearsal,
+        "backbone": run.backbone,
+        "weights": weights,
+        "retrained": run.retrain,
+        "choices": asdict(run),
+        "data": {
+            "fingerprint": flowers.fingerprint,
+            "image_size": flowers.image_size,
+            "num_classes": len(flowers.classes),
+            **{split: flowers.count(split) for split in flowers.shards},
+        },
+        **device_record(device),
+        "parameters": model.count_params(),
+        "trainable_parameters": sum(int(np.prod(weight.shape)) for weight in model.trainable_weights),
+        "layers": count_layers(model),
+        **timing(history["seconds"]),
+        "best_epoch": best_epoch(history),
+        "history": history,
+    }
+
+
+def device_record(device: Device) -> dict:
+    """Return what ran and on what: `device` and `versions`."""
+    packages = ("keras", "tensorflow", "tensorflow-cpu", "jax", "keras-efficientnet-v2", "numpy")
+    found = {name: version for name in packages if (version := _version(name))}
+    return {
+        "device": {name: getattr(device, name) for name in ("kind", "name", "num_replicas", "backend")},
+        "versions": {"python": platform.python_version(), **found},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def timing(seconds: Sequence[float]) -> dict:
+    """Return epochs done, seconds of the first (with compilation), mean seconds of the others (None if none)."""
+    first, *others = seconds
+    return {
+        "epochs": len(seconds),
+        "first_epoch_seconds": first,
+        "seconds_per_epoch": float(np.mean(others)) if others else None,
+    }
+
+
+def save_timing(run: Run, seconds: Sequence[float], *, flowers: Flowers, device: Device) -> dict:
+    """Leave `runs/<name>/timing.json`: what a device makes of a training whose epochs took `seconds`, at least two.
+
+    Returns:
+        The record: device, versions, choices, and `seconds_per_epoch`, `compile_seconds` (what the first epoch took
+        longer), `images_per_second`.
+    """
+    record = {"name": run.name, "rehearsal": run.rehearsal, "choices": asdict(run), **device_record(device)}
+    record |= timing(seconds)
+    images = run.steps_per_epoch(flowers) * run.batch_size
+    record["compile_seconds"] = record["first_epoch_seconds"] - record["seconds_per_epoch"]
+    record["images_per_second"] = images / record["seconds_per_epoch"]
+    with written_whole(run.folder / "timing.json") as temporary:
+        temporary.write_text(json.dumps(record, indent=2))
+    return record
+
+
+def find_timings(places: Iterable[str | Path] = ("runs", "/kaggle/input")) -> pd.DataFrame:
+    """Return a row for each `timing.json` below the places.
+
+    Columns `device`, `seconds_per_epoch`, `compile_seconds`, `images_per_second`, `rehearsal`.
+    """
+    rows = []
+    for path in sorted(path for place in places for path in Path(place).glob("**/timing.json")):
+        timed = json.loads(path.read_text())
+        device = timed["device"]
+        name = f"{device['num_replicas']} x {device['kind'].upper()} ({device['name']}), {device['backend']}"
+        columns = ("seconds_per_epoch", "compile_seconds", "images_per_second", "rehearsal")
+        rows.append({"device": name} | {column: timed[column] for column in columns})
+    return pd.DataFrame(rows)
+
+
+def count_layers(model: keras.Model) -> int:
+    """Count the layers that hold weights, within nested models too."""
+    return sum(count_layers(layer) if isinstance(layer, keras.Model) else bool(layer.weights) for layer in model.layers)

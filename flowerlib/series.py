@@ -1,0 +1,149 @@
+"""Run the notebooks, one after another, and show what they leave on one page."""
+
+import html
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import nbformat
+import papermill
+from nbconvert import HTMLExporter
+from papermill.exceptions import PapermillExecutionError
+from tqdm import tqdm
+
+from flowerlib.config import FlowersError, written_whole
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+
+
+def names() -> list[str]:
+    """Return the notebooks in the order in which they run: that of their numbers."""
+    return sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+
+
+def run(notebooks: Iterable[str] = (), *, data: str | None = None, out: Path = Path("outputs")) -> None:
+    """Execute notebooks in the folder `out`, one progress line each, and write `out/index.html`.
+
+    Args:
+        notebooks: their names; all of them, in order, unless given.
+        data: the dataset's folder or address, instead of `FLOWERS_DATA`.
+        out: gets the executed notebooks, their pages and what they write.
+
+    Raises:
+        FlowersError: an unknown notebook, or a notebook stopped with one; nothing is written of that notebook.
+        RuntimeError: a notebook stopped with another error; it stays in `out` for reading.
+    """
+    chosen = list(notebooks) or names()
+    if unknown := [name for name in chosen if name not in names()]:
+        raise FlowersError(f"no notebook {unknown[0]!r}; there are {', '.join(names())}")
+    _set_places(data)
+    existed = out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        for name in chosen:
+            _run_one(name, out)
+    finally:
+        if not existed and not any(out.iterdir()):
+            out.rmdir()
+    (out / "index.html").write_text(index(out))
+    print(f"All of it on one page: {out / 'index.html'}")
+
+
+def _set_places(data: str | None) -> None:
+    """Hand the places on to the notebooks, which run in another folder: a relative path becomes absolute."""
+    if data:
+        os.environ["FLOWERS_DATA"] = data
+    for variable in ("FLOWERS_DATA", "FLOWERS_WEIGHTS"):
+        place = os.environ.get(variable)
+        if place and "://" not in place:
+            os.environ[variable] = str(Path(place).resolve())
+
+
+def _run_one(name: str, out: Path) -> None:
+    began = time.monotonic()
+    executed = out / f"{name}.ipynb"
+    with written_whole(executed) as temporary:
+        try:
+            papermill.execute_notebook(
+                NOTEBOOKS / f"{name}.ipynb",
+                temporary,
+                cwd=out,
+                kernel_name="python3",
+                progress_bar={"desc": name, "leave": False, "disable": None},
+                coalesce_streams=True,
+                extra_arguments=["--IPKernelApp.log_level=ERROR"],
+            )
+        except PapermillExecutionError as error:
+            if error.ename == "FlowersError":
+                raise FlowersError(error.evalue) from None
+            temporary.replace(executed)
+            raise RuntimeError(f"{name} stopped: {error.ename}: {error.evalue}; read {executed}") from None
+    executed.with_suffix(".html").write_text(_page(executed))
+    tqdm.write(f"{name:<20} {time.monotonic() - began:5.0f} s")
+
+
+def _page(notebook: Path) -> str:
+    """The notebook as a page that needs nothing from the network."""
+    exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="")
+    return exporter.from_notebook_node(nbformat.read(notebook, as_version=4))[0]
+
+
+def index(out: Path) -> str:
+    """Return the page that shows what lies in `out`: the recap, each run's curves, links to the notebooks."""
+    notebooks = [f'<li><a href="{path.name}">{path.stem}</a></li>' for path in sorted(out.glob("[0-9]*.html"))]
+    curves = [
+        f'<figure><img src="{path.relative_to(out).as_posix()}" alt="Accuracy and loss over the epochs of '
+        f'{path.parent.name}" loading="lazy"><figcaption>{path.parent.name}</figcaption></figure>'
+        for path in sorted(out.glob("runs/*/curves.png"))
+    ]
+    files = [name for name in ("submission.csv", "recap.csv") if (out / name).exists()]
+    return PAGE.format(
+        recap=_recap(out),
+        notebooks="\n".join(notebooks),
+        curves="\n".join(curves),
+        files=", ".join(f'<a href="{name}">{name}</a>' for name in files),
+    )
+
+
+def _recap(out: Path) -> str:
+    if not (out / "recap.csv").exists():
+        return "<p>There is no recap yet: the notebook 20_ensemble makes it.</p>"
+    header, *rows = [line.split(",") for line in (out / "recap.csv").read_text().splitlines()]
+    return _table(header, rows) + '\n<img src="recap.png" alt="Macro F1 and seconds an epoch of every run">'
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    body = "\n".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="wide"><table>\n<tr>{head}</tr>\n{body}\n</table></div>'
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>flowerlib: the series</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
+h1, h2 {{ line-height: 1.2; }}
+img {{ max-width: 100%; height: auto; }}
+figure {{ margin: 1.5rem 0; }}
+figcaption {{ color: #555; }}
+.wide {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: 0.3rem 0.7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }}
+th:first-child, td:first-child {{ text-align: left; }}
+</style>
+<h1>The series</h1>
+<h2>Recap</h2>
+{recap}
+<p>{files}</p>
+<h2>Notebooks</h2>
+<ul>
+{notebooks}
+</ul>
+<h2>Curves</h2>
+{curves}
+</html>
+"""

@@ -1,0 +1,221 @@
+"""Plan a run and train: the schedule, validation after each epoch, resume, the time budget."""
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from flowerlib import predictions
+from flowerlib.accelerator import Device, keras, tf
+from flowerlib.config import FlowersError, written_whole
+from flowerlib.data import Flowers
+
+History = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Every choice of one training run.
+
+    Attributes:
+        name: names the folder `runs/<name>/`.
+        backbone: a row of `backbones.BACKBONES`.
+        retrain: whether the backbone is trained too, or only the head.
+        image_size: side of the images the network sees, in pixels.
+        batch_size: global, over all replicas.
+        epochs: passes over the training images.
+        warmup_epochs: of them, those in which the learning rate climbs from zero to `peak_lr`.
+        peak_lr: the largest learning rate.
+        weight_decay: of AdamW.
+        label_smoothing: share of each label spread evenly over all classes.
+        dropout: share of the features that the head does not see in a training step.
+        mix: `cutmix`, `mixup` or `none`.
+        seed: of everything random.
+        rehearsal: shrunk to show that everything works; its numbers mean nothing.
+        steps: steps an epoch; None for all training images.
+    """
+
+    name: str
+    backbone: str
+    retrain: bool
+    image_size: int
+    batch_size: int
+    epochs: int
+    warmup_epochs: int
+    peak_lr: float
+    weight_decay: float
+    label_smoothing: float
+    dropout: float
+    mix: str
+    seed: int
+    rehearsal: bool = False
+    steps: int | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where the run leaves its files, below the folder the notebook runs in."""
+        return Path("runs") / self.name
+
+    @property
+    def stored_size(self) -> int | None:
+        """The image size to ask `data.find` for: a rehearsal takes the smallest there is and shrinks it."""
+        return None if self.rehearsal else self.image_size
+
+    def steps_per_epoch(self, flowers: Flowers) -> int:
+        return self.steps or flowers.count("train") // self.batch_size
+
+
+def plan(device: Device, *, shrink: bool = True, **choices: object) -> Run:
+    """Fit a run's choices to the device: `batch_size`, given for one replica, becomes the global one.
+
+    On a CPU a run that may `shrink` becomes a rehearsal: the real network, small images, few steps, one printed line
+    that says so. `FLOWERS_PROFILE`, `full` or `rehearsal`, decides otherwise.
+    """
+    run = Run(**choices)
+    profile = os.environ.get("FLOWERS_PROFILE") or ("rehearsal" if device.kind == "cpu" else "full")
+    if profile not in ("full", "rehearsal"):
+        raise FlowersError(f"`FLOWERS_PROFILE` (={profile}) must be full or rehearsal, or unset to go by the device")
+    if shrink and profile == "rehearsal":
+        # 72 px is the least that all five networks take (Xception's limit is 71).
+        run = replace(run, image_size=72, batch_size=4, epochs=2, warmup_epochs=1, steps=2, rehearsal=True)
+        print(
+            f"REHEARSAL on {device.kind.upper()}: {run.epochs} epochs of {run.steps} steps at {run.image_size} px, to "
+            "show that everything works; no number below is a result. FLOWERS_PROFILE=full trains in earnest."
+        )
+    return replace(run, batch_size=run.batch_size * device.num_replicas)
+
+
+def learning_rate(run: Run, flowers: Flowers) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Return the learning rate as a pure function of the step: a straight climb to the peak, then half a cosine to 0.
+
+    The climb keeps the first, large gradients of a new head from spoiling a pretrained backbone.
+    """
+    steps = run.steps_per_epoch(flowers)
+    warmup = run.warmup_epochs * steps
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, run.epochs * steps - warmup, warmup_target=run.peak_lr, warmup_steps=warmup
+    )
+
+
+class _Clock(keras.callbacks.Callback):
+    """Note the seconds of each epoch, validation not counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self.began = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self.seconds.append(time.monotonic() - self.began)
+
+
+class _EpochEnd(keras.callbacks.Callback):
+    """Validate, keep what a resume needs, and stop while there is time to leave the results."""
+
+    def __init__(self, val: tf.data.Dataset, run: Run, history: History, clock: _Clock, hours: float) -> None:
+        super().__init__()
+        self.val, self.run, self.history, self.clock = val, run, history, clock
+        self.deadline = time.monotonic() + 3600 * hours
+
+    def on_epoch_end(self, epoch: int, logs: dict) -> None:
+        said = predictions.predict(self.model, self.val, self.run.batch_size)
+        logs |= {f"val_{name}": value for name, value in said.scores().items()}
+        for name, value in {**logs, "seconds": self.clock.seconds[-1]}.items():
+            self.history.setdefault(name, []).append(float(value))
+        if not self.run.rehearsal:
+            _keep(self.model, self.run, self.history)
+        whole_epoch = time.monotonic() - self.clock.began
+        if time.monotonic() + 1.2 * whole_epoch > self.deadline:
+            print(f"Stopping after epoch {epoch + 1}: another would not fit into the time budget.")
+            self.model.stop_training = True
+
+
+def fit(
+    model: keras.Model,
+    train: tf.data.Dataset,
+    val: tf.data.Dataset,
+    run: Run,
+    flowers: Flowers,
+    *,
+    hours: float = float("inf"),
+) -> History:
+    """Train a compiled model, measuring log loss, accuracy and macro F1 on val after each epoch.
+
+    A run that was stopped goes on after its last whole epoch, as if it had not been stopped: each epoch leaves the
+    weights and the optimiser's state in `runs/<name>/resume`, and the batches already used are skipped.
+
+    Args:
+        model: inputs as in the batches, outputs probabilities `(B, num_classes)`.
+        train: endless batches, as from `data.train_batches`.
+        val: the validation split, as from `data.eval_batches`.
+        run: the choices; epochs, batch size and folder are used here.
+        flowers: the dataset; its count gives the steps an epoch.
+        hours: the time budget; no epoch begins that would not end within it.
+
+    Returns:
+        For each of loss, accuracy, val_loss, val_accuracy, val_macro_f1 and seconds (of training alone, the first
+        epoch's with compilation), one number an epoch.
+    """
+    steps = run.steps_per_epoch(flowers)
+    history = _resume(model, run)
+    done = len(history.get("loss", []))
+    if done:
+        print(f"Going on after epoch {done}, found in {resume_folder(run)}.")
+    clock = _Clock()
+    model.fit(
+        train.skip(done * steps),
+        steps_per_epoch=steps,
+        epochs=run.epochs,
+        initial_epoch=done,
+        shuffle=False,  # the pipeline does that
+        callbacks=[clock, _EpochEnd(val, run, history, clock, hours)],
+    )
+    return history
+
+
+def time_epochs(model: keras.Model, train: tf.data.Dataset, run: Run, flowers: Flowers) -> list[float]:
+    """Train a compiled model and return the seconds of each epoch, without validation; the first includes compilation.
+
+    Arguments as in `fit`.
+    """
+    clock = _Clock()
+    steps = run.steps_per_epoch(flowers)
+    model.fit(train, steps_per_epoch=steps, epochs=run.epochs, shuffle=False, callbacks=[clock])
+    return clock.seconds
+
+
+def best_epoch(history: History) -> int:
+    """Return the epoch, from 1, with the best macro F1 on val."""
+    return int(np.argmax(history["val_macro_f1"])) + 1
+
+
+def resume_folder(run: Run) -> Path:
+    """Return where `fit` keeps what a resume needs, until the run's record is written."""
+    return run.folder / "resume"
+
+
+def _keep(model: keras.Model, run: Run, history: History) -> None:
+    """Leave one pair of files an epoch, the weights first: a pair is whole when its JSON is there."""
+    folder, epoch = resume_folder(run), len(history["loss"])
+    with written_whole(folder / f"{epoch:03d}.weights.h5") as temporary:
+        model.save_weights(temporary)
+    with written_whole(folder / f"{epoch:03d}.json") as temporary:
+        temporary.write_text(json.dumps({"run": asdict(run), "history": history}))
+    for old in folder.iterdir():
+        if not old.name.startswith(f"{epoch:03d}."):
+            old.unlink()
+
+
+def _resume(model: keras.Model, run: Run) -> History:
+    """Load the last whole epoch of this very run, if there is one, into the model; return its history."""
+    for path in sorted(resume_folder(run).glob("*.json"), reverse=True):
+        kept = json.loads(path.read_text())
+        if kept["run"] == asdict(run):
+            model.load_weights(path.with_suffix(".weights.h5"))
+            return kept["history"]
+    return {}

@@ -1,0 +1,170 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # The flowers, before any network
+#
+# Which images there are, how unequal the classes are and what that does to the score, whether colour alone would do,
+# and which images are there twice. Nothing is trained here and nothing is changed: this notebook only looks. A CPU is
+# enough.
+
+# %%
+import numpy as np
+import pandas as pd
+
+from flowerlib import data, eda, plots
+
+# %% [markdown]
+# Every choice stands in the next cell, with its reason. Change one and run all again.
+
+# %% tags=["parameters"]
+IMAGE_SIZE = 192  # the smallest the competition provides: quick to decode, and colours and copies show as well
+MAX_DISTANCE = 6  # bits of 64: a resized or compressed copy stays within, an unrelated photograph does not
+SHOWN = 16  # pairs of near-duplicates to draw: four rows of four
+SEED = 0  # of which image stands for its class
+
+# %% [markdown]
+# ## What is there
+# `find` takes the folder that `FLOWERS_DATA` names, else the competition's where Kaggle mounts it, else the small
+# synthetic sample. The line it prints ends with a fingerprint of the files: two runs that print the same one saw the
+# same data.
+
+# %%
+flowers = data.find(IMAGE_SIZE)
+print(flowers)
+
+# %% [markdown]
+# The images lie in TFRecord files, and each file's *name* says how many it holds. Training trusts those names, so they
+# are compared with the records here, once; on the way every image is decoded and every label checked. A damaged file
+# stops this cell with its name.
+
+# %%
+data.check(flowers)
+splits = {split: (len(files), flowers.count(split)) for split, files in flowers.shards.items()}
+pd.DataFrame(splits, index=["files", "images"]).T
+
+# %% [markdown]
+# `train` is for learning and `val`, the validation split, for choosing: between networks, between epochs. The labels of
+# `test` are kept back; a score there is worth something only as long as nobody has chosen by it.
+#
+# Now each image is decoded once more and noted as one row of a table, then let go, so that memory stays small however
+# many there are.
+
+# %%
+images = eda.survey(flowers)
+images.head().round(1)
+
+# %% [markdown]
+# ## The classes
+# One training image of each class, drawn at random. Look for pairs that you would mix up yourself: a network will, too.
+
+# %%
+one_each = images[images["split"] == "train"].groupby("label").sample(1, random_state=SEED)
+plots.gallery(eda.pictures(flowers, one_each), one_each["class"], columns=10)
+
+# %% [markdown]
+# ## How many of each
+# The scale is logarithmic: the same distance between two dots is the same ratio. Where blue and orange keep their
+# distance from top to bottom, both splits hold the classes in the same proportions, and the validation score speaks for
+# the mixture that the network learns from.
+
+# %%
+counts = eda.class_counts(images, len(flowers.classes))
+plots.class_counts(counts, flowers.classes)
+
+# %%
+pd.DataFrame(counts).agg(["min", "median", "max"])
+
+# %% [markdown]
+# ## What imbalance does to the score
+# The competition scores by *macro F1*. A class's F1 is high only if its flowers are found *and* no others are taken for
+# them; the plain mean over all classes then counts a rare class as much as a common one. Accuracy counts images
+# instead.
+#
+# To see the difference, imagine a classifier that never errs but for the rarest classes, which it has never heard of:
+# it calls their flowers by the name of the most frequent class. With every class it ignores, accuracy loses that
+# class's share of the images, which is little for a rare one; macro F1 loses a whole class. The more unequal the
+# classes, the wider the two lines part, and that is why the notebooks choose by macro F1.
+
+# %%
+val_labels = images.loc[images["split"] == "val", "label"].to_numpy()
+plots.ignored_classes(eda.ignore_rare(val_labels, len(flowers.classes)))
+
+# %% [markdown]
+# ## Size
+# All images have the same side, so what differs is how much is in them: a plain background makes a small JPEG, a
+# meadow a large one. Lines that lie on each other are good news: a split that lay apart would have come from
+# elsewhere, and a score on one would say little about the other.
+
+# %%
+plots.file_sizes({split: rows["kilobytes"] for split, rows in images.groupby("split", sort=False)})
+
+# %% [markdown]
+# ## Does colour give the class away?
+# A strip is a class, a cell the mean colour in the middle of one of its training images, from dark to bright; the
+# classes are ordered by hue. A strip in one colour would be easy to know again. A strip that holds half the rainbow is
+# a flower that gardeners have bred in every colour.
+
+# %%
+strips, order = eda.colour_strips(images)
+plots.class_colours(strips, [flowers.classes[label] for label in order])
+
+# %% [markdown]
+# The eye is easily convinced, so let the simplest classifier decide: it knows each class's mean colour in training and
+# takes the nearest. What it gains over the first row, which does not look at all, if it gains anything, is what colour
+# gives away; what it lacks to a network's score in the next notebooks has to come from shape.
+
+# %%
+eda.colour_scores(images, len(flowers.classes))
+
+# %% [markdown]
+# ## Which images are there twice?
+# People upload a photograph twice, brighten it, or press the shutter twice. If one of the two is in `train` and the
+# other in `val`, the network is examined on a question whose answer it has seen.
+#
+# A *perceptual hash* finds them: 64 bits that say what an image looks like from afar. Compressing or resizing an image
+# changes few of them; in unrelated images about half differ. All pairs are compared, and each image with the mirrored
+# others as well. The table counts pairs by how many bits differ. Copies are of the *same* class, unrelated pairs seldom
+# are: where the column *different* sets in, chance does too.
+
+# %%
+pairs = eda.near_duplicates(images, 2 * MAX_DISTANCE)
+pd.crosstab(pairs["distance"], pairs["classes"])
+
+# %% [markdown]
+# What differs in at most `MAX_DISTANCE` bits is taken for a near-duplicate; those across two splits are listed first.
+# Two of *different* classes are worth a look: either the hash is wrong or one of the labels.
+
+# %%
+near = pairs[pairs["distance"] <= MAX_DISTANCE].sort_values("across", ascending=False, kind="stable")
+near
+
+# %% [markdown]
+# The first of them, side by side. A frame says that the two are in different splits.
+
+# %%
+shown = near.head(SHOWN)
+sides = [images.loc[shown[side]] for side in ("left", "right")]
+titles = [" / ".join(names) for names in zip(*(side["split"] + " " + side["class"] for side in sides), strict=True)]
+together = np.concatenate([eda.pictures(flowers, side) for side in sides], axis=2)
+plots.gallery(together, titles, columns=4, marks=shown["across"])
+
+# %% [markdown]
+# How much can they matter? At worst, each image that has a copy in an earlier split is answered right only because of
+# it, and accuracy is too high by the `share` below. Nothing is removed here: whoever compares scores with others must
+# use the same images.
+
+# %%
+eda.leaks(images, near)
+
+# %% [markdown]
+# So: choose by macro F1 and look at the rarest classes first; do not count on colour; and call nothing progress that is
+# smaller than what copies alone could explain. What a network sees in place of these images is the subject of
+# [02_augmentation](02_augmentation.ipynb).

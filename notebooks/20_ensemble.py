@@ -1,0 +1,92 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # All networks together
+#
+# Networks of different build make different mistakes. Where one is unsure and another is sure, the average of their
+# probabilities listens to the sure one, and is often better than the best of them. This notebook reads what the runs
+# before it left, compares them, averages them, and writes the final submission. It needs no accelerator.
+
+# %%
+import numpy as np
+import pandas as pd
+
+from flowerlib import ensemble, plots, predictions
+
+# %% tags=["parameters"]
+FOLDS = 5  # parts of the validation split, for weights that are fitted without the images they are judged on
+SEED = 0  # of the division into parts
+
+# %% [markdown]
+# ## The runs
+# They lie in `runs/`, or, on Kaggle, wherever it mounted the outputs of the other notebooks. All must have predicted
+# the same images into the same classes, else this cell stops.
+
+# %%
+runs = ensemble.aligned(predictions.find_runs())
+recap = ensemble.recap(runs)
+recap.style.format(precision=4, thousands=",").hide(axis="index")
+
+# %% [markdown]
+# `val_loss` is the mean of -ln of the probability given to the true class; `layers` counts those with weights;
+# `retrained` says whether the whole network was trained or its head alone. Rows marked as a rehearsal come from a run
+# that was shrunk to show that everything works; they say nothing about the network.
+
+# %%
+figure = plots.recap(recap)
+figure.savefig("recap.png")
+figure
+
+# %% [markdown]
+# ## Equal shares
+# The plain mean of all probabilities. Nothing is chosen, so nothing can be chosen wrongly.
+
+# %%
+val, test = (np.stack([getattr(run, split).probabilities for run in runs]) for split in ("val", "test"))
+truth, answers = runs[0].val, runs[0].test
+equal = predictions.Predictions(ensemble.average(val), truth.labels, truth.ids)
+equal.scores()
+
+# %% [markdown]
+# ## Fitted shares
+# The shares that make the true classes of the validation split most likely. Judged on the very images they were fitted
+# on, they would look better than they are. So the split is cut into parts, and each part is averaged with shares fitted
+# on the other parts: the score below is honest. For the test images, the shares come from the whole validation split.
+
+# %%
+cross_fitted = ensemble.cross_fitted(val, truth.labels, folds=FOLDS, seed=SEED)
+fitted = predictions.Predictions(cross_fitted, truth.labels, truth.ids)
+shares = ensemble.fit_weights(val, truth.labels)
+fitted.scores()
+
+# %%
+plots.weights([run.name for run in runs], shares, rehearsal=bool(recap["rehearsal"].any()))
+
+# %% [markdown]
+# ## The choice
+# Every run and both averages, the best macro F1 first. The first row answers for the test images.
+
+# %%
+averages = [ensemble.average_row("equal average", equal, runs), ensemble.average_row("fitted average", fitted, runs)]
+table = pd.concat([recap, pd.DataFrame(averages)]).sort_values("val_macro_f1", ascending=False, ignore_index=True)
+table.to_csv("recap.csv", index=False)
+table[["name", "rehearsal", "val_macro_f1", "val_accuracy", "val_loss"]].style.format(precision=4).hide(axis="index")
+
+# %% [markdown]
+# ## The submission
+
+# %%
+choices = {run.name: run.test.probabilities for run in runs}
+choices |= {"equal average": ensemble.average(test), "fitted average": ensemble.average(test, shares)}
+best = table.loc[0]
+final = predictions.Predictions(choices[best["name"]], answers.labels, answers.ids)
+predictions.write_submission(final, "submission.csv", count=runs[0].record["data"]["test"])
+print(f"submission.csv: {len(final.ids):,} answers of {best['name']}, macro F1 on val {best['val_macro_f1']:.4f}")

@@ -1,0 +1,201 @@
+"""Devices and backends, each in a process of its own: a backend is chosen once and devices are counted once."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+# Trains the same network from the same weights on the same batches, first as Keras does it alone on one device, then
+# within the scope of what `setup` returns. Prints what the tests look at as the last line.
+TRAINING = """
+import json, os, sys
+import numpy as np
+
+PREPARE
+from flowerlib import accelerator
+from flowerlib.accelerator import keras, tf
+
+report = {"backend": keras.backend.backend(), "hostnames": os.environ.get("TPU_WORKER_HOSTNAMES")}
+rng = np.random.default_rng(0)
+labels = rng.integers(0, 4, 96)
+images = rng.uniform(0, 1, (96, 8, 8, 3)) + np.eye(4)[labels][:, None, None, :3]
+batches = tf.data.Dataset.from_tensor_slices((images.astype("float32"), np.eye(4, dtype="float32")[labels]))
+batches = batches.batch(32, drop_remainder=True).repeat(4)  # one epoch: each costs a mirrored strategy seconds
+
+def network():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([
+        keras.Input((8, 8, 3)),
+        keras.layers.Conv2D(8, 3, strides=2, activation="relu"),
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(4, activation="softmax"),
+    ])
+    model.compile(keras.optimizers.Adam(0.05), "categorical_crossentropy")
+    return model
+
+class Losses(keras.callbacks.Callback):
+    def on_train_begin(self, logs=None):
+        self.losses = []
+    def on_train_batch_end(self, batch, logs=None):
+        self.losses.append(float(logs["loss"]))
+
+def losses(model):
+    record = Losses()
+    model.fit(batches, shuffle=False, verbose=0, callbacks=[record])
+    return record.losses
+
+report["one_device"] = losses(network())
+
+device = accelerator.setup()
+report["device"] = [device.kind, device.num_replicas, device.backend, str(device)]
+report["strategy"] = type(device.strategy).__name__
+with device.scope():
+    model = network()
+report["all_devices"] = losses(model)
+value = model.layers[0].kernel.value
+report["copies"] = COPIES
+
+os.environ["FLOWERS_EXPECT"] = "cpu"
+accelerator.setup()
+os.environ["FLOWERS_EXPECT"] = "tpu"
+try:
+    accelerator.setup()
+except accelerator.FlowersError as error:
+    report["refusal"] = str(error)
+print(json.dumps(report))
+"""
+
+REFUSALS = """
+import json, os, sys
+from flowerlib.config import FlowersError
+
+report = {}
+try:
+    import flowerlib.accelerator
+except FlowersError as error:
+    report["torch"] = str(error)
+report["imported for torch"] = sorted({"keras", "tensorflow", "torch"} & set(sys.modules))
+os.environ["KERAS_BACKEND"] = "jax"
+import keras
+os.environ["KERAS_BACKEND"] = "tensorflow"
+import flowerlib.accelerator
+try:
+    flowerlib.accelerator.setup()
+except FlowersError as error:
+    report["keras first"] = str(error)
+print(json.dumps(report))
+"""
+
+
+EIGHT_CPUS = """
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 8)
+"""
+PROCESSES = {
+    "tensorflow": (
+        TRAINING.replace("PREPARE", EIGHT_CPUS).replace("COPIES", "len(value.values)"),
+        {"TPU_WORKER_HOSTNAMES": "WARNING: could not determine TPU worker hostnames"},
+    ),
+    "jax": (
+        TRAINING.replace("PREPARE", "").replace("COPIES", "len(value.sharding.device_set)"),
+        {
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+            "KERAS_BACKEND": "jax",
+            "TPU_WORKER_HOSTNAMES": "t1v-n-0.internal:8470,10.0.0.2",
+        },
+    ),
+    "refusals": (REFUSALS, {"KERAS_BACKEND": "torch"}),
+}
+
+
+@pytest.fixture(scope="module")
+def reports():
+    """Run all at once, on CPU only, warnings being errors, and return the JSON that each prints as its last line."""
+    chosen_elsewhere = ("FLOWERS_", "KERAS_", "TF_", "TPU_", "XLA_", "JAX_", "CUDA_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(chosen_elsewhere)}
+    environment |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "-1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    running = {
+        name: subprocess.Popen([sys.executable, "-W", "error", "-c", code], env=environment | own, **pipes)
+        for name, (code, own) in PROCESSES.items()
+    }
+    found = {}
+    for name, process in running.items():
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        found[name] = json.loads(output.splitlines()[-1])
+    return found
+
+
+@pytest.fixture
+def tensorflow_run(reports):
+    return reports["tensorflow"]
+
+
+@pytest.fixture
+def jax_run(reports):
+    return reports["jax"]
+
+
+@pytest.fixture
+def refusals(reports):
+    return reports["refusals"]
+
+
+@pytest.fixture(params=["tensorflow", "jax"])
+def run(reports, request):
+    return reports[request.param]
+
+
+def test_on_a_cpu_tensorflow_is_chosen(tensorflow_run):
+    assert tensorflow_run["backend"] == "tensorflow"
+
+
+def test_keras_backend_is_honoured(jax_run):
+    assert jax_run["backend"] == "jax"
+
+
+def test_eight_devices_are_eight_replicas_and_each_has_the_weights(run):
+    kind, num_replicas, backend, description = run["device"]
+    assert (kind, num_replicas, backend) == ("cpu", 8, run["backend"])
+    assert description.startswith("8 x CPU (")
+    assert description.endswith(f" on {backend}")
+    assert run["copies"] == 8
+
+
+def test_tensorflow_mirrors_and_jax_needs_no_strategy(tensorflow_run, jax_run):
+    assert tensorflow_run["strategy"] == "MirroredStrategy"
+    assert jax_run["strategy"] == "NoneType"
+
+
+def test_eight_devices_train_as_one_does(run):
+    assert len(run["one_device"]) == 12  # three batches, four times
+    assert run["one_device"][-1] < 0.8 * run["one_device"][0]  # it learns, so there was something to get wrong
+    np.testing.assert_allclose(run["all_devices"], run["one_device"], rtol=1e-4)
+
+
+def test_a_job_that_expects_a_tpu_stops_on_a_cpu(run):
+    message = run["refusal"]
+    assert message.startswith("`FLOWERS_EXPECT` (=tpu) asks for that kind of device but only 8 x CPU (")
+    assert "choose the accelerator in the notebook's settings, or unset FLOWERS_EXPECT" in message
+    assert "\n" not in message
+
+
+def test_a_warning_in_place_of_host_names_is_removed_and_host_names_are_kept(tensorflow_run, jax_run):
+    assert tensorflow_run["hostnames"] is None
+    assert jax_run["hostnames"] == "t1v-n-0.internal:8470,10.0.0.2"
+
+
+def test_another_backend_is_refused_before_anything_is_loaded(refusals):
+    assert refusals["torch"] == ("`KERAS_BACKEND` (=torch) must be jax or tensorflow, or unset to let flowerlib choose")
+    assert refusals["imported for torch"] == []
+
+
+def test_keras_imported_before_with_another_backend_is_refused(refusals):
+    assert "Keras was imported before flowerlib and runs on jax" in refusals["keras first"]
+    assert "restart the kernel" in refusals["keras first"]
+    assert "\n" not in refusals["keras first"]

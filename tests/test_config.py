@@ -1,0 +1,101 @@
+"""`FlowersError`, `cache_dir`, and that `written_whole` leaves all of a file or folder, or what was there before."""
+
+from pathlib import Path
+
+import pytest
+
+from flowerlib import config
+from flowerlib.config import FlowersError, cache_dir, written_whole
+
+
+def test_a_flowers_error_is_a_value_error():
+    assert issubclass(FlowersError, ValueError)
+
+
+def test_the_cache_is_where_xdg_says_else_in_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_dir() == tmp_path / "xdg" / "flowerlib"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_dir() == tmp_path / "home" / ".cache" / "flowerlib"
+
+
+def listing(folder):
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_file_appears_whole_and_only_at_the_end(tmp_path):
+    target = tmp_path / "runs" / "new" / "model.weights.h5"
+    with written_whole(target) as temporary:
+        temporary.write_text("half")
+        assert not target.exists()
+        assert temporary.name.endswith(".weights.h5")  # Keras refuses others; numpy.savez appends its own
+        temporary.write_text("whole")
+    assert listing(tmp_path) == {"runs/new/model.weights.h5": "whole"}
+
+
+def test_a_file_that_is_there_stays_until_the_new_one_is_whole(tmp_path):
+    target = tmp_path / "run.json"
+    target.write_text("old")
+    with written_whole(target) as temporary:
+        temporary.write_text("new")
+        assert target.read_text() == "old"
+    assert listing(tmp_path) == {"run.json": "new"}
+
+
+def test_a_folder_replaces_the_whole_of_the_folder_that_is_there(tmp_path):
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "only-in-old").write_text("old")
+    with written_whole(target) as temporary:
+        temporary.mkdir()
+        (temporary / "weights").write_text("new")
+        assert listing(target) == {"only-in-old": "old"}
+    assert listing(tmp_path) == {"model/weights": "new"}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_after_a_failure_the_old_one_is_untouched_and_nothing_else_is_left(tmp_path, kind, error):
+    target = tmp_path / "model"
+    old = target if kind == "file" else target / "weights"
+    old.parent.mkdir(exist_ok=True)
+    old.write_text("old")
+
+    def write_half(temporary):
+        if kind == "folder":
+            temporary.mkdir()
+        (temporary if kind == "file" else temporary / "weights").write_text("ne")
+        raise error
+
+    with pytest.raises(error), written_whole(target) as temporary:
+        write_half(temporary)
+    assert listing(tmp_path) == {old.relative_to(tmp_path).as_posix(): "old"}
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_writer_that_writes_nothing_is_an_error_and_costs_nothing(tmp_path):
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "weights").write_text("old")
+    with pytest.raises(FileNotFoundError), written_whole(target):
+        pass
+    assert listing(tmp_path) == {"model/weights": "old"}
+
+
+def test_a_reader_never_sees_half_of_the_old_folder_while_it_is_removed(tmp_path, monkeypatch):
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "weights").write_text("old")
+    rmtree, removed = config.shutil.rmtree, []
+
+    def spy(path, **options):
+        removed.append(Path(path))
+        rmtree(path, **options)
+
+    monkeypatch.setattr(config.shutil, "rmtree", spy)
+    with written_whole(target) as temporary:
+        temporary.mkdir()
+        (temporary / "weights").write_text("new")
+    assert target not in removed  # file by file, for as long as it takes: rename it away first, remove it then
+    assert listing(tmp_path) == {"model/weights": "new"}
