@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -115,13 +116,13 @@ def load(folder: Path) -> RunOutput:
     """
     try:
         record = json.loads((folder / "run.json").read_text())
-        with np.load(folder / "predictions.npz") as arrays:
+        with open(folder / "predictions.npz", "rb") as file, np.load(file) as arrays:
             val, test = (
                 Predictions(*(arrays[f"{split}_{name}"] for name in ("probabilities", "labels", "ids")))
                 for split in ("val", "test")
             )
             classes = tuple(str(name) for name in arrays["classes"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise FlowersError(f"`{folder}` is not what a run leaves ({error}); run its notebook again") from None
     return RunOutput(record, val, test, classes)
 

@@ -2,7 +2,6 @@
 
 import json
 import platform
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib import metadata
@@ -16,7 +15,7 @@ from flowerlib.accelerator import Device, keras
 from flowerlib.config import written_whole
 from flowerlib.data import Flowers
 from flowerlib.predictions import Predictions
-from flowerlib.training import History, Run, best_epoch, resume_folder
+from flowerlib.training import History, Run, best_epoch, resume_file
 
 
 def save_run(
@@ -52,7 +51,7 @@ def save_run(
         _save_model(model, temporary, record, flowers)
     with written_whole(run.folder / "run.json") as temporary:
         temporary.write_text(json.dumps(record, indent=2))
-    shutil.rmtree(resume_folder(run), ignore_errors=True)  # the run is whole
+    resume_file(run).unlink(missing_ok=True)  # the run is whole
     return record
 
 

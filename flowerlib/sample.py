@@ -37,6 +37,8 @@ UP = -np.pi / 2  # as an angle, y being down
 
 Array = np.ndarray
 Rng = np.random.Generator
+# (u, v) -> a blade's half width there, at most 1, and u as its tip counts it: 1 where the blade ends.
+Outline = Callable[[Array, Array], tuple[Array, Array]]
 Frame = tuple[Array, Array, Array]  # a flower's axes, (3,) each: two in its plane, one out of it
 
 
@@ -60,7 +62,7 @@ class Form:
     whirl: float = 0.0  # tips bend sideways, a pinwheel
     notch: float = 0.0  # how deep the tip is cut in
     fringe: float = 0.0  # how deep the tip is toothed
-    round: float = 0.0  # how much the tip is rounded to a circle about the base
+    round: float = 0.0  # the tip is rounded off: at 1 to a circle about the base
     lopsided: float = 0.0  # the lowest petal is longer, the highest shorter
     tilt: tuple[float, float] = (0, 50)  # of the axis from the line of sight
     hangs: bool = False
@@ -78,9 +80,9 @@ FORMS = (
     Form("poppy", 5, 1, 0.62, 0.72, 0.25, 28, "stamens", 0.22, curl=-0.1, fringe=0.05),
     Form("lily", 6, 0, 0.2, 0.5, 0.9, 25, "stamens", 0.5, curl=0.45),
     Form("goblet", 3, 0, 0.38, 0.48, 0.6, 68, "stamens", 0.3, layers=2, shrink=0.1, curl=-0.18, tilt=(60, 80)),
-    Form("bell", 5, 0, 0.46, 0.62, 0.3, 74, "pistil", 0.8, curl=0.22, tilt=(60, 100), hangs=True, blooms=(1, 4)),
+    Form("bell", 5, 0, 0.46, 0.62, 0.3, 74, "pistil", 0.6, curl=0.22, tilt=(60, 100), hangs=True, blooms=(1, 4)),
     Form("rose", 5, 1, 0.55, 0.7, 0.22, 8, None, layers=5, close=15, curl=-0.12),
-    Form("trumpet", 5, 0, 0.9, 0.92, 0.1, 18, "throat", 0.3, round=0.8),
+    Form("trumpet", 5, 0, 0.9, 0.92, 0.1, 18, "throat", 0.3, round=1.0),
     Form("star", 5, 1, 0.17, 0.4, 1.1, 3, "pistil", 0.25, blooms=(2, 5)),
     Form("pinwheel", 5, 0, 0.3, 0.68, 0.5, 6, "throat", 0.12, whirl=0.35, blooms=(1, 4)),
     Form("pompon", 13, 2, 0.16, 0.62, 0.6, 2, None, layers=5, close=14, curl=-0.15),
@@ -200,17 +202,18 @@ def _window(size: int, points: Array, margin: float) -> tuple[tuple[slice, slice
 
 def _outline(
     belly: float, blunt: float, notch: float = 0, fringe: float = 0, round: float = 0, phase: float = 0
-) -> Callable[[Array, Array], Array]:
-    """Return the half width of a blade at (u, v), at most 1: a beta curve that peaks at the belly (see `Form`)."""
+) -> Outline:
+    """Return a beta curve that peaks at the belly, its tip cut off as `Form` says."""
     rise = blunt * belly / (1 - belly)
     peak = belly**rise * (1 - belly) ** blunt
 
-    def half(u: Array, v: Array) -> Array:
-        cut = notch * np.exp(-((v / 0.4) ** 2)) + fringe * np.abs(np.sin(9 * v + phase)) + round * v * v
-        u = np.clip(u * (1 + cut), 1e-4, 1)
-        return u**rise * np.maximum(1 - u, 1e-4) ** blunt / peak
+    def outline(u: Array, v: Array) -> tuple[Array, Array]:
+        cut = notch * np.exp(-((v / 0.4) ** 2)) + fringe * np.abs(np.sin(9 * v + phase))
+        reach = np.hypot(u, round * v) * (1 + cut)
+        along = np.clip(reach, 1e-4, 1)
+        return along**rise * (1 - along) ** blunt / peak, reach
 
-    return half
+    return outline
 
 
 def _thick(along: Array, across: Array) -> Array:
@@ -239,27 +242,27 @@ def _blade(
     along: Array,
     bend: Array,
     across: Array,
-    half: Callable[[Array, Array], Array],
+    outline: Outline,
     paint: Callable[[Array, Array, Array], Array],
     shadow: float = 0.0,
 ) -> None:
     """Paint a blade, be it petal, leaf, stem or filament, over `canvas` (S, S, 3).
 
     It is the points base + u * along + u² * bend + v * across, (2,) each, with u from 0 (base) to 1 (tip) and
-    |v| <= half(u, v). `paint(u, v, s)` returns its colours (h, w, 3); s = v / half goes from -1 to 1.
+    |v| <= `outline`. `paint(u, v, s)` returns its colours (h, w, 3); s goes from -1 to 1 across the blade.
     """
     across, size = _thick(along, across), len(canvas)
     spine = np.array([base, base + along / 2 + bend / 4, base + along + bend])
-    reach = np.abs(across).max()
-    part, x, y = _window(size, np.concatenate([spine - reach, spine + reach]), 0.02)
+    part, x, y = _window(size, spine, np.abs(across).max() + 0.02)
     u, v = _blade_coordinates(x - float(base[0]), y - float(base[1]), along, bend, across)
-    width, area = half(u, v), abs(_cross(along, across))
+    (width, reach), area = outline(u, v), abs(_cross(along, across))
     to_side = (width - np.abs(v)) * (area / max(math.hypot(*along), 1e-6))
-    to_end = np.minimum(u, 1 - u) * (area / math.hypot(*across))
+    to_end = np.minimum(u, 1 - reach) * (area / math.hypot(*across))
     inside = np.minimum(to_side, to_end) * size  # pixels to the edge, below 0 outside
     patch = canvas[part]
     if shadow:
-        patch *= 1 - shadow * _step(-0.018 * size, 0, inside)[..., None]
+        beside = (u > 0) & (u < 1)  # beyond the tip it would look like a hair
+        patch *= 1 - shadow * (beside * _step(-0.018 * size, 0, inside))[..., None]
     colours = paint(np.clip(u, 0, 1), v, np.clip(v / np.maximum(width, 1e-3), -1, 1))
     patch += (colours - patch) * np.clip(inside + 0.5, 0, 1)[..., None]
 
@@ -287,7 +290,7 @@ def _thread(scene: Scene, base: Array, tip: Array, width: float, colour: Array, 
     def paint(u: Array, v: Array, s: Array) -> Array:
         return colour * (0.85 - side * s)[..., None]
 
-    _blade(scene.canvas, base, along, bend, across, lambda u, v: np.ones_like(u), paint)
+    _blade(scene.canvas, base, along, bend, across, lambda u, v: (np.ones_like(u), u), paint)
 
 
 def _leaf(scene: Scene, species: Species, base: Array, length: float, angle: float, green: Array) -> None:
@@ -345,8 +348,8 @@ def _paint_petal(scene: Scene, species: Species, look: Look, petal: Array, at: A
     along, bend, across = (
         radius * way[:2] for way in (along, form.whirl * across - look.curl * inner, look.width * across)
     )
-    half = _outline(form.belly, form.blunt, form.notch, form.fringe, form.round, phase)
-    _blade(scene.canvas, at + 0.06 * radius * out[:2], along, bend, across, half, paint, shadow=0.3)
+    outline = _outline(form.belly, form.blunt, form.notch, form.fringe, form.round * look.width, phase)
+    _blade(scene.canvas, at + 0.06 * radius * out[:2], along, bend, across, outline, paint, shadow=0.3)
 
 
 def _disc(scene: Scene, look: Look, at: Array, radius: float, frame: Frame) -> None:
@@ -375,7 +378,7 @@ def _pistil(scene: Scene, look: Look, at: Array, radius: float, frame: Frame) ->
         _dot(scene, at + knob[:2], 0.16 * radius, look.centre)
     tip = at + radius * frame[2][:2]
     _thread(scene, at, tip, 0.07 * radius, look.centre)
-    _dot(scene, tip, 0.2 * radius, 0.4 + 0.6 * look.centre)
+    _dot(scene, tip, 0.15 * radius, 0.4 + 0.6 * look.centre)
 
 
 def _throat(scene: Scene, look: Look, at: Array, radius: float, frame: Frame) -> None:

@@ -141,13 +141,14 @@ def fit(
     val: tf.data.Dataset,
     run: Run,
     flowers: Flowers,
+    device: Device,
     *,
     hours: float = float("inf"),
 ) -> History:
     """Train a compiled model, measuring log loss, accuracy and macro F1 on val after each epoch.
 
     A run that was stopped goes on after its last whole epoch, as if it had not been stopped: each epoch leaves the
-    weights and the optimiser's state in `runs/<name>/resume`, and the batches already used are skipped.
+    weights and the optimiser's state in `runs/<name>/resume.npz`, and the batches already used are skipped.
 
     Args:
         model: inputs as in the batches, outputs probabilities `(B, num_classes)`.
@@ -155,6 +156,7 @@ def fit(
         val: the validation split, as from `data.eval_batches`.
         run: the choices; epochs, batch size and folder are used here.
         flowers: the dataset; its count gives the steps an epoch.
+        device: what `model` was built on.
         hours: the time budget; no epoch begins that would not end within it.
 
     Returns:
@@ -162,10 +164,10 @@ def fit(
         epoch's with compilation), one number an epoch.
     """
     steps = run.steps_per_epoch(flowers)
-    history = _resume(model, run)
+    history = _resume(model, run, device)
     done = len(history.get("loss", []))
     if done:
-        print(f"Going on after epoch {done}, found in {resume_folder(run)}.")
+        print(f"Going on after epoch {done}, found in {resume_file(run)}.")
     clock = _Clock()
     model.fit(
         train.skip(done * steps),
@@ -194,28 +196,31 @@ def best_epoch(history: History) -> int:
     return int(np.argmax(history["val_macro_f1"])) + 1
 
 
-def resume_folder(run: Run) -> Path:
+def resume_file(run: Run) -> Path:
     """Return where `fit` keeps what a resume needs, until the run's record is written."""
-    return run.folder / "resume"
+    return run.folder / "resume.npz"
+
+
+def _state(model: keras.Model) -> list[keras.Variable]:
+    """All that training changes: weights, the states of random layers such as dropout, the optimiser's moments."""
+    return [*model.variables, *model.optimizer.variables]
 
 
 def _keep(model: keras.Model, run: Run, history: History) -> None:
-    """Leave one pair of files an epoch, the weights first: a pair is whole when its JSON is there."""
-    folder, epoch = resume_folder(run), len(history["loss"])
-    with written_whole(folder / f"{epoch:03d}.weights.h5") as temporary:
-        model.save_weights(temporary)
-    with written_whole(folder / f"{epoch:03d}.json") as temporary:
-        temporary.write_text(json.dumps({"run": asdict(run), "history": history}))
-    for old in folder.iterdir():
-        if not old.name.startswith(f"{epoch:03d}."):
-            old.unlink()
+    arrays = {f"{index}": keras.ops.convert_to_numpy(value) for index, value in enumerate(_state(model))}
+    with written_whole(resume_file(run)) as temporary:
+        np.savez(temporary, run=json.dumps(asdict(run)), history=json.dumps(history), **arrays)
 
 
-def _resume(model: keras.Model, run: Run) -> History:
+def _resume(model: keras.Model, run: Run, device: Device) -> History:
     """Load the last whole epoch of this very run, if there is one, into the model; return its history."""
-    for path in sorted(resume_folder(run).glob("*.json"), reverse=True):
-        kept = json.loads(path.read_text())
-        if kept["run"] == asdict(run):
-            model.load_weights(path.with_suffix(".weights.h5"))
-            return kept["history"]
-    return {}
+    if not resume_file(run).exists():
+        return {}
+    with np.load(resume_file(run)) as kept:
+        if json.loads(str(kept["run"])) != asdict(run):
+            return {}
+        with device.scope():
+            model.optimizer.build(model.trainable_variables)  # else its state has no place yet
+        for index, variable in enumerate(_state(model)):
+            variable.assign(kept[f"{index}"])
+        return json.loads(str(kept["history"]))

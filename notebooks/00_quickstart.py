@@ -67,7 +67,8 @@ plots.gallery(val_images[:12], [flowers.classes[label] for label in val_labels[:
 with device.scope():
     backbone = backbones.load(BACKBONE, IMAGE_SIZE)
     backbone.trainable = False
-    looker = keras.Sequential([backbone, keras.layers.GlobalAveragePooling2D()])
+    pixels = keras.Input(backbone.input_shape[1:])  # in float32: bfloat16 would round them
+    looker = keras.Sequential([pixels, backbone, keras.layers.GlobalAveragePooling2D()])
 seen = {
     split: features.extract(looker, data.eval_batches(flowers, split, LOOK_BATCH), LOOK_BATCH) for split in data.SPLITS
 }
@@ -94,7 +95,7 @@ with device.scope():
         metrics=["accuracy"],
     )
 train = features.train_batches(seen["train"], run.batch_size, len(flowers.classes), run.seed)
-history = training.fit(head, train, features.eval_batches(seen["val"], run.batch_size), run, flowers)
+history = training.fit(head, train, features.eval_batches(seen["val"], run.batch_size), run, flowers, device)
 
 # %%
 plots.curves(history, best_epoch=training.best_epoch(history))

@@ -97,7 +97,8 @@ with device.scope():
     backbone = backbones.load(run.backbone, run.image_size, weights)
     backbone.trainable = run.retrain
     head = heads.linear(len(flowers.classes), run.dropout)
-    model = keras.Sequential([backbone, keras.layers.GlobalAveragePooling2D(), head])
+    pixels = keras.Input(backbone.input_shape[1:])  # in float32: bfloat16 would round them
+    model = keras.Sequential([pixels, backbone, keras.layers.GlobalAveragePooling2D(), head])
     schedule = training.learning_rate(run, flowers)
     model.compile(
         keras.optimizers.AdamW(schedule, weight_decay=run.weight_decay, global_clipnorm=1.0),
@@ -121,7 +122,7 @@ plots.learning_rate(np.array([schedule(step) for step in range(run.epochs * step
 # notebook again in the same folder goes on after the last whole epoch.
 
 # %%
-history = training.fit(model, train, val, run, flowers, hours=HOURS)
+history = training.fit(model, train, val, run, flowers, device, hours=HOURS)
 
 # %%
 plots.curves(history, best_epoch=training.best_epoch(history), rehearsal=run.rehearsal)

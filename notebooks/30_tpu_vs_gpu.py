@@ -52,7 +52,8 @@ train = data.train_batches(
 with device.scope():
     backbone = backbones.load(run.backbone, run.image_size, "random")
     head = heads.linear(len(flowers.classes), run.dropout)
-    model = keras.Sequential([backbone, keras.layers.GlobalAveragePooling2D(), head])
+    pixels = keras.Input(backbone.input_shape[1:])  # in float32: bfloat16 would round them
+    model = keras.Sequential([pixels, backbone, keras.layers.GlobalAveragePooling2D(), head])
     model.compile(keras.optimizers.AdamW(run.peak_lr, weight_decay=run.weight_decay), "categorical_crossentropy")
 seconds = training.time_epochs(model, train, run, flowers)
 record.save_timing(run, seconds, flowers=flowers, device=device)["images_per_second"]

@@ -176,6 +176,7 @@ def test_crop_shows_any_square_inside_the_image():
     angles, shares = angle_and_share(maps)
     np.testing.assert_allclose(angles, 0, atol=1e-3)
     assert stats.kstest(shares, stats.uniform(0.75, 0.25).cdf).pvalue > 0.01
+    positions = []
     for axis in (0, 1):
         # A pixel is a square around its centre: the outermost edges of what is shown, from 0 to S.
         low = maps[:, axis, 2] - shares / 2 + 0.5
@@ -183,7 +184,9 @@ def test_crop_shows_any_square_inside_the_image():
         assert low.min() > -1e-3
         assert high.max() < SIZE + 1e-3
         room = SIZE * (1 - shares)
-        assert stats.kstest((low / room)[room > 0.1], "uniform").pvalue > 0.01
+        positions.append((low / room)[room > 0.1])
+        assert stats.kstest(positions[axis], "uniform").pvalue > 0.01
+    assert abs(np.corrcoef(positions)[0, 1]) < 0.1
     # Nothing beyond the border is mirrored in: columns only rise to the right, rows downwards.
     assert (np.diff(varied[..., 0], axis=2) >= 0).all()
     assert (np.diff(varied[..., 1], axis=1) >= 0).all()

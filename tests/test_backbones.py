@@ -23,11 +23,6 @@ from flowerlib.accelerator import keras
 from flowerlib.backbones import BACKBONES
 from flowerlib.config import FlowersError
 
-# Keras 3.15 asks the backend for an array in the way of NumPy 1.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
-)
-
 COUNTED = {
     "DenseNet201": (18_521_768, 18_292_712, 402, 1920),
     "Xception": (21_074_576, 21_020_048, 81, 2048),

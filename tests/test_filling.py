@@ -8,11 +8,6 @@ from flowerlib import filling
 from flowerlib.accelerator import keras
 from flowerlib.config import FlowersError
 
-# Keras 3.15 asks the backend for an array in the way of NumPy 1.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
-)
-
 NAMES = {"conv": ["kernel", "bias"], "bn": ["gamma", "beta", "moving_mean", "moving_variance"]}
 
 

@@ -71,7 +71,6 @@ def test_every_oxeye_daisy_is_a_daisy():
 
 
 # Keras 3.15 asks the backend for an array in the way of NumPy 1.
-@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 def test_saves_and_loads_as_plain_keras(tmp_path):
     backbone = backbones.load("EfficientNetLite0", 64)
     backbone.trainable = False

@@ -1,0 +1,150 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from flowerlib import data, predictions
+from flowerlib.config import FlowersError
+from flowerlib.predictions import Predictions
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.network(4)
+
+
+def one_by_one(model, flowers, split, flip=False):
+    """The second path: each image alone, decoded here, through the layers themselves."""
+    images = np.concatenate([batch[0] for batch in data.eval_batches(flowers, split, 1)])
+    images = images[:, :, ::-1] if flip else images
+    return np.concatenate([np.asarray(model(image[None])) for image in images])
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 9, 64])
+def test_padding_leaves_no_trace(model, flowers, batch_size):
+    said = predictions.predict(model, data.eval_batches(flowers, "val", batch_size), batch_size)
+    np.testing.assert_allclose(said.probabilities, one_by_one(model, flowers, "val"), atol=1e-6)
+    # Written by the fixture: 23 train records come first, the label is the number modulo 4.
+    assert said.ids.tolist() == [f"{number:09x}" for number in range(23, 32)]
+    assert said.labels.tolist() == [number % 4 for number in range(23, 32)]
+
+
+def test_mirror_averages_an_image_and_its_mirror_image(model, flowers):
+    said = predictions.predict(model, data.eval_batches(flowers, "test", 4), 4, mirror=True)
+    expected = (one_by_one(model, flowers, "test") + one_by_one(model, flowers, "test", flip=True)) / 2
+    np.testing.assert_allclose(said.probabilities, expected, atol=1e-6)
+    assert said.labels.tolist() == [-1] * 7
+
+
+PREDICT_35 = """
+import sys
+import numpy as np
+from flowerlib import accelerator, predictions
+from flowerlib.accelerator import keras, tf
+
+if sys.argv[1] == "tensorflow":
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 8)
+device = accelerator.setup()
+assert device.num_replicas == 8, device
+sys.path.insert(0, sys.argv[2])
+import tiny
+
+images = np.load(sys.argv[3])["images"]
+with device.scope():
+    model = tiny.network(4)
+weights = np.load(sys.argv[3])
+model.set_weights([weights[f"weight{index}"] for index in range(len(model.weights))])
+ids = [str(index) for index in range(35)]
+batches = tf.data.Dataset.from_tensor_slices((images, np.arange(35), ids)).batch(16)
+said = predictions.predict(model, batches, 16)
+assert said.ids.tolist() == ids and said.labels.tolist() == list(range(35))
+np.save(sys.argv[4], said.probabilities)
+"""
+
+
+@pytest.mark.parametrize("backend", ["jax", "tensorflow"])
+def test_35_images_on_8_devices_equal_one_by_one(backend, model, tmp_path):
+    images = np.random.default_rng(0).uniform(0, 255, (35, 24, 24, 3)).astype("float32")
+    weights = {f"weight{index}": value for index, value in enumerate(model.get_weights())}
+    np.savez(tmp_path / "in.npz", images=images, **weights)
+    arguments = [backend, str(Path(__file__).parent), str(tmp_path / "in.npz"), str(tmp_path / "out.npy")]
+    environment = os.environ | {"KERAS_BACKEND": backend, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    subprocess.run([sys.executable, "-c", PREDICT_35, *arguments], env=environment, check=True)
+    expected = np.concatenate([np.asarray(model(image[None])) for image in images])
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5)
+
+
+def example(count=3, first_id=0):
+    probabilities = np.random.default_rng(count).dirichlet(np.ones(4), count).astype("float32")
+    ids = np.array([f"{first_id + number:09x}" for number in range(count)])
+    return Predictions(probabilities, np.arange(count) % 4, ids)
+
+
+def leave_run(folder, name="10_net"):
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"name": name}))
+    predictions.save(folder / "predictions.npz", example(3), example(2, 3), ("a", "b", "c", "d"))
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path):
+    leave_run(tmp_path / "run")
+    run = predictions.load(tmp_path / "run")
+    assert run.name == "10_net"
+    assert run.classes == ("a", "b", "c", "d")
+    for loaded, saved in ((run.val, example(3)), (run.test, example(2, 3))):
+        for name, value in vars(saved).items():
+            np.testing.assert_array_equal(getattr(loaded, name), value)
+
+
+@pytest.mark.parametrize("damage", ["no run.json", "no arrays", "half of the arrays", "run.json not JSON"])
+def test_a_damaged_run_is_named(tmp_path, damage):
+    leave_run(tmp_path / "run")
+    arrays = tmp_path / "run/predictions.npz"
+    if damage == "no run.json":
+        (tmp_path / "run/run.json").unlink()
+    elif damage == "no arrays":
+        arrays.unlink()
+    elif damage == "half of the arrays":
+        arrays.write_bytes(arrays.read_bytes()[: arrays.stat().st_size // 2])
+    else:
+        (tmp_path / "run/run.json").write_text("{")
+    with pytest.raises(FlowersError, match=r"run` is not what a run leaves \(.*; run its notebook again"):
+        predictions.load(tmp_path / "run")
+
+
+def test_runs_are_found_wherever_they_are_mounted(tmp_path):
+    leave_run(tmp_path / "runs/20_b", "20_b")
+    leave_run(tmp_path / "input/notebooks/someone/kernel-a/runs/10_a", "10_a")
+    found = predictions.find_runs((tmp_path / "runs", tmp_path / "input", tmp_path / "absent"))
+    assert [run.name for run in found] == ["10_a", "20_b"]
+
+
+def test_no_run_and_one_run_twice_are_errors(tmp_path):
+    with pytest.raises(FlowersError, match=f"no run .* below `{tmp_path}`; run a backbone notebook first"):
+        predictions.find_runs([tmp_path])
+    leave_run(tmp_path / "here", "10_a")
+    leave_run(tmp_path / "there", "10_a")
+    with pytest.raises(FlowersError, match=r"run 10_a is there twice, in .*here.*there"):
+        predictions.find_runs([tmp_path])
+
+
+def test_a_submission_to_the_byte(tmp_path):
+    said = Predictions(np.eye(4, dtype="float32")[[2, 0, 3]], np.full(3, -1), np.array(["0a", "00", "ff"]))
+    predictions.write_submission(said, tmp_path / "submission.csv", count=3)
+    assert (tmp_path / "submission.csv").read_bytes() == b"id,label\n0a,2\n00,0\nff,3\n"
+
+
+def test_a_wrong_submission_is_not_written(tmp_path):
+    with pytest.raises(FlowersError, match="3 predictions for 4 test images"):
+        predictions.write_submission(example(3), tmp_path / "submission.csv", count=4)
+    twice = example(3)
+    twice.ids[2] = twice.ids[0]
+    with pytest.raises(FlowersError, match="1 test ids are there twice"):
+        predictions.write_submission(twice, tmp_path / "submission.csv", count=3)
+    assert not any(tmp_path.iterdir())

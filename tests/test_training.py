@@ -1,0 +1,158 @@
+import math
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import tiny
+from sklearn.metrics import f1_score
+
+from flowerlib import augment, data, training
+from flowerlib.accelerator import Device, keras, tf
+from flowerlib.config import FlowersError
+
+CHOICES = {
+    "name": "10_tiny",
+    "backbone": "DenseNet201",
+    "retrain": True,
+    "image_size": 24,
+    "batch_size": 8,
+    "epochs": 4,
+    "warmup_epochs": 1,
+    "peak_lr": 0.05,
+    "weight_decay": 0.01,
+    "label_smoothing": 0.1,
+    "dropout": 0.3,
+    "mix": "none",
+    "seed": 0,
+}
+CPU, TPU = Device("cpu", "test", 1, "tensorflow"), Device("tpu", "test", 8, "jax")
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def run():
+    return training.Run(**CHOICES)
+
+
+def compiled(run, flowers):
+    model = tiny.network(4, dropout=run.dropout, seed=run.seed)
+    optimizer = keras.optimizers.AdamW(training.learning_rate(run, flowers), weight_decay=run.weight_decay)
+    model.compile(optimizer, keras.losses.CategoricalCrossentropy(), metrics=["accuracy"])
+    return model
+
+
+def batches(run, flowers):
+    train = data.train_batches(flowers, run.batch_size, augment=augment.Augmentation(), seed=run.seed)
+    return train, data.eval_batches(flowers, "val", run.batch_size)
+
+
+def test_learning_rate_by_hand(run, flowers):
+    """23 images in batches of 8: 2 steps an epoch, so 2 steps of climb, then half a cosine over 6."""
+    schedule = training.learning_rate(run, flowers)
+    fall = [0.05 * (1 + math.cos(math.pi * step / 6)) / 2 for step in range(7)]
+    expected = [0, 0.025, *fall]
+    np.testing.assert_allclose([float(schedule(step)) for step in range(9)], expected, atol=1e-8)
+
+
+def test_plan_shrinks_on_a_cpu_and_says_so_in_one_line(run, capsys):
+    planned = training.plan(CPU, **CHOICES)
+    assert planned.rehearsal
+    assert planned.stored_size is None
+    assert planned.steps_per_epoch(None) == planned.steps
+    said = capsys.readouterr().out
+    assert said.startswith("REHEARSAL on CPU")
+    assert said.count("\n") == 1
+    kept = {"name", "backbone", "retrain", "peak_lr", "weight_decay", "label_smoothing", "dropout", "mix", "seed"}
+    assert {name: asdict(planned)[name] for name in kept} == {name: CHOICES[name] for name in kept}
+
+
+def test_plan_gives_each_replica_its_batch(capsys):
+    assert training.plan(TPU, **CHOICES) == training.Run(**CHOICES | {"batch_size": 64})
+    assert capsys.readouterr().out == ""
+
+
+def test_a_run_that_must_not_shrink_does_not():
+    assert training.plan(CPU, shrink=False, **CHOICES) == training.Run(**CHOICES)
+
+
+def test_the_profile_overrides_the_device(monkeypatch):
+    monkeypatch.setenv("FLOWERS_PROFILE", "full")
+    assert not training.plan(CPU, **CHOICES).rehearsal
+    monkeypatch.setenv("FLOWERS_PROFILE", "rehearsal")
+    assert training.plan(TPU, **CHOICES).rehearsal
+    monkeypatch.setenv("FLOWERS_PROFILE", "fast")
+    with pytest.raises(FlowersError, match=r"`FLOWERS_PROFILE` \(=fast\) must be full or rehearsal"):
+        training.plan(CPU, **CHOICES)
+
+
+def test_training_learns_and_tells_the_truth_about_val(run, flowers):
+    run = replace(run, epochs=12, dropout=0.0)
+    model = compiled(run, flowers)
+    train, val = batches(run, flowers)
+    history = training.fit(model, train, val, run, flowers, CPU)
+    assert {name: len(values) for name, values in history.items()} == dict.fromkeys(
+        ("loss", "accuracy", "val_loss", "val_accuracy", "val_macro_f1", "seconds"), 12
+    )
+    assert history["loss"][-1] < 0.7 * history["loss"][0]
+
+    images, labels = (np.concatenate(part) for part in list(zip(*val.as_numpy_iterator(), strict=True))[:2])
+    probabilities = np.asarray(model(images))
+    predicted = probabilities.argmax(axis=1)
+    assert history["val_loss"][-1] == pytest.approx(-np.log(probabilities[range(9), labels]).mean(), abs=1e-5)
+    assert history["val_accuracy"][-1] == pytest.approx((predicted == labels).mean())
+    assert history["val_macro_f1"][-1] == pytest.approx(f1_score(labels, predicted, average="macro"))
+    assert training.best_epoch(history) == 1 + history["val_macro_f1"].index(max(history["val_macro_f1"]))
+
+
+def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(run, flowers):
+    whole = compiled(run, flowers)
+    undisturbed = training.fit(whole, *batches(run, flowers), replace(run, name="whole"), flowers, CPU)
+
+    train, val = batches(run, flowers)
+    with pytest.raises(tf.errors.OpError):
+        training.fit(compiled(run, flowers), train.take(5).concatenate(broken(train)), val, run, flowers, CPU)
+
+    resumed = compiled(run, flowers)
+    resumed.set_weights([weight + 1 for weight in resumed.get_weights()])  # they must come from the file
+    history = training.fit(resumed, *batches(run, flowers), run, flowers, CPU)  # made anew, as in a new session
+    for name in ("loss", "val_loss", "val_accuracy", "val_macro_f1"):
+        np.testing.assert_allclose(history[name], undisturbed[name], rtol=1e-4, err_msg=name)
+    for mine, theirs in zip(resumed.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-5)
+
+
+def broken(train):
+    """Batches that cannot be read, as when a disk goes away in the middle of the third epoch."""
+
+    def fail(images, labels):
+        with tf.control_dependencies([tf.debugging.Assert(tf.constant(False), ["gone"])]):
+            return tf.identity(images), labels
+
+    return train.map(fail)
+
+
+def test_other_choices_begin_anew(run, flowers, capsys):
+    training.fit(compiled(run, flowers), *batches(run, flowers), run, flowers, CPU, hours=0)
+    other = replace(run, peak_lr=0.01)
+    history = training.fit(compiled(other, flowers), *batches(other, flowers), other, flowers, CPU)
+    assert len(history["loss"]) == 4
+    assert "Going on" not in capsys.readouterr().out
+
+
+def test_no_epoch_begins_that_does_not_fit_into_the_time(run, flowers, capsys):
+    history = training.fit(compiled(run, flowers), *batches(run, flowers), run, flowers, CPU, hours=0)
+    assert len(history["loss"]) == 1
+    assert "Stopping after epoch 1" in capsys.readouterr().out
+
+
+def test_time_epochs_times_each_epoch(run, flowers):
+    model = compiled(run, flowers)
+    seconds = training.time_epochs(model, batches(run, flowers)[0], run, flowers)
+    assert len(seconds) == 4
+    assert min(seconds) > 0
+    assert not training.resume_file(run).exists()
+    assert int(model.optimizer.iterations) == 8
