@@ -28,11 +28,11 @@ CLASSES: tuple[str, ...] = (
 # fmt: on
 
 
-def parse(text: str, source: str) -> tuple[str, ...]:
+def parse(text: bytes, source: str) -> tuple[str, ...]:
     """Read class names from the text of a `classes.json`: a list of at least two different names.
 
     Args:
-        text: the file's text.
+        text: the file's bytes, UTF-8.
         source: where it came from, for the error.
 
     Raises:
@@ -40,7 +40,7 @@ def parse(text: str, source: str) -> tuple[str, ...]:
     """
     try:
         names = json.loads(text)
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise FlowersError(f"`{source}` is not JSON ({error}); make it a list of class names in label order") from None
     if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
         raise FlowersError(f"`{source}` must be a JSON list of non-empty class names in label order")

@@ -38,9 +38,13 @@ def written_whole(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield temporary
-        if temporary.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        temporary.replace(path)
+        temporary.stat()  # nothing written is an error, raised before anything is moved
+        if path.is_dir():
+            path.replace(former := temporary.with_name(f"{temporary.name}.former"))
+            temporary.replace(path)
+            shutil.rmtree(former)
+        else:
+            temporary.replace(path)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)

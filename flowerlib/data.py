@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from google.protobuf.message import DecodeError
 from tqdm import tqdm
 
 from flowerlib import classes
@@ -35,7 +36,7 @@ class Flowers:
         image_size: S, the side in pixels of the stored JPEGs.
         classes: names in label order.
         shards: for each split the paths of its files, in the order of their names.
-        fingerprint: 12 hex digits of the SHA-256 over every shard's split, name and size in bytes.
+        fingerprint: 12 hex digits of the SHA-256 over every shard's split, name and content.
     """
 
     root: str
@@ -82,8 +83,8 @@ def find(image_size: int | None = None, path: str | None = None) -> Flowers:
     image_size = image_size or sizes[0]
     if image_size not in sizes:
         raise FlowersError(f"`image_size` (={image_size}) must be one of {tuple(sizes)}, the sizes in `{root}`")
-    shards = {split: _shards(_join(root, f"tfrecords-jpeg-{image_size}x{image_size}", split)) for split in SPLITS}
-    _refuse_shared_files(shards)
+    folder = _join(root, f"tfrecords-jpeg-{image_size}x{image_size}")
+    shards = {split: _shards(_join(folder, split), image_size) for split in SPLITS}
     return Flowers(root, image_size, _classes(root), shards, _fingerprint(shards))
 
 
@@ -101,14 +102,15 @@ def _sizes(root: str) -> list[int]:
     return sorted(int(match[1]) for match in matches if match)
 
 
-def _shards(folder: str) -> tuple[str, ...]:
+def _shards(folder: str, image_size: int) -> tuple[str, ...]:
     names = [name for name in _list(folder) if name.endswith(".tfrec")]
     if not names:
         raise FlowersError(f"`{folder}` has no .tfrec files; each of {SPLITS} needs at least one")
     for name in names:
-        if not SHARD.fullmatch(name):
+        if not (match := SHARD.fullmatch(name)) or int(match[1]) != image_size:
             raise FlowersError(
-                f"`{_join(folder, name)}` is not named <NN>-<S>x<S>-<COUNT>.tfrec, and the name is what tells its count"
+                f"`{_join(folder, name)}` is not named <NN>-<S>x<S>-<COUNT>.tfrec with S {image_size}, and the name is "
+                "what tells its count"
             )
     return tuple(_join(folder, name) for name in names)
 
@@ -117,36 +119,32 @@ def _classes(root: str) -> tuple[str, ...]:
     path = _join(root, "classes.json")
     if not tf.io.gfile.exists(path):
         return classes.CLASSES
-    with tf.io.gfile.GFile(path) as file:
+    with tf.io.gfile.GFile(path, "rb") as file:
         return classes.parse(file.read(), path)
 
 
-def _bytes(path: str) -> int:
-    return tf.io.gfile.stat(path).length
-
-
 def _fingerprint(shards: dict[str, tuple[str, ...]]) -> str:
-    lines = [f"{split}/{PurePosixPath(path).name} {_bytes(path)}" for split in SPLITS for path in shards[split]]
+    """Return the fingerprint; refuse a file that stands in two splits."""
+    places = [(split, path) for split in SPLITS for path in shards[split]]
+    with ThreadPoolExecutor() as pool:
+        contents = list(pool.map(_content, [path for _, path in places]))
+    seen: dict[str, tuple[str, str]] = {}
+    for (split, path), content in zip(places, contents, strict=True):
+        other_split, other = seen.setdefault(content, (split, path))
+        if other_split != split:
+            raise FlowersError(
+                f"`{path}` is the same file as `{other}`: an image of one split must never enter another; "
+                "remove one of them"
+            )
+    lines = [
+        f"{split}/{PurePosixPath(path).name} {content}" for (split, path), content in zip(places, contents, strict=True)
+    ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
 
-def _refuse_shared_files(shards: dict[str, tuple[str, ...]]) -> None:
-    """Refuse a file that stands, whole, in two splits; files of different length cannot be the same."""
-    seen: dict[int, list[tuple[str, str]]] = {}
-    for split in SPLITS:
-        for path in shards[split]:
-            for other_split, other in seen.setdefault(_bytes(path), []):
-                if other_split != split and _content(path) == _content(other):
-                    raise FlowersError(
-                        f"`{path}` is the same file as `{other}`: an image of one split must never enter another; "
-                        "remove one of them"
-                    )
-            seen[_bytes(path)].append((split, path))
-
-
-def _content(path: str) -> bytes:
+def _content(path: str) -> str:
     with tf.io.gfile.GFile(path, "rb") as file:
-        return hashlib.sha256(file.read()).digest()
+        return hashlib.sha256(file.read()).hexdigest()
 
 
 def check(flowers: Flowers, progress: bool = True) -> None:
@@ -191,7 +189,10 @@ def _check_shard(flowers: Flowers, split: str, path: str) -> list[bytes]:
 
 
 def _check_record(record: bytes, flowers: Flowers, split: str) -> bytes:
-    features = tf.train.Example.FromString(record).features.feature
+    try:
+        features = tf.train.Example.FromString(record).features.feature
+    except DecodeError:
+        raise FlowersError("is not a tf.train.Example") from None
     needed = ("image", "id") if split == "test" else ("image", "class")
     if missing := [name for name in needed if name not in features]:
         raise FlowersError(f"has no feature {missing[0]!r}, only {sorted(features)}")
@@ -200,7 +201,10 @@ def _check_record(record: bytes, flowers: Flowers, split: str) -> bytes:
         labels = list(features["class"].int64_list.value)
         if len(labels) != 1 or not 0 <= labels[0] < len(flowers.classes):
             raise FlowersError(f"label {labels} must be one of 0 to {len(flowers.classes) - 1}")
-    return features["id"].bytes_list.value[0] if "id" in features else b""
+    ids = list(features["id"].bytes_list.value) if "id" in features else []
+    if split == "test" and (len(ids) != 1 or not ids[0]):
+        raise FlowersError(f"`id` {ids} must be one string that is not empty")
+    return ids[0] if ids else b""
 
 
 def _check_image(values: list[bytes], image_size: int) -> None:
@@ -237,27 +241,41 @@ def train_batches(
     Returns:
         Images `(B, S, S, 3)` float32 in [0, 255], labels `(B, num_classes)` float32, rows that sum to one.
     """
-    if batch_size > flowers.count("train"):
-        raise FlowersError(f"`batch_size` (={batch_size}) must be at most the {flowers.count('train')} training images")
+    count = flowers.count("train")
+    if batch_size > count:
+        raise FlowersError(f"`batch_size` (={batch_size}) must be at most the {count} training images")
 
-    def example(record: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image, label, _ = _parse(record, flowers, image_size)
+    def epoch(number: tf.Tensor) -> tf.data.Dataset:
+        order = tf.random.experimental.stateless_shuffle(tf.range(count), [seed, number])
+        return tf.data.Dataset.from_tensor_slices(order)
+
+    def example(position: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image, label, _ = _parse(records[index], flowers, image_size)
         if augment:
-            image = augment(image, tf.stack([seed, tf.cast(index, tf.int32)]))
+            image = augment(image, tf.stack([seed, tf.cast(position, tf.int32)]))
         return image, tf.one_hot(label, len(flowers.classes))
 
-    # Still compressed, the whole split fits in memory (about 1 GB at 512 px), so one buffer shuffles all of it.
-    # Shuffle before repeat: after it, images of two epochs would mix. Map after repeat: new random numbers each time.
-    records = tf.data.TFRecordDataset(list(flowers.shards["train"]), num_parallel_reads=tf.data.AUTOTUNE)
-    records = records.cache().shuffle(flowers.count("train"), seed=seed).repeat()
-    examples = tf.data.Dataset.zip(records, tf.data.Dataset.counter())
-    batches = examples.map(example, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True)
+    # Still compressed, the whole split fits in memory (about 1 GB at 512 px), so each epoch is shuffled as one; first
+    # shuffled, then repeated, or the images of two epochs would mix. Augmented last: new random numbers each time.
+    records = _records(flowers, "train")
+    order = tf.data.Dataset.counter(dtype=tf.int32).flat_map(epoch)
+    batches = order.enumerate().map(example, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True)
     if mix:
         numbered = tf.data.Dataset.zip(batches, tf.data.Dataset.counter())
         batches = numbered.map(
             lambda batch, index: mix(*batch, tf.stack([seed, tf.cast(index, tf.int32)])), tf.data.AUTOTUNE
         )
     return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def _records(flowers: Flowers, split: str) -> tf.Tensor:
+    """Read a split's records, as they are stored, into memory: `(n,)` strings."""
+    count = flowers.count(split)
+    dataset = tf.data.TFRecordDataset(list(flowers.shards[split]), num_parallel_reads=tf.data.AUTOTUNE)
+    records = next(iter(dataset.batch(count)))
+    if len(records) != count:
+        raise FlowersError(f"{len(records)} {split} records but the file names say {count}; run `flowerlib check`")
+    return records
 
 
 def eval_batches(flowers: Flowers, split: str, batch_size: int, *, image_size: int | None = None) -> tf.data.Dataset:

@@ -11,13 +11,22 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np
     Raises:
         FlowersError: lengths differ, or a value is outside `0..num_classes - 1`.
     """
-    labels, predicted = np.asarray(labels), np.asarray(predicted)
+    labels, predicted = _pair(labels, predicted)
+    _refuse_outside("label", labels, num_classes)
+    _refuse_outside("prediction", predicted, num_classes)
+    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def _pair(labels: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    labels, predicted = np.asarray(labels, np.int64), np.asarray(predicted, np.int64)
     if labels.shape != predicted.shape or labels.ndim != 1 or not labels.size:
         raise FlowersError(f"labels {labels.shape} and predictions {predicted.shape} must be one list each, as long")
-    for name, values in (("label", labels), ("prediction", predicted)):
-        if values.min() < 0 or values.max() >= num_classes:
-            raise FlowersError(f"{name}s {values.min()} to {values.max()} must be within 0 to {num_classes - 1}")
-    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
+    return labels, predicted
+
+
+def _refuse_outside(name: str, values: np.ndarray, num_classes: int) -> None:
+    if values.min() < 0 or values.max() >= num_classes:
+        raise FlowersError(f"{name}s {values.min()} to {values.max()} must be within 0 to {num_classes - 1}")
 
 
 def f1_scores(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
@@ -37,7 +46,8 @@ def macro_f1(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> flo
 
 def accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
     """Return the share of right predictions, in [0, 1]."""
-    return float(np.mean(np.asarray(labels) == np.asarray(predicted)))
+    labels, predicted = _pair(labels, predicted)
+    return float(np.mean(labels == predicted))
 
 
 def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
@@ -45,5 +55,6 @@ def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
     A probability below 1e-7 counts as 1e-7, as in Keras.
     """
+    _refuse_outside("label", np.asarray(labels), probabilities.shape[1])
     chosen = np.take_along_axis(probabilities, np.asarray(labels)[:, None], axis=1)
     return float(-np.log(np.clip(chosen, 1e-7, 1.0)).mean())

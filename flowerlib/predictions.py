@@ -96,6 +96,7 @@ class RunOutput:
 
     @property
     def name(self) -> str:
+        """The run's name, such as `10_densenet201`."""
         return self.record["name"]
 
 

@@ -65,6 +65,7 @@ class Run:
         return None if self.rehearsal else self.image_size
 
     def steps_per_epoch(self, flowers: Flowers) -> int:
+        """Return how many batches make an epoch: all whole ones, or a rehearsal's few."""
         return self.steps or flowers.count("train") // self.batch_size
 
 

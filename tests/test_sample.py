@@ -295,7 +295,7 @@ def linear_f1(train, train_labels, val, val_labels, regularisation):
 
 
 def test_shape_gives_the_species_away_and_colour_does_not(default):
-    """Measured at seeds 0 to 3: see the numbers beside the bounds."""
+    """The bounds leave room around what seeds 0 to 4 gave: 0.86, 0.91, 0.89, 0.92, 0.94, and 0.04 to 0.07 by colour."""
     from flowerlib import backbones
 
     backbone = backbones.load("EfficientNetLite0", 192)
