@@ -1,0 +1,138 @@
+import json
+import os
+import subprocess
+import sys
+
+import matplotlib.image
+import numpy as np
+import pytest
+import tiny
+
+from flowerlib import data, predictions, record, training
+from flowerlib.accelerator import Device, keras
+
+CPU = Device("cpu", "a test", 1, "tensorflow")
+RUN = training.Run(
+    "10_tiny", "DenseNet201", True, 24, 8, 3, 1, 0.05, 0.01, 0.1, 0.0, "none", 0, rehearsal=True, steps=2
+)  # fmt: skip
+HISTORY = {
+    "loss": [1.2, 1.0, 0.9],
+    "accuracy": [0.3, 0.5, 0.6],
+    "val_loss": [1.1, 0.9, 0.95],
+    "val_accuracy": [0.4, 0.7, 0.6],
+    "val_macro_f1": [0.35, 0.66, 0.58],
+    "seconds": [10.0, 2.0, 4.0],
+}
+
+
+@pytest.fixture(scope="module")
+def left(flowers, tmp_path_factory):
+    """A finished run: its folder, its record, its model and its predictions."""
+    folder = tmp_path_factory.mktemp("work")
+    model = tiny.network(4)
+    val, test = (
+        predictions.predict(model, data.eval_batches(flowers, split, 8), 8, mirror=True) for split in ("val", "test")
+    )
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        saved = record.save_run(RUN, model, HISTORY, flowers=flowers, device=CPU, weights="random", val=val, test=test)
+    finally:
+        os.chdir(before)
+    return folder / "runs/10_tiny", saved, model, val
+
+
+def test_these_files_and_no_others_are_left(left):
+    names = {path.relative_to(left[0]).as_posix() for path in left[0].rglob("*") if path.is_file()}
+    model = {f"model/{name}" for name in ("model.keras", "classes.json", "preprocessing.json", "run.json")}
+    assert names == {"run.json", "predictions.npz", "curves.png"} | model
+
+
+def test_the_record_says_what_was_run(left, flowers):
+    folder, saved, _, val = left
+    written = json.loads((folder / "run.json").read_text())
+    assert written == saved
+    expected = {
+        "name": "10_tiny",
+        "rehearsal": True,
+        "backbone": "DenseNet201",
+        "weights": "random",
+        "retrained": True,
+        "parameters": 3 * 3 * 3 * 8 + 8 + 8 * 4 + 4,
+        "trainable_parameters": 3 * 3 * 3 * 8 + 8 + 8 * 4 + 4,
+        "layers": 2,
+        "epochs": 3,
+        "first_epoch_seconds": 10.0,
+        "seconds_per_epoch": 3.0,
+        "best_epoch": 2,
+        "history": HISTORY,
+        "device": {"kind": "cpu", "name": "a test", "num_replicas": 1, "backend": "tensorflow"},
+    }
+    assert {name: written[name] for name in expected} == expected
+    assert written["data"] == {
+        "fingerprint": flowers.fingerprint, "image_size": 24, "num_classes": 4, "train": 23, "val": 9, "test": 7,
+    }  # fmt: skip
+    assert written["versions"]["keras"] == keras.__version__
+    assert written["val_accuracy"] == pytest.approx((val.probabilities.argmax(axis=1) == val.labels).mean())
+
+
+def test_the_model_folder_stands_alone(left, flowers):
+    """Another process, without flowerlib, loads it and says the same."""
+    folder, _, model, _ = left
+    images = next(iter(data.eval_batches(flowers, "val", 9)))[0].numpy()
+    np.save(folder.parent / "images.npy", images)
+    script = (
+        "import sys, keras, numpy as np\n"
+        "model = keras.models.load_model('model.keras')\n"
+        "np.save('said.npy', model.predict(np.load('../../images.npy'), verbose=0))\n"
+        "assert 'flowerlib' not in sys.modules"
+    )
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
+    subprocess.run([sys.executable, "-c", script], cwd=folder / "model", env=environment, check=True)
+    said = np.load(folder / "model/said.npy")
+    (folder / "model/said.npy").unlink()
+    np.testing.assert_allclose(said, np.asarray(model(images)), atol=1e-6)
+    assert json.loads((folder / "model/classes.json").read_text()) == list(flowers.classes)
+    preprocessing = json.loads((folder / "model/preprocessing.json").read_text())
+    assert preprocessing == {"image_size": 24, "channels": "RGB", "pixels": [0, 255]}
+
+
+def test_the_curves_are_a_picture(left):
+    height, width, _ = matplotlib.image.imread(left[0] / "curves.png").shape
+    assert width > 2 * height
+
+
+def test_layers_within_layers_are_counted_and_empty_ones_are_not():
+    block = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4), keras.layers.ReLU(), keras.layers.Dense(4)])
+    model = keras.Sequential([keras.Input((8,)), block, keras.layers.Dropout(0.5), keras.layers.BatchNormalization()])
+    assert record.count_layers(model) == 3
+
+
+def test_timing_by_hand():
+    assert record.timing([10.0, 2.0, 4.0]) == {"epochs": 3, "first_epoch_seconds": 10.0, "seconds_per_epoch": 3.0}
+    assert record.timing([10.0]) == {"epochs": 1, "first_epoch_seconds": 10.0, "seconds_per_epoch": None}
+
+
+def test_timings_of_several_devices_stand_side_by_side(flowers, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    record.save_timing(RUN, [10.0, 2.0, 4.0], flowers=flowers, device=CPU)
+    tpu = Device("tpu", "TPU v5 lite", 8, "jax")
+    monkeypatch.chdir(tmp_path / "runs")  # as another kernel's output
+    record.save_timing(RUN, [30.0, 1.0], flowers=flowers, device=tpu)
+    table = record.find_timings([tmp_path])
+    assert table.sort_values("device").to_dict("records") == [
+        {
+            "device": "1 x CPU (a test), tensorflow",
+            "seconds_per_epoch": 3.0,
+            "compile_seconds": 7.0,
+            "images_per_second": 2 * 8 / 3,
+            "rehearsal": True,
+        },
+        {
+            "device": "8 x TPU (TPU v5 lite), jax",
+            "seconds_per_epoch": 1.0,
+            "compile_seconds": 29.0,
+            "images_per_second": 16.0,
+            "rehearsal": True,
+        },
+    ]
