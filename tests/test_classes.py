@@ -28,11 +28,11 @@ def test_there_are_104_different_names_without_spaces_around_them():
 
 @pytest.mark.parametrize("names", [["rose", "tulip"], ["Röschen", "薔薇"], [f"class {label}" for label in range(1000)]])
 def test_a_dataset_may_bring_any_number_of_names_from_two(names):
-    assert parse(json.dumps(names), "classes.json") == tuple(names)
+    assert parse(json.dumps(names, ensure_ascii=False).encode(), "classes.json") == tuple(names)
 
 
 def test_spaces_around_a_name_are_dropped():
-    assert parse('["rose ", " wild rose"]', "classes.json") == ("rose", "wild rose")
+    assert parse(b'["rose ", " wild rose"]', "classes.json") == ("rose", "wild rose")
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,7 @@ def test_spaces_around_a_name_are_dropped():
     [
         ("rose, tulip", "is not JSON"),
         ("", "is not JSON"),
+        ('["Röschen", "tulip"]', "is not JSON"),  # in Latin-1, and JSON is UTF-8
         ('{"rose": 0, "tulip": 1}', "must be a JSON list"),
         ('["rose", 1]', "must be a JSON list of non-empty class names"),
         ('["rose", " "]', "must be a JSON list of non-empty class names"),
@@ -51,7 +52,7 @@ def test_spaces_around_a_name_are_dropped():
 )
 def test_anything_else_is_one_line_that_names_the_file(text, complaint):
     with pytest.raises(FlowersError) as error:
-        parse(text, "gs://garden/classes.json")
+        parse(text.encode("latin-1"), "gs://garden/classes.json")
     message = str(error.value)
     assert message.startswith("`gs://garden/classes.json`")
     assert complaint in message

@@ -444,6 +444,15 @@ def test_a_batch_may_be_as_large_as_the_split_but_not_larger(numbered_23):
     assert message == "`batch_size` (=24) must be at most the 23 training images"
 
 
+@pytest.mark.parametrize("named", [6, 8])
+def test_training_refuses_files_that_hold_another_number_of_images_than_their_names_say(flowers_folder, named):
+    path = shard_path(flowers_folder, "train", 2)
+    path.rename(path.with_name(f"02-24x24-{named}.tfrec"))
+    message = refusal(data.train_batches, data.find(path=str(flowers_folder)), 4)
+    assert str(16 + named) in message
+    assert "flowerlib check" in message
+
+
 @pytest.mark.parametrize("batch_size", [4, 5])  # with 5, the middle image is its own partner
 @pytest.mark.parametrize("mix", [augment.cutmix, augment.mixup])
 def test_labels_of_mixed_batches_say_what_share_of_the_pixels_is_whose(numbered_23, mix, batch_size):
