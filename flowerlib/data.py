@@ -272,7 +272,7 @@ def _records(flowers: Flowers, split: str) -> tf.Tensor:
     """Read a split's records, as they are stored, into memory: `(n,)` strings."""
     count = flowers.count(split)
     dataset = tf.data.TFRecordDataset(list(flowers.shards[split]), num_parallel_reads=tf.data.AUTOTUNE)
-    records = next(iter(dataset.batch(count)))
+    records = tf.constant(list(dataset.as_numpy_iterator()))
     if len(records) != count:
         raise FlowersError(f"{len(records)} {split} records but the file names say {count}; run `flowerlib check`")
     return records
