@@ -57,8 +57,25 @@ def load(name: str, image_size: int, weights: Literal["pretrained", "random"] = 
     network = backbone.build(image_size)
     if path is not None:
         filling.fill(network, backbone.read(path), by_name=backbone.by_name, source=path)
+    else:
+        _settle(network)
     scaling = keras.layers.Rescaling(backbone.scale, backbone.offset, dtype="float32", name="scaling")
     return keras.Sequential([keras.Input((image_size, image_size, 3)), scaling, network], name=name)
+
+
+def _settle(network: keras.Model) -> None:
+    """Set the moving statistics of a random network from one batch of noise.
+
+    They begin as if every layer kept the spread of its inputs. In hundreds of random layers that is so wrong that the
+    features of a network which is used without training overflow.
+    """
+    norms = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    usual = [layer.momentum for layer in norms]
+    for layer in norms:
+        layer.momentum = 0.0  # take over the batch's own statistics
+    network(keras.random.uniform((4, *network.input_shape[1:]), -1.0, 1.0, seed=0), training=True)
+    for layer, momentum in zip(norms, usual, strict=True):
+        layer.momentum = momentum
 
 
 def get(name: str) -> Backbone:

@@ -80,8 +80,14 @@ def outputs(
 
 def predict(model: keras.Model, batches: Iterable, batch_size: int, *, mirror: bool = False) -> Predictions:
     """Return a model's probabilities for every image of the batches, averaged over an image and its mirror image
-    where `mirror` is set. Arguments as in `outputs`."""
+    where `mirror` is set. Arguments as in `outputs`.
+
+    Raises:
+        FlowersError: a probability is not a number: the training has diverged.
+    """
     probabilities, labels, ids = outputs(model, batches, batch_size, mirror=mirror)
+    if not np.isfinite(probabilities).all():
+        raise FlowersError("the model's probabilities are not numbers: training diverged; lower the learning rate")
     return Predictions(probabilities.mean(axis=0), labels, ids)
 
 

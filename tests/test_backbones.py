@@ -277,3 +277,10 @@ def test_an_unknown_name_lists_the_known_ones():
 
 def test_weights_are_pretrained_or_random_and_nothing_else():
     assert "'imagenet'" in refusal("EfficientNetLite0", weights="imagenet")
+
+
+def test_the_deepest_network_stays_finite_with_random_weights():
+    """Its features overflowed where its moving statistics were left as they begin."""
+    network = backbones.load("EfficientNetV2XL", 72, "random")
+    pixels = np.random.default_rng(0).uniform(0, 255, (4, 72, 72, 3)).astype("float32")
+    assert np.isfinite(network.predict(pixels, verbose=0)).all()

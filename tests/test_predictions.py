@@ -41,6 +41,13 @@ def test_mirror_averages_an_image_and_its_mirror_image(model, flowers):
     assert said.labels.tolist() == [-1] * 7
 
 
+def test_a_diverged_model_is_an_error(flowers):
+    model = tiny.network(4)
+    model.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])
+    with pytest.raises(FlowersError, match="training diverged; lower the learning rate"):
+        predictions.predict(model, data.eval_batches(flowers, "val", 4), 4)
+
+
 PREDICT_35 = """
 import sys
 import numpy as np
