@@ -72,7 +72,7 @@ def _run_one(name: str, out: Path) -> None:
                 kernel_name="python3",
                 progress_bar={"desc": name, "leave": False, "disable": None},
                 coalesce_streams=True,
-                extra_arguments=["--IPKernelApp.log_level=ERROR"],
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
             )
         except PapermillExecutionError as error:
             if error.ename == "FlowersError":

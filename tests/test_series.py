@@ -1,0 +1,87 @@
+import re
+
+import nbformat
+import pytest
+
+from flowerlib import series
+from flowerlib.config import FlowersError
+
+
+@pytest.fixture
+def notebooks(tmp_path, monkeypatch):
+    """Return `write(name, code, ...)`, which makes a notebook of the series; the folder begins empty."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    monkeypatch.setattr(series, "NOTEBOOKS", folder)
+
+    def write(name, *code):
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in code])
+        nbformat.write(notebook, folder / f"{name}.ipynb")
+
+    return write
+
+
+CURVES = (
+    "import pathlib, base64\n"
+    "folder = pathlib.Path('runs/00_a')\n"
+    "folder.mkdir(parents=True)\n"
+    "(folder / 'curves.png').write_bytes(b'png')"
+)
+
+
+def test_notebooks_run_in_the_order_of_their_numbers_in_the_output_folder(notebooks, tmp_path, capsys):
+    notebooks("10_b", "print(open('trace').read())")
+    notebooks("00_a", "open('trace', 'w').write('from 00_a')", CURVES)
+    out = tmp_path / "out"
+    series.run(out=out)
+    executed = nbformat.read(out / "10_b.ipynb", as_version=4)
+    assert executed.cells[0].outputs[0]["text"] == "from 00_a\n"
+    assert re.findall(r"^(\w+) +\d+ s$", capsys.readouterr().out, re.MULTILINE) == ["00_a", "10_b"]
+
+    page = (out / "index.html").read_text()
+    for link in ('href="00_a.html"', 'href="10_b.html"', 'src="runs/00_a/curves.png"'):
+        assert link in page
+    for html in out.glob("*.html"):  # opened from disk, without network
+        assert not re.search(r"""(src|href)=["'](https?:)?//""", html.read_text()), html.name
+
+
+def test_a_recap_is_shown_as_a_table_and_escaped(tmp_path):
+    (tmp_path / "recap.csv").write_text("name,val_macro_f1\na <b>,0.5\n")
+    page = series.index(tmp_path)
+    assert "<th>val_macro_f1</th>" in page
+    assert "<td>a &lt;b&gt;</td><td>0.5</td>" in page
+
+
+def test_an_unknown_notebook_is_named_and_nothing_is_made(notebooks, tmp_path):
+    notebooks("00_a", "1")
+    with pytest.raises(FlowersError, match=r"no notebook '00_b'; there are 00_a"):
+        series.run(["00_b"], out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_user_can_put_right_comes_through_as_one_line_and_leaves_nothing(notebooks, tmp_path):
+    notebooks("00_a", "from flowerlib.config import FlowersError\nraise FlowersError('no flowers; plant some')")
+    with pytest.raises(FlowersError, match=r"^no flowers; plant some$"):
+        series.run(out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_notebook_that_breaks_stays_for_reading(notebooks, tmp_path):
+    notebooks("00_a", "print('so far')\n1 / 0")
+    out = tmp_path / "out"
+    with pytest.raises(
+        RuntimeError, match=rf"00_a stopped: ZeroDivisionError: division by zero; read {out}/00_a.ipynb"
+    ):
+        series.run(out=out)
+    assert "so far" in (out / "00_a.ipynb").read_text()
+    assert sorted(path.name for path in out.iterdir()) == ["00_a.ipynb"]
+
+
+def test_relative_places_stay_what_they_were(notebooks, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLOWERS_WEIGHTS", "gs://bucket/weights")
+    monkeypatch.setenv("FLOWERS_DATA", "elsewhere")
+    notebooks("00_a", "import os; print(os.environ['FLOWERS_DATA'], os.environ['FLOWERS_WEIGHTS'])")
+    series.run(data="flowers", out=tmp_path / "out")
+    executed = nbformat.read(tmp_path / "out/00_a.ipynb", as_version=4)
+    assert executed.cells[0].outputs[0]["text"] == f"{tmp_path}/flowers gs://bucket/weights\n"
