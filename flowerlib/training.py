@@ -81,7 +81,7 @@ def plan(device: Device, *, shrink: bool = True, **choices: object) -> Run:
         raise FlowersError(f"`FLOWERS_PROFILE` (={profile}) must be full or rehearsal, or unset to go by the device")
     if shrink and profile == "rehearsal":
         # 72 px is the least that all five networks take (Xception's limit is 71).
-        run = replace(run, image_size=72, batch_size=4, epochs=2, warmup_epochs=1, steps=2, rehearsal=True)
+        run = replace(run, image_size=72, batch_size=8, epochs=2, warmup_epochs=1, steps=2, rehearsal=True)
         print(
             f"REHEARSAL on {device.kind.upper()}: {run.epochs} epochs of {run.steps} steps at {run.image_size} px, to "
             "show that everything works; no number below is a result. FLOWERS_PROFILE=full trains in earnest."

@@ -101,7 +101,7 @@ with device.scope():
     model = keras.Sequential([pixels, backbone, keras.layers.GlobalAveragePooling2D(), head])
     schedule = training.learning_rate(run, flowers)
     model.compile(
-        keras.optimizers.AdamW(schedule, weight_decay=run.weight_decay, global_clipnorm=1.0),
+        keras.optimizers.AdamW(schedule, weight_decay=run.weight_decay),
         keras.losses.CategoricalCrossentropy(label_smoothing=run.label_smoothing),
         metrics=["accuracy"],
     )
