@@ -60,6 +60,11 @@ class Run:
         return Path("runs") / self.name
 
     @property
+    def eval_batch_size(self) -> int:
+        """The global batch size without gradients: four times as many images fit into memory."""
+        return 4 * self.batch_size
+
+    @property
     def stored_size(self) -> int | None:
         """The image size to ask `data.find` for: a rehearsal takes the smallest there is and shrinks it."""
         return None if self.rehearsal else self.image_size
@@ -81,7 +86,7 @@ def plan(device: Device, *, shrink: bool = True, **choices: object) -> Run:
         raise FlowersError(f"`FLOWERS_PROFILE` (={profile}) must be full or rehearsal, or unset to go by the device")
     if shrink and profile == "rehearsal":
         # 72 px is the least that all five networks take (Xception's limit is 71).
-        run = replace(run, image_size=72, batch_size=8, epochs=2, warmup_epochs=1, steps=2, rehearsal=True)
+        run = replace(run, image_size=72, batch_size=4, epochs=2, warmup_epochs=1, steps=2, rehearsal=True)
         print(
             f"REHEARSAL on {device.kind.upper()}: {run.epochs} epochs of {run.steps} steps at {run.image_size} px, to "
             "show that everything works; no number below is a result. FLOWERS_PROFILE=full trains in earnest."
@@ -124,7 +129,7 @@ class _EpochEnd(keras.callbacks.Callback):
         self.deadline = time.monotonic() + 3600 * hours
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
-        said = predictions.predict(self.model, self.val, self.run.batch_size)
+        said = predictions.predict(self.model, self.val, self.run.eval_batch_size)
         logs |= {f"val_{name}": value for name, value in said.scores().items()}
         for name, value in {**logs, "seconds": self.clock.seconds[-1]}.items():
             self.history.setdefault(name, []).append(float(value))
@@ -154,7 +159,7 @@ def fit(
     Args:
         model: inputs as in the batches, outputs probabilities `(B, num_classes)`.
         train: endless batches, as from `data.train_batches`.
-        val: the validation split, as from `data.eval_batches`.
+        val: the validation split in batches of `run.eval_batch_size`, as from `data.eval_batches`.
         run: the choices; epochs, batch size and folder are used here.
         flowers: the dataset; its count gives the steps an epoch.
         device: what `model` was built on.

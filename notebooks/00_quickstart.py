@@ -95,7 +95,7 @@ with device.scope():
         metrics=["accuracy"],
     )
 train = features.train_batches(seen["train"], run.batch_size, len(flowers.classes), run.seed)
-history = training.fit(head, train, features.eval_batches(seen["val"], run.batch_size), run, flowers, device)
+history = training.fit(head, train, features.eval_batches(seen["val"], run.eval_batch_size), run, flowers, device)
 
 # %%
 plots.curves(history, best_epoch=training.best_epoch(history))

@@ -79,9 +79,10 @@ data.check(flowers)
 print(flowers)
 
 # %%
-sizes = {"batch_size": run.batch_size, "image_size": run.image_size}
 train = data.train_batches(flowers, **sizes, augment=augment.Augmentation(), mix=augment.MIXES[run.mix], seed=run.seed)
-val, test = (data.eval_batches(flowers, split, **sizes) for split in ("val", "test"))
+val, test = (
+    data.eval_batches(flowers, split, run.eval_batch_size, image_size=run.image_size) for split in ("val", "test")
+)
 images, labels = next(iter(train))
 plots.gallery(images[:12], plots.label_texts(labels[:12], flowers.classes))
 
@@ -132,7 +133,7 @@ plots.curves(history, best_epoch=training.best_epoch(history), rehearsal=run.reh
 # mean of the classes' F1: the rare flower counts as much as the common one. The classes it gets worst:
 
 # %%
-said = predictions.predict(model, val, run.batch_size, mirror=not run.rehearsal)
+said = predictions.predict(model, val, run.eval_batch_size, mirror=not run.rehearsal)
 plots.class_f1(
     metrics.f1_scores(said.labels, said.predicted, len(flowers.classes)), flowers.classes, rehearsal=run.rehearsal
 )
@@ -151,7 +152,7 @@ plots.gallery(eda.pictures(flowers, wrong), list(wrong["true"] + " / taken for "
 # in `runs/`: the record, the probabilities, the curves and the model.
 
 # %%
-answers = predictions.predict(model, test, run.batch_size, mirror=not run.rehearsal)
+answers = predictions.predict(model, test, run.eval_batch_size, mirror=not run.rehearsal)
 predictions.write_submission(answers, "submission.csv", count=flowers.count("test"))
 left = record.save_run(run, model, history, flowers=flowers, device=device, weights=weights, val=said, test=answers)
 {name: left[name] for name in ("rehearsal", "val_macro_f1", "val_accuracy", "val_loss", "epochs", "seconds_per_epoch")}

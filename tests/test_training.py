@@ -47,7 +47,7 @@ def compiled(run, flowers):
 
 def batches(run, flowers):
     train = data.train_batches(flowers, run.batch_size, augment=augment.Augmentation(), seed=run.seed)
-    return train, data.eval_batches(flowers, "val", run.batch_size)
+    return train, data.eval_batches(flowers, "val", run.eval_batch_size)
 
 
 def test_learning_rate_by_hand(run, flowers):
