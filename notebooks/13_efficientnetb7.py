@@ -80,10 +80,10 @@ data.check(flowers)
 print(flowers)
 
 # %%
-train = data.train_batches(flowers, **sizes, augment=augment.Augmentation(), mix=augment.MIXES[run.mix], seed=run.seed)
-val, test = (
-    data.eval_batches(flowers, split, run.eval_batch_size, image_size=run.image_size) for split in ("val", "test")
-)
+look = {"image_size": run.image_size}
+mix = augment.MIXES[run.mix]
+train = data.train_batches(flowers, run.batch_size, **look, augment=augment.Augmentation(), mix=mix, seed=run.seed)
+val, test = (data.eval_batches(flowers, split, run.eval_batch_size, **look) for split in ("val", "test"))
 images, labels = next(iter(train))
 plots.gallery(images[:12], plots.label_texts(labels[:12], flowers.classes))
 
