@@ -1,7 +1,9 @@
 """Run the notebooks, one after another, and show what they leave on one page."""
 
+import csv
 import html
 import os
+import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -109,14 +111,20 @@ def index(out: Path) -> str:
 def _recap(out: Path) -> str:
     if not (out / "recap.csv").exists():
         return "<p>There is no recap yet: the notebook 20_ensemble makes it.</p>"
-    header, *rows = [line.split(",") for line in (out / "recap.csv").read_text().splitlines()]
+    with open(out / "recap.csv", newline="") as file:
+        header, *rows = csv.reader(file)
     return _table(header, rows) + '\n<img src="recap.png" alt="Macro F1 and seconds an epoch of every run">'
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-    body = "\n".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "\n".join("<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="wide"><table>\n<tr>{head}</tr>\n{body}\n</table></div>'
+
+
+def _cell(text: str) -> str:
+    """Long fractions to four digits, the rest as it is."""
+    return f"{float(text):.4f}" if re.fullmatch(r"\d+\.\d{5,}", text) else html.escape(text)
 
 
 PAGE = """<!doctype html>

@@ -77,7 +77,7 @@ plots.weights([run.name for run in runs], shares, rehearsal=bool(recap["rehearsa
 # %%
 averages = [ensemble.average_row("equal average", equal, runs), ensemble.average_row("fitted average", fitted, runs)]
 table = pd.concat([recap, pd.DataFrame(averages)]).sort_values("val_macro_f1", ascending=False, ignore_index=True)
-table.to_csv("recap.csv", index=False)
+table.convert_dtypes().to_csv("recap.csv", index=False)
 table[["name", "rehearsal", "val_macro_f1", "val_accuracy", "val_loss"]].style.format(precision=4).hide(axis="index")
 
 # %% [markdown]

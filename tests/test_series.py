@@ -46,10 +46,10 @@ def test_notebooks_run_in_the_order_of_their_numbers_in_the_output_folder(notebo
 
 
 def test_a_recap_is_shown_as_a_table_and_escaped(tmp_path):
-    (tmp_path / "recap.csv").write_text("name,val_macro_f1\na <b>,0.5\n")
+    (tmp_path / "recap.csv").write_text('name,val_macro_f1\n"a <b>, c",0.123456\n')
     page = series.index(tmp_path)
     assert "<th>val_macro_f1</th>" in page
-    assert "<td>a &lt;b&gt;</td><td>0.5</td>" in page
+    assert "<td>a &lt;b&gt;, c</td><td>0.1235</td>" in page
 
 
 def test_an_unknown_notebook_is_named_and_nothing_is_made(notebooks, tmp_path):
