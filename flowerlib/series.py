@@ -87,8 +87,12 @@ def _run_one(name: str, out: Path) -> None:
 
 def _page(notebook: Path) -> str:
     """The notebook as a page that needs nothing from the network."""
+    content = nbformat.read(notebook, as_version=4)
+    for cell in content.cells:
+        if "outputs" in cell:  # a progress bar that has removed itself leaves an empty one
+            cell.outputs = [output for output in cell.outputs if output.get("text", "something").strip()]
     exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="")
-    return exporter.from_notebook_node(nbformat.read(notebook, as_version=4))[0]
+    return exporter.from_notebook_node(content)[0]
 
 
 def index(out: Path) -> str:
