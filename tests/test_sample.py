@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flowerlib import sample
+from flowerlib import petals, sample
 from flowerlib.config import FlowersError
 
 SPLITS = ("train", "val", "test")
@@ -98,8 +98,8 @@ def test_every_image_is_a_square_rgb_jpeg_and_none_occurs_twice(small):
 
 @pytest.mark.parametrize("size", [224, 331, 512])
 def test_a_picture_is_the_same_at_every_size(size):
-    species = sample.Species(sample.FORMS[0], "ringed", (0, 3, 5), 0.2, 0.5)
-    small, large = (Image.open(io.BytesIO(sample._jpeg((7, species), side, 0))) for side in (192, size))
+    species = petals.Species(petals.FORMS[0], "ringed", (0, 3, 5), 0.2, 0.5)
+    small, large = (Image.open(io.BytesIO(petals.draw_jpeg((7, species), side, 0))) for side in (192, size))
     assert large.size == (size, size)
     pair = np.stack([np.asarray(image.resize((48, 48), Image.Resampling.BOX)).ravel() for image in (small, large)])
     assert np.corrcoef(pair)[0, 1] > 0.99
@@ -153,9 +153,9 @@ def test_every_number_of_images_is_met_exactly(count):
 
 
 def test_there_are_never_more_classes_than_species():
-    assert sample.num_classes(10**9) == sample.MAX_CLASSES
-    species = sample._species(sample.MAX_CLASSES, np.random.default_rng(0))
-    assert len({one.name for one in species}) == sample.MAX_CLASSES
+    assert sample.num_classes(10**9) == petals.MAX_CLASSES
+    species = petals.choose_species(petals.MAX_CLASSES, np.random.default_rng(0))
+    assert len({one.name for one in species}) == petals.MAX_CLASSES
 
 
 def test_the_same_seed_gives_the_same_bytes_whatever_the_number_of_workers(small, tmp_path, monkeypatch):
@@ -185,7 +185,7 @@ def test_the_dataset_is_found_and_passes_the_check(small):
 
 
 def test_nothing_is_done_when_the_sample_is_there(small, monkeypatch):
-    monkeypatch.setattr(sample, "_jpeg", None)
+    monkeypatch.setattr(petals, "draw_jpeg", None)
     before = {path: path.stat().st_mtime_ns for path in small.rglob("*")}
     sample.write(small, num_images=SMALL, progress=False)
     assert {path: path.stat().st_mtime_ns for path in small.rglob("*")} == before
