@@ -110,8 +110,11 @@ def _package(name: str) -> Callable[[int], keras.Model]:
     """Build with keras-efficientnet-v2, which asks TensorFlow for one thing that Keras 3 refuses it."""
 
     def build(image_size: int) -> keras.Model:
-        import keras_efficientnet_v2
-        from keras_efficientnet_v2 import efficientnet_v2
+        try:
+            import keras_efficientnet_v2
+            from keras_efficientnet_v2 import efficientnet_v2
+        except ImportError:
+            raise FlowersError(f"{name} needs a package: pip install keras-efficientnet-v2") from None
 
         efficientnet_v2.tf = SimpleNamespace(reduce_mean=keras.ops.mean)
         network = getattr(keras_efficientnet_v2, name)

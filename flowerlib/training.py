@@ -150,6 +150,7 @@ def fit(
     device: Device,
     *,
     hours: float = float("inf"),
+    verbose: int = 1,
 ) -> History:
     """Train a compiled model, measuring log loss, accuracy and macro F1 on val after each epoch.
 
@@ -164,6 +165,7 @@ def fit(
         flowers: the dataset; its count gives the steps an epoch.
         device: what `model` was built on.
         hours: the time budget; no epoch begins that would not end within it.
+        verbose: 1 for a progress bar an epoch, 0 for none, as in Keras.
 
     Returns:
         For each of loss, accuracy, val_loss, val_accuracy, val_macro_f1 and seconds (of training alone, the first
@@ -181,6 +183,7 @@ def fit(
         epochs=run.epochs,
         initial_epoch=done,
         shuffle=False,  # the pipeline does that
+        verbose=verbose,
         callbacks=[clock, _EpochEnd(val, run, history, clock, hours)],
     )
     return history

@@ -19,7 +19,17 @@
 # slow at. Its ImageNet weights come with a pip package, so nothing is downloaded here.
 
 # %%
-from flowerlib import accelerator, backbones, data, eda, features, heads, mistakes, plots, predictions
+from flowerlib import (
+    accelerator,
+    backbones,
+    data,
+    eda,
+    features,
+    heads,
+    mistakes,
+    plots,
+    predictions,
+)
 from flowerlib import record, training
 from flowerlib.accelerator import keras
 
@@ -55,7 +65,9 @@ print(device, flowers, sep="\n")
 # What is in the pictures? The first of the validation split, with their names:
 
 # %%
-val_images, val_labels, _ = next(iter(data.eval_batches(flowers, "val", LOOK_BATCH, image_size=IMAGE_SIZE)))
+val_images, val_labels, _ = next(
+    iter(data.eval_batches(flowers, "val", LOOK_BATCH, image_size=IMAGE_SIZE))
+)
 plots.gallery(val_images[:12], [flowers.classes[label] for label in val_labels[:12]])
 
 # %% [markdown]
@@ -70,7 +82,8 @@ with device.scope():
     pixels = keras.Input(backbone.input_shape[1:])  # in float32: bfloat16 would round them
     looker = keras.Sequential([pixels, backbone, keras.layers.GlobalAveragePooling2D()])
 seen = {
-    split: features.extract(looker, data.eval_batches(flowers, split, LOOK_BATCH), LOOK_BATCH) for split in data.SPLITS
+    split: features.extract(looker, data.eval_batches(flowers, split, LOOK_BATCH), LOOK_BATCH)
+    for split in data.SPLITS
 }
 {split: values.values.shape for split, values in seen.items()}
 
@@ -81,21 +94,25 @@ seen = {
 
 # %%
 run = training.plan(
-    device, shrink=False, name=NAME, backbone=BACKBONE, retrain=False, image_size=IMAGE_SIZE, batch_size=BATCH_SIZE,
-    epochs=EPOCHS, warmup_epochs=WARMUP_EPOCHS, peak_lr=PEAK_LR, weight_decay=WEIGHT_DECAY,
-    label_smoothing=LABEL_SMOOTHING, dropout=DROPOUT, mix="none", seed=SEED,
+    device, shrink=False, name=NAME, backbone=BACKBONE, retrain=False, image_size=IMAGE_SIZE,
+    batch_size=BATCH_SIZE, epochs=EPOCHS, warmup_epochs=WARMUP_EPOCHS, peak_lr=PEAK_LR,
+    weight_decay=WEIGHT_DECAY, label_smoothing=LABEL_SMOOTHING, dropout=DROPOUT, mix="none",
+    seed=SEED,
 )  # fmt: skip
 with device.scope():
     scaling = keras.layers.Normalization()
     scaling.adapt(seen["train"].values[0])
     head = keras.Sequential([scaling, heads.linear(len(flowers.classes), run.dropout)])
     head.compile(
-        keras.optimizers.AdamW(training.learning_rate(run, flowers), weight_decay=run.weight_decay),
+        keras.optimizers.AdamW(
+            training.learning_rate(run, flowers), weight_decay=run.weight_decay
+        ),
         keras.losses.CategoricalCrossentropy(label_smoothing=run.label_smoothing),
         metrics=["accuracy"],
     )
 train = features.train_batches(seen["train"], run.batch_size, len(flowers.classes), run.seed)
-history = training.fit(head, train, features.eval_batches(seen["val"], run.eval_batch_size), run, flowers, device)
+val = features.eval_batches(seen["val"], run.eval_batch_size)
+history = training.fit(head, train, val, run, flowers, device, verbose=0)
 
 # %%
 plots.curves(history, best_epoch=training.best_epoch(history))
@@ -120,7 +137,9 @@ plots.confused_pairs(mistakes.confused_pairs(said, flowers.classes))
 
 # %%
 wrong = mistakes.surest(said, flowers.classes)
-plots.gallery(eda.pictures(flowers, wrong), list(wrong["true"] + " / taken for " + wrong["predicted"]))
+plots.gallery(
+    eda.pictures(flowers, wrong), list(wrong["true"] + " / taken for " + wrong["predicted"])
+)
 
 # %% [markdown]
 # ## The submission
@@ -134,6 +153,16 @@ assert abs(direct - head.predict(seen["val"].values[0][: len(direct)], verbose=0
 answers = features.predict(head, seen["test"], run.batch_size)
 predictions.write_submission(answers, "submission.csv", count=flowers.count("test"))
 left = record.save_run(
-    run, model, history, flowers=flowers, device=device, weights="pretrained", val=said, test=answers
+    run,
+    model,
+    history,
+    flowers=flowers,
+    device=device,
+    weights="pretrained",
+    val=said,
+    test=answers,
 )
-{name: left[name] for name in ("val_macro_f1", "val_accuracy", "val_loss", "epochs", "seconds_per_epoch")}
+{
+    name: left[name]
+    for name in ("val_macro_f1", "val_accuracy", "val_loss", "epochs", "seconds_per_epoch")
+}

@@ -26,7 +26,9 @@ from flowerlib import data, eda, plots
 
 # %% tags=["parameters"]
 IMAGE_SIZE = 192  # the smallest the competition provides: quick to decode, and colours and copies show as well
-MAX_DISTANCE = 6  # bits of 64: a resized or compressed copy stays within, an unrelated photograph does not
+MAX_DISTANCE = (
+    6  # bits of 64: a resized or compressed copy stays within, an unrelated photograph does not
+)
 SHOWN = 16  # pairs of near-duplicates to draw: four rows of four
 SEED = 0  # of which image stands for its class
 
@@ -104,7 +106,9 @@ plots.ignored_classes(eda.ignore_rare(val_labels, len(flowers.classes)))
 # elsewhere, and a score on one would say little about the other.
 
 # %%
-plots.file_sizes({split: rows["kilobytes"] for split, rows in images.groupby("split", sort=False)})
+plots.file_sizes(
+    {split: rows["kilobytes"] for split, rows in images.groupby("split", sort=False)}
+)
 
 # %% [markdown]
 # ## Does colour give the class away?
@@ -143,7 +147,9 @@ pd.crosstab(pairs["distance"], pairs["classes"])
 # Two of *different* classes are worth a look: either the hash is wrong or one of the labels.
 
 # %%
-near = pairs[pairs["distance"] <= MAX_DISTANCE].sort_values("across", ascending=False, kind="stable")
+near = pairs[pairs["distance"] <= MAX_DISTANCE].sort_values(
+    "across", ascending=False, kind="stable"
+)
 near
 
 # %% [markdown]
@@ -152,7 +158,10 @@ near
 # %%
 shown = near.head(SHOWN)
 sides = [images.loc[shown[side]] for side in ("left", "right")]
-titles = [" / ".join(names) for names in zip(*(side["split"] + " " + side["class"] for side in sides), strict=True)]
+titles = [
+    " / ".join(names)
+    for names in zip(*(side["split"] + " " + side["class"] for side in sides), strict=True)
+]
 together = np.concatenate([eda.pictures(flowers, side) for side in sides], axis=2)
 plots.gallery(together, titles, columns=4, marks=shown["across"])
 

@@ -50,7 +50,10 @@ print(plots.label_texts(labels, flowers.classes)[0], flower.shape, flower.dtype.
 
 # %%
 full = augment.Augmentation()
-operations = {name: replace(augment.UNCHANGED, **{name: strength}) for name, strength in asdict(full).items()}
+operations = {
+    name: replace(augment.UNCHANGED, **{name: strength})
+    for name, strength in asdict(full).items()
+}
 asdict(full)
 
 # %% [markdown]
@@ -63,7 +66,10 @@ asdict(full)
 
 # %%
 operations["all six"] = full
-grid = [[flower, *(vary(flower, [SEED, column]) for column in range(COLUMNS))] for vary in operations.values()]
+grid = [
+    [flower, *(vary(flower, [SEED, column]) for column in range(COLUMNS))]
+    for vary in operations.values()
+]
 plots.rows(grid, [name.replace("_", " ") for name in operations], column_titles=["original"])
 
 # %% [markdown]

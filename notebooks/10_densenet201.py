@@ -28,7 +28,18 @@
 # %%
 import numpy as np
 
-from flowerlib import accelerator, augment, backbones, data, eda, heads, metrics, mistakes, plots, predictions
+from flowerlib import (
+    accelerator,
+    augment,
+    backbones,
+    data,
+    eda,
+    heads,
+    metrics,
+    mistakes,
+    plots,
+    predictions,
+)
 from flowerlib import record, training
 from flowerlib.accelerator import keras
 
@@ -62,9 +73,10 @@ device = accelerator.setup()
 keras.utils.set_random_seed(SEED)
 print(device)
 run = training.plan(
-    device, name=NAME, backbone=BACKBONE, retrain=RETRAIN, image_size=IMAGE_SIZE, batch_size=BATCH_SIZE,
-    epochs=EPOCHS, warmup_epochs=WARMUP_EPOCHS, peak_lr=PEAK_LR, weight_decay=WEIGHT_DECAY,
-    label_smoothing=LABEL_SMOOTHING, dropout=DROPOUT, mix=MIX, seed=SEED,
+    device, name=NAME, backbone=BACKBONE, retrain=RETRAIN, image_size=IMAGE_SIZE,
+    batch_size=BATCH_SIZE, epochs=EPOCHS, warmup_epochs=WARMUP_EPOCHS, peak_lr=PEAK_LR,
+    weight_decay=WEIGHT_DECAY, label_smoothing=LABEL_SMOOTHING, dropout=DROPOUT, mix=MIX,
+    seed=SEED,
 )  # fmt: skip
 
 # %% [markdown]
@@ -81,8 +93,12 @@ print(flowers)
 # %%
 look = {"image_size": run.image_size}
 mix = augment.MIXES[run.mix]
-train = data.train_batches(flowers, run.batch_size, **look, augment=augment.Augmentation(), mix=mix, seed=run.seed)
-val, test = (data.eval_batches(flowers, split, run.eval_batch_size, **look) for split in ("val", "test"))
+train = data.train_batches(
+    flowers, run.batch_size, **look, augment=augment.Augmentation(), mix=mix, seed=run.seed
+)
+val, test = (
+    data.eval_batches(flowers, split, run.eval_batch_size, **look) for split in ("val", "test")
+)
 images, labels = next(iter(train))
 plots.gallery(images[:12], plots.label_texts(labels[:12], flowers.classes))
 
@@ -135,7 +151,9 @@ plots.curves(history, best_epoch=training.best_epoch(history), rehearsal=run.reh
 # %%
 said = predictions.predict(model, val, run.eval_batch_size, mirror=not run.rehearsal)
 plots.class_f1(
-    metrics.f1_scores(said.labels, said.predicted, len(flowers.classes)), flowers.classes, rehearsal=run.rehearsal
+    metrics.f1_scores(said.labels, said.predicted, len(flowers.classes)),
+    flowers.classes,
+    rehearsal=run.rehearsal,
 )
 
 # %% [markdown]
@@ -144,7 +162,9 @@ plots.class_f1(
 
 # %%
 wrong = mistakes.surest(said, flowers.classes)
-plots.gallery(eda.pictures(flowers, wrong), list(wrong["true"] + " / taken for " + wrong["predicted"]))
+plots.gallery(
+    eda.pictures(flowers, wrong), list(wrong["true"] + " / taken for " + wrong["predicted"])
+)
 
 # %% [markdown]
 # ## The submission
@@ -154,5 +174,17 @@ plots.gallery(eda.pictures(flowers, wrong), list(wrong["true"] + " / taken for "
 # %%
 answers = predictions.predict(model, test, run.eval_batch_size, mirror=not run.rehearsal)
 predictions.write_submission(answers, "submission.csv", count=flowers.count("test"))
-left = record.save_run(run, model, history, flowers=flowers, device=device, weights=weights, val=said, test=answers)
-{name: left[name] for name in ("rehearsal", "val_macro_f1", "val_accuracy", "val_loss", "epochs", "seconds_per_epoch")}
+left = record.save_run(
+    run, model, history, flowers=flowers, device=device, weights=weights, val=said, test=answers
+)
+{
+    name: left[name]
+    for name in (
+        "rehearsal",
+        "val_macro_f1",
+        "val_accuracy",
+        "val_loss",
+        "epochs",
+        "seconds_per_epoch",
+    )
+}

@@ -50,7 +50,9 @@ figure
 # The plain mean of all probabilities. Nothing is chosen, so nothing can be chosen wrongly.
 
 # %%
-val, test = (np.stack([getattr(run, split).probabilities for run in runs]) for split in ("val", "test"))
+val, test = (
+    np.stack([getattr(run, split).probabilities for run in runs]) for split in ("val", "test")
+)
 truth, answers = runs[0].val, runs[0].test
 equal = predictions.Predictions(ensemble.average(val), truth.labels, truth.ids)
 equal.scores()
@@ -75,18 +77,30 @@ plots.weights([run.name for run in runs], shares, rehearsal=bool(recap["rehearsa
 # Every run and both averages, the best macro F1 first. The first row answers for the test images.
 
 # %%
-averages = [ensemble.average_row("equal average", equal, runs), ensemble.average_row("fitted average", fitted, runs)]
-table = pd.concat([recap, pd.DataFrame(averages)]).sort_values("val_macro_f1", ascending=False, ignore_index=True)
+averages = [
+    ensemble.average_row("equal average", equal, runs),
+    ensemble.average_row("fitted average", fitted, runs),
+]
+table = pd.concat([recap, pd.DataFrame(averages)]).sort_values(
+    "val_macro_f1", ascending=False, ignore_index=True
+)
 table.convert_dtypes().to_csv("recap.csv", index=False)
-table[["name", "rehearsal", "val_macro_f1", "val_accuracy", "val_loss"]].style.format(precision=4).hide(axis="index")
+table[["name", "rehearsal", "val_macro_f1", "val_accuracy", "val_loss"]].style.format(
+    precision=4
+).hide(axis="index")
 
 # %% [markdown]
 # ## The submission
 
 # %%
 choices = {run.name: run.test.probabilities for run in runs}
-choices |= {"equal average": ensemble.average(test), "fitted average": ensemble.average(test, shares)}
+choices |= {
+    "equal average": ensemble.average(test),
+    "fitted average": ensemble.average(test, shares),
+}
 best = table.loc[0]
 final = predictions.Predictions(choices[best["name"]], answers.labels, answers.ids)
 predictions.write_submission(final, "submission.csv", count=runs[0].record["data"]["test"])
-print(f"submission.csv: {len(final.ids):,} answers of {best['name']}, macro F1 on val {best['val_macro_f1']:.4f}")
+print(
+    f"submission.csv: {len(final.ids):,} answers of {best['name']}, macro F1 on val {best['val_macro_f1']:.4f}"
+)

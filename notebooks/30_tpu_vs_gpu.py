@@ -34,9 +34,9 @@ device = accelerator.setup()
 keras.utils.set_random_seed(SEED)
 print(device)
 run = training.plan(
-    device, name=f"30_tpu_vs_gpu-{device.kind}", backbone=BACKBONE, retrain=True, image_size=IMAGE_SIZE,
-    batch_size=BATCH_SIZE, epochs=EPOCHS, warmup_epochs=1, peak_lr=3e-4, weight_decay=0.05, label_smoothing=0.1,
-    dropout=0.4, mix="none", seed=SEED,
+    device, name=f"30_tpu_vs_gpu-{device.kind}", backbone=BACKBONE, retrain=True,
+    image_size=IMAGE_SIZE, batch_size=BATCH_SIZE, epochs=EPOCHS, warmup_epochs=1,
+    peak_lr=3e-4, weight_decay=0.05, label_smoothing=0.1, dropout=0.4, mix="none", seed=SEED,
 )  # fmt: skip
 flowers = data.find(run.stored_size)
 print(flowers)
@@ -47,14 +47,21 @@ print(flowers)
 
 # %%
 train = data.train_batches(
-    flowers, run.batch_size, image_size=run.image_size, augment=augment.Augmentation(), seed=run.seed
+    flowers,
+    run.batch_size,
+    image_size=run.image_size,
+    augment=augment.Augmentation(),
+    seed=run.seed,
 )
 with device.scope():
     backbone = backbones.load(run.backbone, run.image_size, "random")
     head = heads.linear(len(flowers.classes), run.dropout)
     pixels = keras.Input(backbone.input_shape[1:])  # in float32: bfloat16 would round them
     model = keras.Sequential([pixels, backbone, keras.layers.GlobalAveragePooling2D(), head])
-    model.compile(keras.optimizers.AdamW(run.peak_lr, weight_decay=run.weight_decay), "categorical_crossentropy")
+    model.compile(
+        keras.optimizers.AdamW(run.peak_lr, weight_decay=run.weight_decay),
+        "categorical_crossentropy",
+    )
 seconds = training.time_epochs(model, train, run, flowers)
 record.save_timing(run, seconds, flowers=flowers, device=device)["images_per_second"]
 
