@@ -9,12 +9,11 @@ the other way round: TensorFlow (oneDNN) trains a convolutional network about ei
 import os
 import platform
 import re
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flowerlib.config import FlowersError
+from flowerlib.config import FlowersError, silenced
 
 
 def _choose_backend() -> str:
@@ -36,25 +35,14 @@ def _jax_platform() -> str | None:
     return jax.default_backend()
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide what native code writes to stderr: TensorFlow greets every import with six lines, at any log level."""
-    stderr = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-
-
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["KERAS_BACKEND"] = _choose_backend()
-with _quiet():
+with silenced():
     import keras  # it reads KERAS_BACKEND now, and never again
     import tensorflow as tf
 tf.get_logger().setLevel("WARNING")  # looking for a TPU is announced, finding none is not news
+if keras.backend.backend() == "jax":
+    tf.config.set_visible_devices([], "GPU")  # TensorFlow only reads images here: all GPU memory is JAX's
 
 
 @dataclass(frozen=True)
@@ -78,6 +66,11 @@ class Device:
         """Return the context in which a model is built and compiled, so that its variables live on every replica."""
         return self.strategy.scope() if self.strategy else nullcontext()
 
+    @property
+    def slug(self) -> str:
+        """A name for files, such as `8x-tpu-v5-lite`."""
+        return re.sub(r"[^a-z0-9]+", "-", f"{self.num_replicas}x {self.name}".lower()).strip("-")
+
     def __str__(self) -> str:
         return f"{self.num_replicas} x {self.kind.upper()} ({self.name}), Keras {keras.__version__} on {self.backend}"
 
@@ -98,7 +91,7 @@ def setup() -> Device:
             "restart the kernel and import flowerlib.accelerator first"
         )
     device = _jax_device() if keras.backend.backend() == "jax" else _tensorflow_device()
-    expected = os.environ.get("FLOWERS_EXPECT", device.kind)
+    expected = os.environ.get("FLOWERS_EXPECT") or device.kind
     if expected != device.kind:
         raise FlowersError(
             f"`FLOWERS_EXPECT` (={expected}) asks for that kind of device but only {device} is here; "
@@ -112,7 +105,6 @@ def setup() -> Device:
 def _jax_device() -> Device:
     import jax
 
-    tf.config.set_visible_devices([], "GPU")  # TensorFlow only reads images here: all GPU memory is JAX's
     devices = jax.devices()
     if len(devices) > 1:
         # auto_shard_dataset would give each *process* its part of the files; here one process feeds all devices.

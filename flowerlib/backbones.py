@@ -114,7 +114,7 @@ def _package(name: str) -> Callable[[int], keras.Model]:
             import keras_efficientnet_v2
             from keras_efficientnet_v2 import efficientnet_v2
         except ImportError:
-            raise FlowersError(f"{name} needs a package: pip install keras-efficientnet-v2") from None
+            raise FlowersError(f"{name} needs a package: pip install --no-deps keras-efficientnet-v2") from None
 
         efficientnet_v2.tf = SimpleNamespace(reduce_mean=keras.ops.mean)
         network = getattr(keras_efficientnet_v2, name)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flowerlib.config import FlowersError, sample_dir
+from flowerlib.config import KAGGLE_MOUNTS, FlowersError, sample_dir
 
 app = typer.Typer(
     help="Classify flowers: run the notebook series, make a sample dataset, check data, fetch weights.",
@@ -28,14 +28,14 @@ def run(
     """Run notebooks and leave what they make, with an index.html that shows it all."""
     from flowerlib import series
 
-    if sample and not (data or os.environ.get("FLOWERS_DATA") or Path("/kaggle/input").exists()):
-        draw_sample()
+    if sample and not (data or os.environ.get("FLOWERS_DATA") or any(Path(mount).exists() for mount in KAGGLE_MOUNTS)):
+        draw_sample(sample_dir())
     series.run(notebooks or (), data=data, out=out)
 
 
 @app.command("sample", epilog="Example: flowerlib sample my-flowers --images 500 --seed 1")
 def draw_sample(
-    out: Annotated[Path | None, typer.Argument(help="The folder to make; the cache unless given.")] = None,
+    out: Annotated[Path, typer.Argument(help="The folder to make.", show_default=False)],
     size: Annotated[int, typer.Option(help="Side of the images in pixels: 192, 224, 331 or 512.")] = 192,
     images: Annotated[int, typer.Option(help="How many, over train, val and test.")] = 1500,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
@@ -43,7 +43,7 @@ def draw_sample(
     """Draw a synthetic dataset in the competition's layout, to try everything without the real one."""
     from flowerlib import sample
 
-    sample.write(out or sample_dir(), image_size=size, num_images=images, seed=seed)
+    sample.write(out, image_size=size, num_images=images, seed=seed)
 
 
 @app.command(epilog="Example: flowerlib check --data ~/flowers")

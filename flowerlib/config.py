@@ -2,7 +2,7 @@
 
 Two environment variables name places, `FLOWERS_DATA` and `FLOWERS_WEIGHTS`; two more say how to run,
 `FLOWERS_EXPECT` (the device that must be there) and `FLOWERS_PROFILE` (`full` or `rehearsal`).
-Nothing else configures anything.
+flowerlib has no other settings; Keras' own `KERAS_BACKEND` and `KERAS_HOME` hold too.
 """
 
 import os
@@ -10,6 +10,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+KAGGLE_MOUNTS = ("/kaggle/input/competitions/tpu-getting-started", "/kaggle/input/tpu-getting-started")
+SAMPLE_VERSION = 1  # raise it when anything drawn changes: a sample made before is then not taken for this one
 
 
 class FlowersError(ValueError):
@@ -23,7 +26,20 @@ def cache_dir() -> Path:
 
 def sample_dir() -> Path:
     """Return the folder in which `flowerlib sample` keeps the built-in synthetic dataset."""
-    return cache_dir() / "sample"
+    return cache_dir() / f"sample-{SAMPLE_VERSION}"
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Hide what native code writes to stderr: TensorFlow greets every import with six lines, at any log level."""
+    stderr = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 @contextmanager

@@ -17,10 +17,9 @@ from tqdm import tqdm
 
 from flowerlib import classes
 from flowerlib.accelerator import tf
-from flowerlib.config import FlowersError, sample_dir
+from flowerlib.config import KAGGLE_MOUNTS, FlowersError, sample_dir
 
 SPLITS = ("train", "val", "test")
-KAGGLE_MOUNTS = ("/kaggle/input/competitions/tpu-getting-started", "/kaggle/input/tpu-getting-started")
 SHARD = re.compile(r"\d+-(\d+)x\1-(\d+)\.tfrec")
 
 Augment = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -77,7 +76,7 @@ def find(image_size: int | None = None, path: str | None = None) -> Flowers:
         looked = ", ".join(f"`{place}`" for place in places)
         raise FlowersError(
             f"no flowers found: no folder `tfrecords-jpeg-<S>x<S>` in {looked}; set FLOWERS_DATA to the folder that "
-            "holds them, or run `flowerlib sample` for a small synthetic dataset"
+            "holds them, or use `flowerlib run --sample`, which draws a small synthetic dataset"
         )
     root, sizes = next(iter(found.items()))
     image_size = image_size or sizes[0]
@@ -294,14 +293,6 @@ def eval_batches(flowers: Flowers, split: str, batch_size: int, *, image_size: i
     records = tf.data.TFRecordDataset(list(flowers.shards[split]))
     counted = records.apply(tf.data.experimental.assert_cardinality(flowers.count(split)))
     return counted.enumerate().map(example, tf.data.AUTOTUNE).batch(batch_size).prefetch(tf.data.AUTOTUNE)
-
-
-def labels(flowers: Flowers, split: str) -> list[int]:
-    """Return the labels of a split in file order, without decoding its images; -1 in test."""
-    records = tf.data.TFRecordDataset(list(flowers.shards[split])).batch(1024)
-    features = {"class": tf.io.FixedLenFeature([], tf.int64, -1)}
-    parsed = records.map(lambda batch: tf.io.parse_example(batch, features)["class"])
-    return [int(label) for label in parsed.unbatch().as_numpy_iterator()]
 
 
 def _parse(record: tf.Tensor, flowers: Flowers, image_size: int | None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -48,12 +48,18 @@ def train_batches(features: Features, batch_size: int, num_classes: int, seed: i
     return numbered.map(example, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
 
-def eval_batches(features: Features, batch_size: int) -> tf.data.Dataset:
-    """Return the images' own features (view 0) once, in file order, as `(features, labels, ids)`."""
-    return tf.data.Dataset.from_tensor_slices((features.values[0], features.labels, features.ids)).batch(batch_size)
+def eval_batches(features: Features, batch_size: int, view: int = 0) -> tf.data.Dataset:
+    """Return one view of every image once, in file order, as `(features, labels, ids)`; view 0 is the image itself."""
+    return tf.data.Dataset.from_tensor_slices((features.values[view], features.labels, features.ids)).batch(batch_size)
 
 
 def predict(head: keras.Model, features: Features, batch_size: int) -> Predictions:
-    """Return a head's probabilities for every image, averaged over the views."""
-    views = [head.predict(view, batch_size, verbose=0) for view in features.values]
+    """Return a head's probabilities for every image, averaged over the views.
+
+    `batch_size` and errors as in `predictions.predict`.
+    """
+    views = [
+        predictions.predict(head, eval_batches(features, batch_size, view), batch_size).probabilities
+        for view in range(len(features.values))
+    ]
     return Predictions(np.mean(views, axis=0), features.labels, features.ids)

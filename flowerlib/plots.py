@@ -175,7 +175,7 @@ def curves(history: Mapping[str, Sequence[float]], *, best_epoch: int, rehearsal
 
     Args:
         history: one value an epoch for `loss`, `accuracy`, `val_loss`, `val_accuracy`, `val_macro_f1`.
-        best_epoch: the epoch, from 1, whose weights are kept.
+        best_epoch: the epoch, from 1, to mark.
         rehearsal: the run was a shrunk one.
     """
     figure = _figure(3.8)

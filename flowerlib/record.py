@@ -51,14 +51,15 @@ def save_run(
         _save_model(model, temporary, record, flowers)
     with written_whole(run.folder / "run.json") as temporary:
         temporary.write_text(json.dumps(record, indent=2))
-    resume_file(run).unlink(missing_ok=True)  # the run is whole
+    if record["complete"]:
+        resume_file(run).unlink(missing_ok=True)
     return record
 
 
 def _save_model(model: keras.Model, folder: Path, record: dict, flowers: Flowers) -> None:
     """A folder that can be moved: the network, the class names, what to do to an image, and where it comes from."""
     folder.mkdir()
-    model.save(folder / "model.keras", include_optimizer=False)
+    keras.Model(model.inputs, model.outputs).save(folder / "model.keras")  # without its optimiser
     preprocessing = {"image_size": record["choices"]["image_size"], "channels": "RGB", "pixels": [0, 255]}
     for name, content in (("classes", flowers.classes), ("preprocessing", preprocessing), ("run", record)):
         (folder / f"{name}.json").write_text(json.dumps(content, indent=2))
@@ -82,10 +83,18 @@ def _record(run: Run, model: keras.Model, history: History, flowers: Flowers, de
         "parameters": model.count_params(),
         "trainable_parameters": sum(int(np.prod(weight.shape)) for weight in model.trainable_weights),
         "layers": count_layers(model),
-        **timing(history["seconds"]),
+        **timing(history["seconds"], history["compiled"]),
+        "complete": len(history["loss"]) == run.epochs,
         "best_epoch": best_epoch(history),
         "history": history,
     }
+
+
+def headline(record: dict) -> str:
+    """Return a record's result in one line."""
+    mark = "REHEARSAL, no result: " if record["rehearsal"] else ""
+    scores = "macro F1 {val_macro_f1:.4f}, accuracy {val_accuracy:.4f}, log loss {val_loss:.4f} on val"
+    return f"{mark}{record['name']}: {scores.format(**record)} after {record['epochs']} epochs"
 
 
 def device_record(device: Device) -> dict:
@@ -105,12 +114,12 @@ def _version(package: str) -> str | None:
         return None
 
 
-def timing(seconds: Sequence[float]) -> dict:
-    """Return epochs done, seconds of the first (with compilation), mean seconds of the others (None if none)."""
-    first, *others = seconds
+def timing(seconds: Sequence[float], compiled: Sequence[float]) -> dict:
+    """Return epochs done, seconds of the first, mean seconds of those that did not compile (None if none)."""
+    others = [value for value, slower in zip(seconds, compiled, strict=True) if not slower]
     return {
         "epochs": len(seconds),
-        "first_epoch_seconds": first,
+        "first_epoch_seconds": seconds[0],
         "seconds_per_epoch": float(np.mean(others)) if others else None,
     }
 
@@ -123,7 +132,8 @@ def save_timing(run: Run, seconds: Sequence[float], *, flowers: Flowers, device:
         longer), `images_per_second`.
     """
     record = {"name": run.name, "rehearsal": run.rehearsal, "choices": asdict(run), **device_record(device)}
-    record |= timing(seconds)
+    record |= timing(seconds, [1, *[0] * (len(seconds) - 1)])
+    record["data"] = {"fingerprint": flowers.fingerprint, "train": flowers.count("train")}
     images = run.steps_per_epoch(flowers) * run.batch_size
     record["compile_seconds"] = record["first_epoch_seconds"] - record["seconds_per_epoch"]
     record["images_per_second"] = images / record["seconds_per_epoch"]
@@ -135,7 +145,8 @@ def save_timing(run: Run, seconds: Sequence[float], *, flowers: Flowers, device:
 def find_timings(places: Iterable[str | Path] = ("runs", "/kaggle/input")) -> pd.DataFrame:
     """Return a row for each `timing.json` below the places.
 
-    Columns `device`, `seconds_per_epoch`, `compile_seconds`, `images_per_second`, `rehearsal`.
+    Columns `device`, `seconds_per_epoch`, `compile_seconds`, `images_per_second`, `rehearsal`; and what was timed,
+    `image_size`, `batch_size` (global) and `train` (images): an epoch compares only where these are the same.
     """
     rows = []
     for path in sorted(path for place in places for path in Path(place).glob("**/timing.json")):
@@ -143,7 +154,8 @@ def find_timings(places: Iterable[str | Path] = ("runs", "/kaggle/input")) -> pd
         device = timed["device"]
         name = f"{device['num_replicas']} x {device['kind'].upper()} ({device['name']}), {device['backend']}"
         columns = ("seconds_per_epoch", "compile_seconds", "images_per_second", "rehearsal")
-        rows.append({"device": name} | {column: timed[column] for column in columns})
+        what = {"train": timed["data"]["train"]} | {key: timed["choices"][key] for key in ("image_size", "batch_size")}
+        rows.append({"device": name} | {column: timed[column] for column in columns} | what)
     return pd.DataFrame(rows)
 
 

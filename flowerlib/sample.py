@@ -20,10 +20,10 @@ import numpy as np
 from tqdm import tqdm
 
 from flowerlib import petals
-from flowerlib.config import FlowersError, written_whole
+from flowerlib.config import SAMPLE_VERSION as VERSION
+from flowerlib.config import FlowersError, silenced, written_whole
 from flowerlib.petals import Array, Rng
 
-VERSION = 1  # raise it when anything drawn changes: a sample made before is then not taken for this one
 IMAGE_SIZES = (192, 224, 331, 512)
 NUM_SHARDS = {"train": 8, "val": 4, "test": 4}
 HELD_OUT = 0.2  # of each class, for val and again for test; the competition's 0.16 and 0.31 leave too few to learn from
@@ -86,7 +86,8 @@ def _shards(labels: dict[str, Array], image_size: int) -> Iterator[tuple[str, Ar
 
 def _write_shard(path: Path, records: Iterable[tuple[bytes, str, int]], bar: tqdm) -> None:
     """Write images with their ids and labels, but no labels in the test split."""
-    from flowerlib.accelerator import tf
+    with silenced():  # not through accelerator, which would take hold of a TPU that the notebooks need
+        import tensorflow as tf
 
     def feature(value: bytes | int) -> tf.train.Feature:
         if isinstance(value, bytes):

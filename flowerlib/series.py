@@ -37,6 +37,8 @@ def run(notebooks: Iterable[str] = (), *, data: str | None = None, out: Path = P
         RuntimeError: a notebook stopped with another error; it stays in `out` for reading.
     """
     chosen = list(notebooks) or names()
+    if not chosen:
+        raise FlowersError(f"no notebooks in `{NOTEBOOKS}`; work in a clone, where `make setup` installs flowerlib")
     if unknown := [name for name in chosen if name not in names()]:
         raise FlowersError(f"no notebook {unknown[0]!r}; there are {', '.join(names())}")
     _set_places(data)

@@ -70,8 +70,16 @@ class Run:
         return None if self.rehearsal else self.image_size
 
     def steps_per_epoch(self, flowers: Flowers) -> int:
-        """Return how many batches make an epoch: all whole ones, or a rehearsal's few."""
-        return self.steps or flowers.count("train") // self.batch_size
+        """Return how many batches make an epoch: all whole ones, or a rehearsal's few.
+
+        Raises:
+            FlowersError: there is not one whole batch.
+        """
+        if not (whole := flowers.count("train") // self.batch_size):
+            raise FlowersError(
+                f"`batch_size` (={self.batch_size}) must be at most the {flowers.count('train')} training images"
+            )
+        return self.steps or whole
 
 
 def plan(device: Device, *, shrink: bool = True, **choices: object) -> Run:
@@ -79,8 +87,13 @@ def plan(device: Device, *, shrink: bool = True, **choices: object) -> Run:
 
     On a CPU a run that may `shrink` becomes a rehearsal: the real network, small images, few steps, one printed line
     that says so. `FLOWERS_PROFILE`, `full` or `rehearsal`, decides otherwise.
+
+    Raises:
+        FlowersError: `FLOWERS_PROFILE` has another value, or no epoch is left after the warm-up.
     """
     run = Run(**choices)
+    if run.epochs <= run.warmup_epochs:
+        raise FlowersError(f"`epochs` (={run.epochs}) must be more than `warmup_epochs` (={run.warmup_epochs})")
     profile = os.environ.get("FLOWERS_PROFILE") or ("rehearsal" if device.kind == "cpu" else "full")
     if profile not in ("full", "rehearsal"):
         raise FlowersError(f"`FLOWERS_PROFILE` (={profile}) must be full or rehearsal, or unset to go by the device")
@@ -106,6 +119,13 @@ def learning_rate(run: Run, flowers: Flowers) -> keras.optimizers.schedules.Lear
     )
 
 
+def optimizer(run: Run, flowers: Flowers) -> keras.optimizers.Optimizer:
+    """Return AdamW over `learning_rate`; biases and normalisation's scales, which cannot over-fit, do not decay."""
+    adamw = keras.optimizers.AdamW(learning_rate(run, flowers), weight_decay=run.weight_decay)
+    adamw.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
+    return adamw
+
+
 class _Clock(keras.callbacks.Callback):
     """Note the seconds of each epoch, validation not counted."""
 
@@ -123,18 +143,21 @@ class _Clock(keras.callbacks.Callback):
 class _EpochEnd(keras.callbacks.Callback):
     """Validate, keep what a resume needs, and stop while there is time to leave the results."""
 
-    def __init__(self, val: tf.data.Dataset, run: Run, history: History, clock: _Clock, hours: float) -> None:
+    def __init__(
+        self, val: tf.data.Dataset, run: Run, flowers: Flowers, history: History, clock: _Clock, hours: float
+    ) -> None:
         super().__init__()
-        self.val, self.run, self.history, self.clock = val, run, history, clock
+        self.val, self.run, self.flowers, self.history, self.clock = val, run, flowers, history, clock
         self.deadline = time.monotonic() + 3600 * hours
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
         said = predictions.predict(self.model, self.val, self.run.eval_batch_size)
         logs |= {f"val_{name}": value for name, value in said.scores().items()}
-        for name, value in {**logs, "seconds": self.clock.seconds[-1]}.items():
+        compiled = len(self.clock.seconds) == 1  # the first epoch of a session
+        for name, value in {**logs, "seconds": self.clock.seconds[-1], "compiled": compiled}.items():
             self.history.setdefault(name, []).append(float(value))
         if not self.run.rehearsal:
-            _keep(self.model, self.run, self.history)
+            _keep(self.model, self.run, self.flowers, self.history)
         whole_epoch = time.monotonic() - self.clock.began
         if time.monotonic() + 1.2 * whole_epoch > self.deadline:
             print(f"Stopping after epoch {epoch + 1}: another would not fit into the time budget.")
@@ -168,11 +191,11 @@ def fit(
         verbose: 1 for a progress bar an epoch, 0 for none, as in Keras.
 
     Returns:
-        For each of loss, accuracy, val_loss, val_accuracy, val_macro_f1 and seconds (of training alone, the first
-        epoch's with compilation), one number an epoch.
+        For each of loss, accuracy, val_loss, val_accuracy, val_macro_f1, seconds (of training alone) and compiled (1
+        where those include compilation, in the first epoch of a session, else 0), one number an epoch.
     """
     steps = run.steps_per_epoch(flowers)
-    history = _resume(model, run, device)
+    history = _resume(model, run, flowers, device)
     done = len(history.get("loss", []))
     if done:
         print(f"Going on after epoch {done}, found in {resume_file(run)}.")
@@ -184,7 +207,7 @@ def fit(
         initial_epoch=done,
         shuffle=False,  # the pipeline does that
         verbose=verbose,
-        callbacks=[clock, _EpochEnd(val, run, history, clock, hours)],
+        callbacks=[clock, _EpochEnd(val, run, flowers, history, clock, hours)],
     )
     return history
 
@@ -215,18 +238,23 @@ def _state(model: keras.Model) -> list[keras.Variable]:
     return [*model.variables, *model.optimizer.variables]
 
 
-def _keep(model: keras.Model, run: Run, history: History) -> None:
+def _what(run: Run, flowers: Flowers) -> str:
+    """What a kept state belongs to: these choices on these data, and nothing else."""
+    return json.dumps([asdict(run), flowers.fingerprint, flowers.classes])
+
+
+def _keep(model: keras.Model, run: Run, flowers: Flowers, history: History) -> None:
     arrays = {f"{index}": keras.ops.convert_to_numpy(value) for index, value in enumerate(_state(model))}
     with written_whole(resume_file(run)) as temporary:
-        np.savez(temporary, run=json.dumps(asdict(run)), history=json.dumps(history), **arrays)
+        np.savez(temporary, what=_what(run, flowers), history=json.dumps(history), **arrays)
 
 
-def _resume(model: keras.Model, run: Run, device: Device) -> History:
-    """Load the last whole epoch of this very run, if there is one, into the model; return its history."""
+def _resume(model: keras.Model, run: Run, flowers: Flowers, device: Device) -> History:
+    """Load the last whole epoch of this run on these data, if there is one, into the model; return its history."""
     if not resume_file(run).exists():
         return {}
     with np.load(resume_file(run)) as kept:
-        if json.loads(str(kept["run"])) != asdict(run):
+        if str(kept["what"]) != _what(run, flowers):
             return {}
         with device.scope():
             model.optimizer.build(model.trainable_variables)  # else its state has no place yet

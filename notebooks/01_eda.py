@@ -53,7 +53,7 @@ splits = {split: (len(files), flowers.count(split)) for split, files in flowers.
 pd.DataFrame(splits, index=["files", "images"]).T
 
 # %% [markdown]
-# `train` is for learning and `val`, the validation split, for choosing: between networks, between epochs. The labels of
+# `train` is for learning and `val`, the validation split, for choosing between networks. The labels of
 # `test` are kept back; a score there is worth something only as long as nobody has chosen by it.
 #
 # Now each image is decoded once more and noted as one row of a table, then let go, so that memory stays small however

@@ -36,6 +36,7 @@ SEED = 0  # of everything random: the same seed gives the same figures again
 
 # %%
 flowers = data.find(IMAGE_SIZE)
+data.check(flowers)
 print(flowers)
 
 # %%

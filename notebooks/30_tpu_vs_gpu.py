@@ -34,11 +34,12 @@ device = accelerator.setup()
 keras.utils.set_random_seed(SEED)
 print(device)
 run = training.plan(
-    device, name=f"30_tpu_vs_gpu-{device.kind}", backbone=BACKBONE, retrain=True,
+    device, name=f"30_tpu_vs_gpu-{device.slug}", backbone=BACKBONE, retrain=True,
     image_size=IMAGE_SIZE, batch_size=BATCH_SIZE, epochs=EPOCHS, warmup_epochs=1,
     peak_lr=3e-4, weight_decay=0.05, label_smoothing=0.1, dropout=0.4, mix="none", seed=SEED,
 )  # fmt: skip
 flowers = data.find(run.stored_size)
+data.check(flowers)
 print(flowers)
 
 # %% [markdown]
@@ -58,16 +59,14 @@ with device.scope():
     head = heads.linear(len(flowers.classes), run.dropout)
     pixels = keras.Input(backbone.input_shape[1:])  # in float32: bfloat16 would round them
     model = keras.Sequential([pixels, backbone, keras.layers.GlobalAveragePooling2D(), head])
-    model.compile(
-        keras.optimizers.AdamW(run.peak_lr, weight_decay=run.weight_decay),
-        "categorical_crossentropy",
-    )
+    model.compile(training.optimizer(run, flowers), "categorical_crossentropy")
 seconds = training.time_epochs(model, train, run, flowers)
 record.save_timing(run, seconds, flowers=flowers, device=device)["images_per_second"]
 
 # %% [markdown]
 # ## Side by side
-# Seconds an epoch are those after the first; what the first took longer is compilation, paid once. A row marked as a
+# Seconds an epoch are those after the first; what the first took longer is compilation, paid once. Epochs
+# compare only between rows with the same number of images and image size, images a second always. A row marked as a
 # rehearsal was shrunk and says nothing about its device.
 
 # %%

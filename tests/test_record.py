@@ -1,8 +1,11 @@
+import io
 import json
 import os
 import subprocess
 import sys
+import zipfile
 
+import h5py
 import matplotlib.image
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ HISTORY = {
     "val_accuracy": [0.4, 0.7, 0.6],
     "val_macro_f1": [0.35, 0.66, 0.58],
     "seconds": [10.0, 2.0, 4.0],
+    "compiled": [1.0, 0.0, 0.0],
 }
 
 
@@ -30,6 +34,8 @@ def left(flowers, tmp_path_factory):
     """A finished run: its folder, its record, its model and its predictions."""
     folder = tmp_path_factory.mktemp("work")
     model = tiny.network(4)
+    model.compile("adam", "categorical_crossentropy")
+    model.fit(np.zeros((2, 24, 24, 3)), np.eye(4)[:2], verbose=0)  # an optimiser's state, which must not be saved
     val, test = (
         predictions.predict(model, data.eval_batches(flowers, split, 8), 8, mirror=True) for split in ("val", "test")
     )
@@ -62,6 +68,7 @@ def test_the_record_says_what_was_run(left, flowers):
         "trainable_parameters": 3 * 3 * 3 * 8 + 8 + 8 * 4 + 4,
         "layers": 2,
         "epochs": 3,
+        "complete": True,
         "first_epoch_seconds": 10.0,
         "seconds_per_epoch": 3.0,
         "best_epoch": 2,
@@ -108,9 +115,37 @@ def test_layers_within_layers_are_counted_and_empty_ones_are_not():
     assert record.count_layers(model) == 3
 
 
-def test_timing_by_hand():
-    assert record.timing([10.0, 2.0, 4.0]) == {"epochs": 3, "first_epoch_seconds": 10.0, "seconds_per_epoch": 3.0}
-    assert record.timing([10.0]) == {"epochs": 1, "first_epoch_seconds": 10.0, "seconds_per_epoch": None}
+def test_timing_leaves_out_every_epoch_that_compiled():
+    """A run of two sessions: epochs 1 and 3 were the first of theirs."""
+    assert record.timing([10.0, 2.0, 12.0, 4.0], [1, 0, 1, 0]) == {
+        "epochs": 4, "first_epoch_seconds": 10.0, "seconds_per_epoch": 3.0,
+    }  # fmt: skip
+    assert record.timing([10.0], [1]) == {"epochs": 1, "first_epoch_seconds": 10.0, "seconds_per_epoch": None}
+
+
+def test_the_saved_model_has_no_optimiser(left):
+    with zipfile.ZipFile(left[0] / "model/model.keras") as archive:
+        with h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as weights:
+            assert "optimizer" not in weights
+        assert json.loads(archive.read("config.json"))["compile_config"] == {}
+
+
+def test_only_a_whole_run_gives_up_what_a_resume_needs(flowers, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = tiny.network(4)
+    said = predictions.predict(model, data.eval_batches(flowers, "val", 8), 8)
+    kept = training.resume_file(RUN)
+    kept.parent.mkdir(parents=True)
+    for history, whole in (({name: values[:2] for name, values in HISTORY.items()}, False), (HISTORY, True)):
+        kept.touch()
+        saved = record.save_run(RUN, model, history, flowers=flowers, device=CPU, weights="random", val=said, test=said)
+        assert saved["complete"] == whole
+        assert kept.exists() != whole
+
+
+def test_the_headline_marks_a_rehearsal(left):
+    assert record.headline(left[1]).startswith("REHEARSAL, no result: 10_tiny: macro F1 0.")
+    assert record.headline(left[1] | {"rehearsal": False}).startswith("10_tiny: macro F1 0.")
 
 
 def test_timings_of_several_devices_stand_side_by_side(flowers, tmp_path, monkeypatch):
@@ -127,6 +162,9 @@ def test_timings_of_several_devices_stand_side_by_side(flowers, tmp_path, monkey
             "compile_seconds": 7.0,
             "images_per_second": 2 * 8 / 3,
             "rehearsal": True,
+            "train": 23,
+            "image_size": 24,
+            "batch_size": 8,
         },
         {
             "device": "8 x TPU (TPU v5 lite), jax",
@@ -134,5 +172,8 @@ def test_timings_of_several_devices_stand_side_by_side(flowers, tmp_path, monkey
             "compile_seconds": 29.0,
             "images_per_second": 16.0,
             "rehearsal": True,
+            "train": 23,
+            "image_size": 24,
+            "batch_size": 8,
         },
     ]

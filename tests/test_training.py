@@ -58,11 +58,11 @@ def test_learning_rate_by_hand(run, flowers):
     np.testing.assert_allclose([float(schedule(step)) for step in range(9)], expected, atol=1e-8)
 
 
-def test_plan_shrinks_on_a_cpu_and_says_so_in_one_line(run, capsys):
+def test_plan_shrinks_on_a_cpu_and_says_so_in_one_line(flowers, capsys):
     planned = training.plan(CPU, **CHOICES)
     assert planned.rehearsal
     assert planned.stored_size is None
-    assert planned.steps_per_epoch(None) == planned.steps
+    assert planned.steps_per_epoch(flowers) == planned.steps
     said = capsys.readouterr().out
     assert said.startswith("REHEARSAL on CPU")
     assert said.count("\n") == 1
@@ -95,7 +95,7 @@ def test_training_learns_and_tells_the_truth_about_val(run, flowers):
     train, val = batches(run, flowers)
     history = training.fit(model, train, val, run, flowers, CPU)
     assert {name: len(values) for name, values in history.items()} == dict.fromkeys(
-        ("loss", "accuracy", "val_loss", "val_accuracy", "val_macro_f1", "seconds"), 12
+        ("loss", "accuracy", "val_loss", "val_accuracy", "val_macro_f1", "seconds", "compiled"), 12
     )
     assert history["loss"][-1] < 0.7 * history["loss"][0]
 
@@ -116,6 +116,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(run, flowers):
     with pytest.raises(tf.errors.OpError):
         training.fit(compiled(run, flowers), train.take(5).concatenate(broken(train)), val, run, flowers, CPU)
 
+    del undisturbed["seconds"]
     resumed = compiled(run, flowers)
     resumed.set_weights([weight + 1 for weight in resumed.get_weights()])  # they must come from the file
     history = training.fit(resumed, *batches(run, flowers), run, flowers, CPU)  # made anew, as in a new session
@@ -141,6 +142,31 @@ def test_other_choices_begin_anew(run, flowers, capsys):
     history = training.fit(compiled(other, flowers), *batches(other, flowers), other, flowers, CPU)
     assert len(history["loss"]) == 4
     assert "Going on" not in capsys.readouterr().out
+
+
+def test_other_data_begin_anew(run, flowers, capsys):
+    training.fit(compiled(run, flowers), *batches(run, flowers), run, flowers, CPU, hours=0)
+    other = replace(flowers, fingerprint="000000000000")
+    training.fit(compiled(run, other), *batches(run, other), run, other, CPU, hours=0)
+    assert "Going on" not in capsys.readouterr().out
+
+
+def test_a_batch_larger_than_the_split_and_an_endless_warm_up_are_errors(run, flowers):
+    with pytest.raises(FlowersError, match=r"`batch_size` \(=24\) must be at most the 23 training images"):
+        replace(run, batch_size=24).steps_per_epoch(flowers)
+    with pytest.raises(FlowersError, match=r"`epochs` \(=3\) must be more than `warmup_epochs` \(=3\)"):
+        training.plan(CPU, **CHOICES | {"epochs": 3, "warmup_epochs": 3})
+
+
+def test_scales_and_biases_do_not_decay(run, flowers):
+    """One step of no gradient: AdamW multiplies what decays by 1 - lr * decay, and leaves the rest."""
+    optimizer = training.optimizer(replace(run, warmup_epochs=0, weight_decay=0.5, peak_lr=0.1), flowers)
+    names = ("kernel", "bias", "gamma", "beta")
+    variables = [keras.Variable(np.ones(2, "float32"), name=name) for name in names]
+    optimizer.build(variables)
+    optimizer.apply([np.zeros(2, "float32")] * 4)
+    after = {name: float(variable[0]) for name, variable in zip(names, variables, strict=True)}
+    assert after == pytest.approx({"kernel": 1 - 0.1 * 0.5, "bias": 1, "gamma": 1, "beta": 1})
 
 
 def test_no_epoch_begins_that_does_not_fit_into_the_time(run, flowers, capsys):
