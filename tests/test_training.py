@@ -1,5 +1,9 @@
 import math
+import os
+import subprocess
+import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,6 +138,62 @@ def broken(train):
             return tf.identity(images), labels
 
     return train.map(fail)
+
+
+RESUME_ON_8 = """
+import sys
+from dataclasses import replace
+
+import numpy as np
+from flowerlib import accelerator, data, features, predictions, training
+from flowerlib.accelerator import keras, tf
+
+if sys.argv[1] == "tensorflow":
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 8)
+device = accelerator.setup()
+assert device.num_replicas == 8, device
+sys.path.insert(0, sys.argv[2])
+import test_training as t
+
+flowers = data.find(path=sys.argv[3])
+run = training.Run(**t.CHOICES | {"epochs": 2, "dropout": 0.0})
+
+
+def fit(run, **options):
+    with device.scope():
+        model = t.compiled(run, flowers)
+    return model, training.fit(model, *t.batches(run, flowers), run, flowers, device, verbose=0, **options)
+
+
+whole, undisturbed = fit(replace(run, name="whole"))
+fit(run, hours=0)
+resumed, history = fit(run)
+np.testing.assert_allclose(history["val_loss"], undisturbed["val_loss"], rtol=1e-4)
+np.testing.assert_allclose(history["loss"], undisturbed["loss"], rtol=1e-4)
+
+# A head on features: 35 rows are no multiple of 8.
+with device.scope():
+    head = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, activation="softmax")])
+values = np.random.default_rng(0).standard_normal((2, 35, 6)).astype("float32")
+seen = features.Features(values, np.zeros(35, int), np.arange(35).astype(str))
+kernel, bias = (np.asarray(weight) for weight in head.get_weights())
+logits = np.exp(values @ kernel + bias)
+expected = (logits / logits.sum(axis=2, keepdims=True)).mean(axis=0)
+np.testing.assert_allclose(features.predict(head, seen, 16).probabilities, expected, atol=1e-5)
+print("resumed")
+"""
+
+
+@pytest.mark.parametrize("backend", ["jax", "tensorflow"])
+def test_resume_and_heads_on_8_devices(backend, flowers):
+    arguments = [backend, str(Path(__file__).parent), flowers.root]
+    environment = os.environ | {"KERAS_BACKEND": backend, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    command = [sys.executable, "-c", RESUME_ON_8, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Going on after epoch 1" in done.stdout
+    assert done.stdout.endswith("resumed\n")
 
 
 def test_other_choices_begin_anew(run, flowers, capsys):
