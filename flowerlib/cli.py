@@ -1,6 +1,7 @@
 """The command line: `flowerlib` or `python -m flowerlib`."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -23,13 +24,17 @@ def run(
     notebooks: Annotated[list[str] | None, typer.Argument(help="Such as 00_quickstart; all unless given.")] = None,
     data: Annotated[str | None, typer.Option(help="The dataset's folder or address, instead of FLOWERS_DATA.")] = None,
     out: Annotated[Path, typer.Option(help="Where everything is left.")] = Path("outputs"),
-    sample: Annotated[bool, typer.Option("--sample", help="Draw the sample if there is no data.")] = False,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Draw the sample where no data is named or mounted.")
+    ] = False,
 ) -> None:
     """Run notebooks and leave what they make, with an index.html that shows it all."""
     from flowerlib import series
 
     if sample and not (data or os.environ.get("FLOWERS_DATA") or any(Path(mount).exists() for mount in KAGGLE_MOUNTS)):
-        draw_sample(sample_dir())
+        # In a process of its own: importing TensorFlow changes the environment that the notebooks would inherit.
+        if subprocess.run([sys.executable, "-m", "flowerlib", "sample", sample_dir()]).returncode:
+            raise typer.Exit(1)
     series.run(notebooks or (), data=data, out=out)
 
 
@@ -49,7 +54,9 @@ def draw_sample(
 @app.command(epilog="Example: flowerlib check --data ~/flowers")
 def check(
     data: Annotated[str | None, typer.Option(help="The dataset's folder or address, instead of FLOWERS_DATA.")] = None,
-    size: Annotated[int | None, typer.Option(help="Side of the images in pixels; the smallest there is.")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side of the images in pixels; the smallest present unless given.")
+    ] = None,
 ) -> None:
     """Read every record once and name the first that is damaged."""
     from flowerlib import data as flowers_data

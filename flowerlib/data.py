@@ -73,10 +73,11 @@ def find(image_size: int | None = None, path: str | None = None) -> Flowers:
     places = [str(named)] if named else [*KAGGLE_MOUNTS, str(sample_dir())]
     found = {place: sizes for place in places if (sizes := _sizes(place))}
     if not found:
-        looked = ", ".join(f"`{place}`" for place in places)
+        looked = ", ".join(f"`{place}`{'' if tf.io.gfile.isdir(place) else ' (not there)'}" for place in places)
+        instead = "" if named else ", or use `flowerlib run --sample`, which draws a small synthetic dataset"
         raise FlowersError(
             f"no flowers found: no folder `tfrecords-jpeg-<S>x<S>` in {looked}; set FLOWERS_DATA to the folder that "
-            "holds them, or use `flowerlib run --sample`, which draws a small synthetic dataset"
+            f"holds them{instead}"
         )
     root, sizes = next(iter(found.items()))
     image_size = image_size or sizes[0]

@@ -381,7 +381,7 @@ def _bars(
 
 
 def _amount(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2g}"
 
 
 def _marked_names(names: Sequence[str], hollow: Sequence[bool]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import csv
 import html
+import json
 import os
 import re
 import time
@@ -36,7 +37,7 @@ def run(notebooks: Iterable[str] = (), *, data: str | None = None, out: Path = P
         FlowersError: an unknown notebook, or a notebook stopped with one; nothing is written of that notebook.
         RuntimeError: a notebook stopped with another error; it stays in `out` for reading.
     """
-    chosen = list(notebooks) or names()
+    chosen = [Path(name).stem for name in notebooks] or names()
     if not chosen:
         raise FlowersError(f"no notebooks in `{NOTEBOOKS}`; work in a clone, where `make setup` installs flowerlib")
     if unknown := [name for name in chosen if name not in names()]:
@@ -84,7 +85,15 @@ def _run_one(name: str, out: Path) -> None:
             temporary.replace(executed)
             raise RuntimeError(f"{name} stopped: {error.ename}: {error.evalue}; read {executed}") from None
     executed.with_suffix(".html").write_text(_page(executed))
-    tqdm.write(f"{name:<20} {time.monotonic() - began:5.0f} s")
+    tqdm.write(f"{name:<20} {time.monotonic() - began:5.0f} s{_score(out / 'runs' / name / 'run.json')}")
+
+
+def _score(record: Path) -> str:
+    """What a run's record says of its success, in a few words; nothing where there is no record."""
+    if not record.exists():
+        return ""
+    run = json.loads(record.read_text())
+    return "   rehearsal" if run["rehearsal"] else f"   macro F1 on val {run['val_macro_f1']:.4f}"
 
 
 def _page(notebook: Path) -> str:
@@ -115,11 +124,17 @@ def index(out: Path) -> str:
 
 
 def _recap(out: Path) -> str:
+    records = sorted(out.glob("runs/*/run.json"))
     if not (out / "recap.csv").exists():
-        return "<p>There is no recap yet: the notebook 20_ensemble makes it.</p>"
+        rows = [[path.parent.name, _score(path)] for path in records]
+        hint = "<p>There is no recap yet: <code>flowerlib run 20_ensemble</code> makes it.</p>"
+        return hint + _table(["run", "result"], rows)
     with open(out / "recap.csv", newline="") as file:
         header, *rows = csv.reader(file)
-    return _table(header, rows) + '\n<img src="recap.png" alt="Macro F1 and seconds an epoch of every run">'
+    made = (out / "recap.csv").stat().st_mtime
+    old = [path.parent.name for path in records if path.stat().st_mtime > made]
+    note = f"<p>Older than {', '.join(old)}: run 20_ensemble again.</p>" if old else ""
+    return note + _table(header, rows) + '\n<img src="recap.png" alt="Macro F1 and seconds an epoch of every run">'
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:

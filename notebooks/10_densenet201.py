@@ -58,8 +58,10 @@ WARMUP_EPOCHS = 3  # the new head is random: the backbone waits until it says so
 PEAK_LR = 3e-4  # usual for AdamW on a pretrained network at this batch size
 WEIGHT_DECAY = 0.05  # usual with AdamW
 LABEL_SMOOTHING = 0.1  # never be quite sure: no label is beyond doubt
-DROPOUT = 0.4  # of the features, for the head: some classes have only 18 images
-MIX = "cutmix"  # brought a small EfficientNet two points on these flowers, MixUp one
+DROPOUT = (
+    0.4  # of the features, for the head: in the competition some classes have only 18 images
+)
+MIX = "cutmix"  # the usual choice where a class has few images; 02_augmentation shows it
 HOURS = 8.5  # Kaggle ends a session after nine
 SEED = 0
 
@@ -148,7 +150,7 @@ plots.curves(history, best_epoch=training.best_epoch(history), rehearsal=run.reh
 # the validation loss on plain ones.
 #
 # ## How good is it?
-# Accuracy counts images, so a class of 700 irises outweighs one of 18. **Macro F1**, the competition's metric, is the
+# Accuracy counts images, so in the competition's data 782 irises outweigh a class of 18. **Macro F1**, the competition's metric, is the
 # mean of the classes' F1: the rare flower counts as much as the common one. The classes it gets worst:
 
 # %%

@@ -33,6 +33,8 @@ SEED = 0  # of the division into parts
 # %%
 runs = ensemble.aligned(predictions.find_runs())
 recap = ensemble.recap(runs)
+if len(runs) == 1:
+    print("Only one run: there is nothing to average yet, and all that follows repeats it.")
 recap.style.format(precision=4, thousands=",").hide(axis="index")
 
 # %% [markdown]
@@ -46,7 +48,7 @@ figure.savefig("recap.png")
 figure
 
 # %% [markdown]
-# ## Equal shares
+# ## Equal weights
 # The plain mean of all probabilities. Nothing is chosen, so nothing can be chosen wrongly.
 
 # %%
@@ -55,19 +57,19 @@ val, test = (
 )
 truth, answers = runs[0].val, runs[0].test
 equal = predictions.Predictions(ensemble.average(val), truth.labels, truth.ids)
-equal.scores()
+{name: round(score, 4) for name, score in equal.scores().items()}
 
 # %% [markdown]
-# ## Fitted shares
-# The shares that make the true classes of the validation split most likely. Judged on the very images they were fitted
-# on, they would look better than they are. So the split is cut into parts, and each part is averaged with shares fitted
-# on the other parts: the score below is honest. For the test images, the shares come from the whole validation split.
+# ## Fitted weights
+# The weights that make the true classes of the validation split most likely. Judged on the very images they were fitted
+# on, they would look better than they are. So the split is cut into parts, and each part is averaged with weights fitted
+# on the other parts: the score below is honest. For the test images, the weights come from the whole validation split.
 
 # %%
 cross_fitted = ensemble.cross_fitted(val, truth.labels, folds=FOLDS, seed=SEED)
 fitted = predictions.Predictions(cross_fitted, truth.labels, truth.ids)
 shares = ensemble.fit_weights(val, truth.labels)
-fitted.scores()
+{name: round(score, 4) for name, score in fitted.scores().items()}
 
 # %%
 plots.weights([run.name for run in runs], shares, rehearsal=bool(recap["rehearsal"].any()))

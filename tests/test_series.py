@@ -1,3 +1,5 @@
+import json
+import os
 import re
 
 import nbformat
@@ -50,6 +52,28 @@ def test_a_recap_is_shown_as_a_table_and_escaped(tmp_path):
     page = series.index(tmp_path)
     assert "<th>val_macro_f1</th>" in page
     assert "<td>a &lt;b&gt;, c</td><td>0.1235</td>" in page
+
+
+def test_a_recap_older_than_a_run_says_so(tmp_path):
+    (tmp_path / "recap.csv").write_text("name\n")
+    for name, age in (("00_old", -9), ("10_new", 9)):
+        record = tmp_path / f"runs/{name}/run.json"
+        record.parent.mkdir(parents=True)
+        record.write_text("{}")
+        made = (tmp_path / "recap.csv").stat().st_mtime
+        os.utime(record, (made + age, made + age))
+    assert "Older than 10_new: run 20_ensemble again" in series.index(tmp_path)
+
+
+def test_without_a_recap_the_runs_results_stand_there(tmp_path):
+    for name, rehearsal in (("00_a", False), ("10_b", True)):
+        (tmp_path / f"runs/{name}").mkdir(parents=True)
+        record = {"rehearsal": rehearsal, "val_macro_f1": 0.91234}
+        (tmp_path / f"runs/{name}/run.json").write_text(json.dumps(record))
+    page = series.index(tmp_path)
+    assert "macro F1 on val 0.9123" in page
+    assert "rehearsal" in page
+    assert "flowerlib run 20_ensemble" in page
 
 
 def test_an_unknown_notebook_is_named_and_nothing_is_made(notebooks, tmp_path):
