@@ -31,10 +31,11 @@ def run(
     """Run notebooks and leave what they make, with an index.html that shows it all."""
     from flowerlib import series
 
-    if sample and not (data or os.environ.get("FLOWERS_DATA") or any(Path(mount).exists() for mount in KAGGLE_MOUNTS)):
-        # In a process of its own: importing TensorFlow changes the environment that the notebooks would inherit.
-        if subprocess.run([sys.executable, "-m", "flowerlib", "sample", sample_dir()]).returncode:
-            raise typer.Exit(1)
+    there = data or os.environ.get("FLOWERS_DATA") or any(Path(mount).exists() for mount in KAGGLE_MOUNTS)
+    # In a process of its own: importing TensorFlow changes the environment that the notebooks would inherit.
+    draw = [sys.executable, "-m", "flowerlib", "sample", sample_dir()]
+    if sample and not there and subprocess.run(draw).returncode:
+        raise typer.Exit(1)
     series.run(notebooks or (), data=data, out=out)
 
 
