@@ -19,18 +19,8 @@
 # slow at. Its ImageNet weights come with a pip package, so nothing is downloaded here.
 
 # %%
-from flowerlib import (
-    accelerator,
-    backbones,
-    data,
-    eda,
-    features,
-    heads,
-    mistakes,
-    plots,
-    predictions,
-)
-from flowerlib import record, training
+from flowerlib import accelerator, backbones, data, eda, features, heads
+from flowerlib import mistakes, plots, predictions, record, training
 from flowerlib.accelerator import keras
 
 # %% [markdown]

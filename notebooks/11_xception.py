@@ -29,19 +29,8 @@
 # %%
 import numpy as np
 
-from flowerlib import (
-    accelerator,
-    augment,
-    backbones,
-    data,
-    eda,
-    heads,
-    metrics,
-    mistakes,
-    plots,
-    predictions,
-)
-from flowerlib import record, training
+from flowerlib import accelerator, augment, backbones, data, eda, heads
+from flowerlib import metrics, mistakes, plots, predictions, record, training
 from flowerlib.accelerator import keras
 
 # %% [markdown]
@@ -59,9 +48,7 @@ WARMUP_EPOCHS = 3  # the new head is random: the backbone waits until it says so
 PEAK_LR = 3e-4  # usual for AdamW on a pretrained network at this batch size
 WEIGHT_DECAY = 0.05  # usual with AdamW
 LABEL_SMOOTHING = 0.1  # never be quite sure: no label is beyond doubt
-DROPOUT = (
-    0.4  # of the features, for the head: in the competition some classes have only 18 images
-)
+DROPOUT = 0.4  # of the head's inputs: in the competition some classes have 18 images
 MIX = "cutmix"  # the usual choice where a class has few images; 02_augmentation shows it
 HOURS = 8.5  # Kaggle ends a session after nine
 SEED = 0

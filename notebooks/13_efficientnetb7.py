@@ -29,19 +29,8 @@
 # %%
 import numpy as np
 
-from flowerlib import (
-    accelerator,
-    augment,
-    backbones,
-    data,
-    eda,
-    heads,
-    metrics,
-    mistakes,
-    plots,
-    predictions,
-)
-from flowerlib import record, training
+from flowerlib import accelerator, augment, backbones, data, eda, heads
+from flowerlib import metrics, mistakes, plots, predictions, record, training
 from flowerlib.accelerator import keras
 
 # %% [markdown]
@@ -53,15 +42,13 @@ NAME = "13_efficientnetb7"  # names the folder that this run leaves
 BACKBONE = "EfficientNetB7"  # a row of flowerlib.backbones
 RETRAIN = True  # the whole network: its ImageNet features have seen few of our flowers
 IMAGE_SIZE = 512  # below B7's own 600 px, and the largest the competition provides
-BATCH_SIZE = (
-    8  # a replica: the deepest of the five keeps the most activations, and a TPU core has 16 GB
-)
+BATCH_SIZE = 8  # a replica, half the others': deep as it is, it keeps the most activations
 EPOCHS = 20  # about 4,000 steps at a batch of 64
 WARMUP_EPOCHS = 3  # the new head is random: the backbone waits until it says something
 PEAK_LR = 2e-4  # below the usual 3e-4: the batch is half that of notebooks 10 to 12
 WEIGHT_DECAY = 0.05  # usual with AdamW
 LABEL_SMOOTHING = 0.1  # never be quite sure: no label is beyond doubt
-DROPOUT = 0.5  # of the 2,560 features, for the head: in the competition some classes have only 18 images
+DROPOUT = 0.5  # of the head's 2,560 inputs: in the competition some classes have 18 images
 MIX = "cutmix"  # the usual choice where a class has few images; 02_augmentation shows it
 HOURS = 8.5  # Kaggle ends a session after nine
 SEED = 0

@@ -29,19 +29,8 @@
 # %%
 import numpy as np
 
-from flowerlib import (
-    accelerator,
-    augment,
-    backbones,
-    data,
-    eda,
-    heads,
-    metrics,
-    mistakes,
-    plots,
-    predictions,
-)
-from flowerlib import record, training
+from flowerlib import accelerator, augment, backbones, data, eda, heads
+from flowerlib import metrics, mistakes, plots, predictions, record, training
 from flowerlib.accelerator import keras
 
 # %% [markdown]
@@ -59,7 +48,7 @@ WARMUP_EPOCHS = 1  # the backbone is frozen: there is nothing that a random head
 PEAK_LR = 1e-3  # one dense layer bears more than a whole network
 WEIGHT_DECAY = 0.05  # usual with AdamW
 LABEL_SMOOTHING = 0.1  # never be quite sure: no label is beyond doubt
-DROPOUT = 0.5  # of the 1,280 features: in the competition some classes have only 18 images
+DROPOUT = 0.5  # of the head's 1,280 inputs: in the competition some classes have 18 images
 MIX = "none"  # as in the work this series started from; the head alone has little to over-fit with
 HOURS = 8.5  # Kaggle ends a session after nine
 SEED = 0
