@@ -85,7 +85,7 @@ averages = [
     ensemble.average_row("fitted average", fitted, runs),
 ]
 table = pd.concat([recap, pd.DataFrame(averages)]).sort_values(
-    "val_macro_f1", ascending=False, ignore_index=True
+    "val_macro_f1", ascending=False, ignore_index=True, kind="stable"
 )
 table.convert_dtypes().to_csv("recap.csv", index=False)
 table[["name", "rehearsal", "val_macro_f1", "val_accuracy", "val_loss"]].style.format(
