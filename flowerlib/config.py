@@ -2,7 +2,7 @@
 
 Two environment variables name places, `FLOWERS_DATA` and `FLOWERS_WEIGHTS`; two more say how to run,
 `FLOWERS_EXPECT` (the device that must be there) and `FLOWERS_PROFILE` (`full` or `rehearsal`).
-flowerlib has no other settings; Keras' own `KERAS_BACKEND` and `KERAS_HOME` hold too.
+flowerlib has no other settings; `KERAS_BACKEND`, `KERAS_HOME` and `XDG_CACHE_HOME` mean what they mean elsewhere.
 """
 
 import os
@@ -25,7 +25,7 @@ def cache_dir() -> Path:
 
 
 def sample_dir() -> Path:
-    """Return the folder in which `flowerlib sample` keeps the built-in synthetic dataset."""
+    """Return the folder in which `flowerlib run --sample` keeps the built-in synthetic dataset."""
     return cache_dir() / f"sample-{SAMPLE_VERSION}"
 
 

@@ -51,7 +51,8 @@ def run(notebooks: Iterable[str] = (), *, data: str | None = None, out: Path = P
     finally:
         if not existed and not any(out.iterdir()):
             out.rmdir()
-    (out / "index.html").write_text(index(out))
+    with written_whole(out / "index.html") as temporary:
+        temporary.write_text(index(out))
     print(f"All of it on one page: {out / 'index.html'}")
 
 
@@ -84,7 +85,8 @@ def _run_one(name: str, out: Path) -> None:
                 raise FlowersError(error.evalue) from None
             temporary.replace(executed)
             raise RuntimeError(f"{name} stopped: {error.ename}: {error.evalue}; read {executed}") from None
-    executed.with_suffix(".html").write_text(_page(executed))
+    with written_whole(executed.with_suffix(".html")) as temporary:
+        temporary.write_text(_page(executed))
     tqdm.write(f"{name:<20} {time.monotonic() - began:5.0f} s{_score(out / 'runs' / name / 'run.json')}")
 
 

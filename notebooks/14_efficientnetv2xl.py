@@ -40,7 +40,7 @@ from flowerlib.accelerator import keras
 # %% tags=["parameters"]
 NAME = "14_efficientnetv2xl"  # names the folder that this run leaves
 BACKBONE = "EfficientNetV2XL"  # a row of flowerlib.backbones
-RETRAIN = False  # only the head: the backbone has learned from thousands of kinds of plants
+RETRAIN = False  # only the head: 21,000 classes have taught the backbone what to look at
 IMAGE_SIZE = 512  # these weights were trained at 512 px
 BATCH_SIZE = 32  # a replica: without gradients for the backbone, memory allows twice the usual
 EPOCHS = 20  # about 1,000 steps at a batch of 256
@@ -134,12 +134,12 @@ history = training.fit(model, train, val, run, flowers, device, hours=HOURS)
 plots.curves(history, best_epoch=training.best_epoch(history), rehearsal=run.rehearsal)
 
 # %% [markdown]
-# The training loss is higher than it looks: it is measured on varied and mixed images and smoothed labels, with dropout;
-# the validation loss on plain ones.
+# The two losses are not to be held against each other: that of training is measured on varied images, smoothed
+# labels and with dropout, that of validation on plain images and labels.
 #
 # ## How good is it?
-# Accuracy counts images, so in the competition's data 782 irises outweigh a class of 18. **Macro F1**, the competition's metric, is the
-# mean of the classes' F1: the rare flower counts as much as the common one. The classes it gets worst:
+# Accuracy counts images, so in the competition's data 782 irises outweigh a class of 18. **Macro F1**, the competition's
+# metric, is the mean of the classes' F1: the rare flower counts as much as the common one. The classes it gets worst:
 
 # %%
 said = predictions.predict(model, val, run.eval_batch_size, mirror=not run.rehearsal)

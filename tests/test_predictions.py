@@ -1,8 +1,4 @@
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,29 +45,21 @@ def test_a_diverged_model_is_an_error(flowers):
 
 
 PREDICT_35 = """
-import sys
 import numpy as np
-from flowerlib import accelerator, predictions
-from flowerlib.accelerator import keras, tf
-
-if sys.argv[1] == "tensorflow":
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 8)
-device = accelerator.setup()
-assert device.num_replicas == 8, device
-sys.path.insert(0, sys.argv[2])
 import tiny
+from flowerlib import predictions
+from flowerlib.accelerator import tf
 
-images = np.load(sys.argv[3])["images"]
+given = np.load(arguments[0])
+images = given["images"]
 with device.scope():
     model = tiny.network(4)
-weights = np.load(sys.argv[3])
-model.set_weights([weights[f"weight{index}"] for index in range(len(model.weights))])
+model.set_weights([given[f"weight{index}"] for index in range(len(model.weights))])
 ids = [str(index) for index in range(35)]
 batches = tf.data.Dataset.from_tensor_slices((images, np.arange(35), ids)).batch(16)
 said = predictions.predict(model, batches, 16)
 assert said.ids.tolist() == ids and said.labels.tolist() == list(range(35))
-np.save(sys.argv[4], said.probabilities)
+np.save(arguments[1], said.probabilities)
 """
 
 
@@ -80,9 +68,7 @@ def test_35_images_on_8_devices_equal_one_by_one(backend, model, tmp_path):
     images = np.random.default_rng(0).uniform(0, 255, (35, 24, 24, 3)).astype("float32")
     weights = {f"weight{index}": value for index, value in enumerate(model.get_weights())}
     np.savez(tmp_path / "in.npz", images=images, **weights)
-    arguments = [backend, str(Path(__file__).parent), str(tmp_path / "in.npz"), str(tmp_path / "out.npy")]
-    environment = os.environ | {"KERAS_BACKEND": backend, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    subprocess.run([sys.executable, "-c", PREDICT_35, *arguments], env=environment, check=True)
+    tiny.run_on_8_devices(backend, PREDICT_35, str(tmp_path / "in.npz"), str(tmp_path / "out.npy"))
     expected = np.concatenate([np.asarray(model(image[None])) for image in images])
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5)
 
