@@ -1,9 +1,12 @@
-# Three commands: `make setup`, `make run`, `make test`. They need Python >= 3.11 with pip, and nothing else.
+# Four commands: `make setup`, `make run`, `make test`, `make twin`. They need Python >= 3.11 with pip, and nothing else.
 PYTHON ?= python3
+# Kaggle has Python 3.12: where there is one, the twin has it too.
+TWIN_PYTHON ?= $(shell for python in python3.12 "$$(pyenv prefix 3.12 2>/dev/null)/bin/python"; do \
+    "$$python" --version >/dev/null 2>&1 && echo "$$python" && exit; done; echo $(PYTHON))
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: setup run test lint pairs notebooks
+.PHONY: setup run test lint pairs notebooks twin
 
 setup: $(INSTALLED)
 
@@ -34,3 +37,13 @@ notebooks: setup
 	$(BIN)/python -m flowerlib sample build/sample
 	rm -rf build/notebooks && mkdir -p build && cp -r notebooks build/notebooks
 	FLOWERS_DATA=$(CURDIR)/build/sample $(BIN)/pytest --nbmake --nbmake-timeout=900 build/notebooks
+
+# Every kernel as it is sent to Kaggle, executed as Kaggle's TPU machine does: its packages, its mounts, no network.
+twin: setup .twin/installed
+	$(BIN)/python -m flowerlib sample build/sample
+	$(BIN)/python tests/twin/run.py --python .twin/bin/python --data build/sample
+
+.twin/installed: tests/twin/requirements.txt
+	$(TWIN_PYTHON) -m venv .twin
+	.twin/bin/pip install --quiet --requirement tests/twin/requirements.txt
+	@touch $@

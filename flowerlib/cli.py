@@ -8,15 +8,17 @@ from typing import Annotated
 
 import typer
 
-from flowerlib.config import KAGGLE_MOUNTS, FlowersError, sample_dir
+from flowerlib.config import FlowersError, competition_mounts, sample_dir
+from flowerlib.kaggle import cli as kaggle
 
 app = typer.Typer(
-    help="Classify flowers: run the notebook series, make a sample dataset, check data, fetch weights.",
+    help="Classify flowers: run the notebook series, here or on Kaggle; make a sample, check data, fetch weights.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.add_typer(kaggle.app, name="kaggle")
 
 
 @app.command(epilog="Example: flowerlib run 00_quickstart --data ~/flowers --out outputs")
@@ -31,7 +33,7 @@ def run(
     """Run notebooks and leave what they make, with an index.html that shows it all."""
     from flowerlib import series
 
-    there = data or os.environ.get("FLOWERS_DATA") or any(Path(mount).exists() for mount in KAGGLE_MOUNTS)
+    there = data or os.environ.get("FLOWERS_DATA") or any(mount.exists() for mount in competition_mounts())
     # In a process of its own: importing TensorFlow changes the environment that the notebooks would inherit.
     draw = [sys.executable, "-m", "flowerlib", "sample", sample_dir()]
     if sample and not there and subprocess.run(draw).returncode:

@@ -1,8 +1,9 @@
 """What every module may lean on: the one error type, the places, whole-file writing.
 
-Two environment variables name places, `FLOWERS_DATA` and `FLOWERS_WEIGHTS`; two more say how to run,
-`FLOWERS_EXPECT` (the device that must be there) and `FLOWERS_PROFILE` (`full` or `rehearsal`).
-flowerlib has no other settings; `KERAS_BACKEND`, `KERAS_HOME` and `XDG_CACHE_HOME` mean what they mean elsewhere.
+Three environment variables name places, `FLOWERS_DATA`, `FLOWERS_WEIGHTS` and `FLOWERS_KAGGLE` (what is `/kaggle` on
+Kaggle); two more say how to run, `FLOWERS_EXPECT` (the device that must be there) and `FLOWERS_PROFILE` (`full` or
+`rehearsal`). flowerlib has no other settings; `KERAS_BACKEND`, `KERAS_HOME` and `XDG_CACHE_HOME` mean what they mean
+elsewhere.
 """
 
 import os
@@ -11,12 +12,39 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-KAGGLE_MOUNTS = ("/kaggle/input/competitions/tpu-getting-started", "/kaggle/input/tpu-getting-started")
+COMPETITION = "tpu-getting-started"  # its slug on Kaggle
 SAMPLE_VERSION = 1  # raise it when anything drawn changes: a sample made before is then not taken for this one
 
 
 class FlowersError(ValueError):
     """Something the user can put right; the message names the thing, its value and the remedy."""
+
+
+def kaggle_input() -> Path:
+    """Return the folder below which Kaggle mounts datasets, weights and the outputs of other notebooks.
+
+    Where below it differs from image to image, so whatever is needed is searched for.
+    """
+    return Path(os.environ.get("FLOWERS_KAGGLE") or "/kaggle") / "input"
+
+
+def competition_mounts() -> tuple[Path, Path]:
+    """Return the two folders in which Kaggle mounts the competition's data: today's, and that of older images."""
+    return kaggle_input() / "competitions" / COMPETITION, kaggle_input() / COMPETITION
+
+
+def search(folder: Path, name: str) -> list[Path]:
+    """Return every file of that name below the folder, sorted; links are followed, but no folder is entered twice."""
+    seen: set[str] = set()
+    found: list[Path] = []
+    for here, folders, files in os.walk(folder, followlinks=True):
+        folders.sort()
+        if (real := os.path.realpath(here)) in seen:
+            folders.clear()
+        elif name in files:
+            found.append(Path(here) / name)
+        seen.add(real)
+    return sorted(found)
 
 
 def cache_dir() -> Path:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from flowerlib import classes
 from flowerlib.accelerator import tf
-from flowerlib.config import KAGGLE_MOUNTS, FlowersError, sample_dir
+from flowerlib.config import FlowersError, competition_mounts, sample_dir
 
 SPLITS = ("train", "val", "test")
 SHARD = re.compile(r"\d+-(\d+)x\1-(\d+)\.tfrec")
@@ -70,7 +70,7 @@ def find(image_size: int | None = None, path: str | None = None) -> Flowers:
             listed), a split is empty, a file name does not fit the layout, or one file serves two splits.
     """
     named = path or os.environ.get("FLOWERS_DATA")
-    places = [str(named)] if named else [*KAGGLE_MOUNTS, str(sample_dir())]
+    places = [str(place) for place in ([named] if named else [*competition_mounts(), sample_dir()])]
     found = {place: sizes for place in places if (sizes := _sizes(place))}
     if not found:
         looked = ", ".join(f"`{place}`{'' if tf.io.gfile.isdir(place) else ' (not there)'}" for place in places)

@@ -11,7 +11,7 @@ import numpy as np
 
 from flowerlib import metrics
 from flowerlib.accelerator import keras
-from flowerlib.config import FlowersError, written_whole
+from flowerlib.config import FlowersError, kaggle_input, search, written_whole
 
 
 @dataclass(frozen=True)
@@ -134,13 +134,14 @@ def load(folder: Path) -> RunOutput:
     return RunOutput(record, val, test, classes)
 
 
-def find_runs(places: Iterable[str | Path] = ("runs", "/kaggle/input")) -> list[RunOutput]:
-    """Load every run below the places, sorted by name: this session's own, and those that Kaggle mounted.
+def find_runs() -> list[RunOutput]:
+    """Load every run in `runs/` and wherever Kaggle mounted the outputs of other notebooks, sorted by name.
 
     Raises:
         FlowersError: there is none, or two go by one name.
     """
-    folders = sorted(path.parent for place in places for path in Path(place).glob("**/predictions.npz"))
+    places = (Path("runs"), kaggle_input())
+    folders = [path.parent for place in places for path in search(place, "predictions.npz")]
     if not folders:
         looked = ", ".join(f"`{place}`" for place in places)
         raise FlowersError(f"no run (a folder with predictions.npz) below {looked}; run a backbone notebook first")

@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -12,7 +12,7 @@ import pandas as pd
 
 from flowerlib import plots, predictions
 from flowerlib.accelerator import Device, keras
-from flowerlib.config import written_whole
+from flowerlib.config import kaggle_input, search, written_whole
 from flowerlib.data import Flowers
 from flowerlib.predictions import Predictions
 from flowerlib.training import History, Run, best_epoch, resume_file
@@ -142,14 +142,14 @@ def save_timing(run: Run, seconds: Sequence[float], *, flowers: Flowers, device:
     return record
 
 
-def find_timings(places: Iterable[str | Path] = ("runs", "/kaggle/input")) -> pd.DataFrame:
-    """Return a row for each `timing.json` below the places.
+def find_timings() -> pd.DataFrame:
+    """Return a row for each `timing.json` in `runs/` and wherever Kaggle mounted the outputs of other notebooks.
 
     Columns `device`, `seconds_per_epoch`, `compile_seconds`, `images_per_second`, `rehearsal`; and what was timed,
     `image_size`, `batch_size` (global) and `train` (images): an epoch compares only where these are the same.
     """
     rows = []
-    for path in sorted(path for place in places for path in Path(place).glob("**/timing.json")):
+    for path in (path for place in (Path("runs"), kaggle_input()) for path in search(place, "timing.json")):
         timed = json.loads(path.read_text())
         device = timed["device"]
         name = f"{device['num_replicas']} x {device['kind'].upper()} ({device['name']}), {device['backend']}"

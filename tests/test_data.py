@@ -76,8 +76,8 @@ def shard_path(root, split, number):
 @pytest.fixture
 def places(tmp_path, monkeypatch):
     """The folders in the order in which they are tried; none exists yet."""
-    mounts = (str(tmp_path / "mount-2026"), str(tmp_path / "mount-before"))
-    monkeypatch.setattr(data, "KAGGLE_MOUNTS", mounts)
+    monkeypatch.setenv("FLOWERS_KAGGLE", str(tmp_path / "kaggle"))
+    mounts = [f"{tmp_path}/kaggle/input/{place}tpu-getting-started" for place in ("competitions/", "")]
     return {
         "path": str(tmp_path / "mine"),
         "environment": str(tmp_path / "env"),

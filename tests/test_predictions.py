@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,20 +112,38 @@ def test_a_damaged_run_is_named(tmp_path, damage):
         predictions.load(tmp_path / "run")
 
 
-def test_runs_are_found_wherever_they_are_mounted(tmp_path):
-    leave_run(tmp_path / "runs/20_b", "20_b")
-    leave_run(tmp_path / "input/notebooks/someone/kernel-a/runs/10_a", "10_a")
-    found = predictions.find_runs((tmp_path / "runs", tmp_path / "input", tmp_path / "absent"))
-    assert [run.name for run in found] == ["10_a", "20_b"]
+@pytest.fixture
+def kaggle(tmp_path, monkeypatch):
+    """The folder that stands for /kaggle; the notebook runs in `tmp_path / "working"`."""
+    (tmp_path / "working").mkdir()
+    monkeypatch.chdir(tmp_path / "working")
+    monkeypatch.setenv("FLOWERS_KAGGLE", str(tmp_path / "kaggle"))
+    return tmp_path / "kaggle"
 
 
-def test_no_run_and_one_run_twice_are_errors(tmp_path):
-    with pytest.raises(FlowersError, match=f"no run .* below `{tmp_path}`; run a backbone notebook first"):
-        predictions.find_runs([tmp_path])
-    leave_run(tmp_path / "here", "10_a")
-    leave_run(tmp_path / "there", "10_a")
+def test_runs_are_found_wherever_they_are_mounted(kaggle):
+    leave_run(Path("runs/20_b"), "20_b")
+    leave_run(kaggle / "input/notebooks/someone/kernel-a/runs/10_a", "10_a")
+    leave_run(kaggle / "input/kernel-c/runs/30_c", "30_c")
+    assert [run.name for run in predictions.find_runs()] == ["10_a", "20_b", "30_c"]
+
+
+def test_a_run_mounted_under_two_names_is_one_run(kaggle):
+    leave_run(kaggle / "elsewhere/runs/10_a", "10_a")
+    (kaggle / "input/notebooks").mkdir(parents=True)
+    for link in ("input/kernel-a", "input/notebooks/kernel-a"):
+        (kaggle / link).symlink_to(kaggle / "elsewhere", target_is_directory=True)
+    (kaggle / "elsewhere/loop").symlink_to(kaggle / "elsewhere", target_is_directory=True)
+    assert [run.name for run in predictions.find_runs()] == ["10_a"]
+
+
+def test_no_run_and_one_run_twice_are_errors(kaggle):
+    with pytest.raises(FlowersError, match=f"no run .* below `runs`, `{kaggle}/input`; run a backbone notebook first"):
+        predictions.find_runs()
+    leave_run(Path("runs/here"), "10_a")
+    leave_run(kaggle / "input/there", "10_a")
     with pytest.raises(FlowersError, match=r"run 10_a is there twice, in .*here.*there"):
-        predictions.find_runs([tmp_path])
+        predictions.find_runs()
 
 
 def test_a_submission_to_the_byte(tmp_path):

@@ -149,12 +149,14 @@ def test_the_headline_marks_a_rehearsal(left):
 
 
 def test_timings_of_several_devices_stand_side_by_side(flowers, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "input/another-kernel").mkdir(parents=True)
+    monkeypatch.setenv("FLOWERS_KAGGLE", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "input/another-kernel")
     record.save_timing(RUN, [10.0, 2.0, 4.0], flowers=flowers, device=CPU)
     tpu = Device("tpu", "TPU v5 lite", 8, "jax")
-    monkeypatch.chdir(tmp_path / "runs")  # as another kernel's output
+    monkeypatch.chdir(tmp_path)
     record.save_timing(RUN, [30.0, 1.0], flowers=flowers, device=tpu)
-    table = record.find_timings([tmp_path])
+    table = record.find_timings()
     assert table.sort_values("device").to_dict("records") == [
         {
             "device": "1 x CPU (a test), tensorflow",

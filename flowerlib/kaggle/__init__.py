@@ -1,0 +1,1 @@
+"""Send the series to Kaggle and bring the submission back. Imported by no notebook."""

@@ -1,0 +1,189 @@
+"""Turn the notebooks into kernels that need nothing but themselves: flowerlib travels inside each, as plain text."""
+
+import ast
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata as packages
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+import flowerlib
+from flowerlib.config import FlowersError, written_whole
+from flowerlib.kaggle import kernels
+from flowerlib.kaggle.kernels import ACCELERATORS, FLAGSHIP, METADATA, NOBODY, ROOT, SERIES, Kernel
+
+DEFAULT = Path("build/kernels")
+CONTENT = re.compile(r"^# content ([0-9a-f]{16})$", re.MULTILINE)
+PENDING = "0" * 16  # in the place of the hash, while that is computed
+CELL = """\
+# flowerlib {version}, the library behind this series of notebooks, travels in this cell, so that a copy runs as it is,
+# with internet off. Each string below is one file, unchanged: read it here, or in the folder it is unpacked to.
+# content {content}
+import sys
+import tempfile
+from pathlib import Path
+
+_files = {{
+{files}}}
+_folder = Path(tempfile.mkdtemp(prefix="flowerlib-"))
+for _name, _text in _files.items():
+    (_folder / _name).parent.mkdir(exist_ok=True)
+    (_folder / _name).write_text(_text, encoding="utf-8", newline="")
+sys.path.insert(0, str(_folder))
+
+from flowerlib import kernel
+
+print("unpacked to", _folder)
+kernel.start({expected})
+"""
+# Not carried: what stands around the notebooks and is imported by none of them.
+AROUND = {"__main__", "cli", "series", "sample", "petals"}
+
+
+@dataclass(frozen=True)
+class Built:
+    """A kernel as it is sent: its metadata, its notebook and the hash of all that decides what a run of it gives."""
+
+    kernel: Kernel
+    metadata: dict
+    notebook: NotebookNode
+    content: str
+
+    @property
+    def ref(self) -> str:
+        """Owner and slug."""
+        return self.metadata["id"]
+
+
+def carried(packages_too: Iterable[str] = ()) -> dict[str, str]:
+    """Return the files that travel, name -> text: flowerlib as far as notebooks import it, its licence, and packages.
+
+    Raises:
+        FlowersError: a package is not installed here.
+    """
+    package = Path(flowerlib.__file__).parent
+    paths = {f"flowerlib/{path.name}": path for path in package.glob("*.py") if path.stem not in AROUND}
+    paths["flowerlib/LICENSE"] = ROOT / "LICENSE"
+    for name in packages_too:
+        paths |= _package(name)
+    return {name: paths[name].read_bytes().decode() for name in sorted(paths)}
+
+
+def _package(name: str) -> dict[str, Path]:
+    """The modules of an installed package that importing it loads, and its licence."""
+    module = name.replace("-", "_")
+    try:
+        files = packages.files(name) or ()
+    except packages.PackageNotFoundError:
+        raise FlowersError(f"{name} must travel inside the kernel: pip install --no-deps {name}") from None
+    paths = {file.name: Path(file.locate()) for file in files if file.parts[0] == module or file.name == "LICENSE"}
+    wanted, todo = {"LICENSE"}, ["__init__.py"]
+    while todo:
+        wanted.add(file := todo.pop())
+        imported = re.findall(rf"^from (?:{module})?\.?(\w+) import", paths[file].read_text(), re.MULTILINE)
+        todo += [f"{each}.py" for each in imported if f"{each}.py" in paths and f"{each}.py" not in wanted]
+    return {f"{module}/{file}": paths[file] for file in wanted}
+
+
+def make(
+    kernel: Kernel, user: str, *, accelerator: str | None = None, online: bool | None = None, root: Path = ROOT
+) -> Built:
+    """Make one kernel; nothing is written. Arguments as in `build`, `root` is that of the repository."""
+    options = {"accelerator": accelerator, "online": online, "root": root}
+    described = kernels.metadata(kernel, kernels.read(root / METADATA), user, accelerator=accelerator, online=online)
+    notebook = _clean(nbformat.read(root / "notebooks" / f"{kernel.notebook}.ipynb", as_version=4), user)
+    notebook.cells.insert(1, _cell(carried(kernel.carries), described["machine_shape"]))  # below the title
+    sources = [make(SERIES[name], user, **options).content for name in kernel.sources]
+    content = hashlib.sha256(json.dumps([described, notebook, sources], sort_keys=True).encode()).hexdigest()[:16]
+    notebook.cells[1].source = notebook.cells[1].source.replace(PENDING, content, 1)
+    return Built(kernel, described, notebook, content)
+
+
+def _clean(notebook: NotebookNode, user: str) -> NotebookNode:
+    """Drop outputs and all metadata but the kernelspec; make links to other notebooks lead to their kernels."""
+    notebook = copy.deepcopy(notebook)
+    notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"], "language_info": {"name": "python"}}
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+        for name, kernel in SERIES.items():
+            address = f"https://www.kaggle.com/code/{user}/{kernel.slug}"
+            cell.source = cell.source.replace(f"]({name}.ipynb)", f"]({address})")
+    return notebook
+
+
+def _cell(files: dict[str, str], machine: str) -> NotebookNode:
+    text = "".join(f'    "{name}": {_literal(files[name])},\n' for name in files)
+    expected = ""
+    if machine:
+        devices = ACCELERATORS[machine]
+        expected = f"devices={devices}" if devices else 'kind="gpu"'
+    source = CELL.format(version=flowerlib.__version__, content=PENDING, files=text, expected=expected)
+    cell = nbformat.v4.new_code_cell(source.rstrip("\n"), id="flowerlib")
+    cell.metadata = {"_kg_hide-input": True, "jupyter": {"source_hidden": True}}  # folded, on Kaggle and elsewhere
+    return cell
+
+
+def _literal(text: str) -> str:
+    """Python for a string, as readable as it can be."""
+    literal = f"r'''{text}'''"
+    try:
+        return literal if ast.literal_eval(literal) == text else repr(text)
+    except SyntaxError:
+        return repr(text)
+
+
+def build(
+    notebooks: Iterable[str] = (),
+    *,
+    user: str,
+    to: Path = DEFAULT,
+    accelerator: str | None = None,
+    online: bool | None = None,
+    root: Path = ROOT,
+) -> list[Built]:
+    """Write a folder for each notebook, its kernel and its metadata; the same input gives the same bytes.
+
+    Where `to` is the default, the kernel-metadata.json at the top of the repository follows: its owner, its
+    accelerator, its internet. So `kaggle kernels push -p .` sends what was built last.
+
+    Args:
+        notebooks: their names; all unless given.
+        user: the owner on Kaggle.
+        to: gets the folders, named as the notebooks.
+        accelerator: for every kernel; unless given, those that need one have the one in kernel-metadata.json.
+        online: whether kernels may use the internet; as kernel-metadata.json says unless given.
+        root: of the repository.
+
+    Raises:
+        FlowersError: an unknown notebook or accelerator, an impossible owner, or this is no clone.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", user) or user == NOBODY:
+        raise FlowersError(f"`user` (={user}) must be your name in the address of your Kaggle profile")
+    options = {"accelerator": accelerator, "online": online, "root": root}
+    built = [make(kernel, user, **options) for kernel in kernels.chosen(notebooks)]
+    for each in built:
+        _write(each, root / to / each.kernel.notebook)
+    if to == DEFAULT:
+        flagship = make(SERIES[FLAGSHIP], user, **options)
+        code_file = (DEFAULT / FLAGSHIP / flagship.metadata["code_file"]).as_posix()
+        _write_json(flagship.metadata | {"code_file": code_file}, root / METADATA)
+    return built
+
+
+def _write(built: Built, folder: Path) -> None:
+    with written_whole(folder) as temporary:
+        temporary.mkdir()
+        (temporary / built.metadata["code_file"]).write_text(nbformat.writes(built.notebook) + "\n", encoding="utf-8")
+        _write_json(built.metadata, temporary / METADATA)
+
+
+def _write_json(content: dict, path: Path) -> None:
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

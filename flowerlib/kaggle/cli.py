@@ -1,0 +1,207 @@
+"""`flowerlib kaggle ...`: the series on Kaggle."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flowerlib.config import FlowersError
+
+if TYPE_CHECKING:
+    from flowerlib.kaggle.build import Built
+    from flowerlib.kaggle.kernels import Kernel
+    from flowerlib.kaggle.service import Service
+
+app = typer.Typer(
+    help="Send the series to Kaggle and bring the submission back.", no_args_is_help=True, rich_markup_mode=None
+)
+
+Notebooks = Annotated[list[str] | None, typer.Argument(help="Such as 14_efficientnetv2xl; all unless given.")]
+User = Annotated[
+    str | None, typer.Option(help="Whose kernels: a name on Kaggle; unless given, the one who is logged in.")
+]
+Accelerator = Annotated[
+    str | None,
+    typer.Option(
+        help="For every kernel, such as TpuV5E8 or NvidiaTeslaT4. Unless given, kernels that train get the one in "
+        "kernel-metadata.json, the others none."
+    ),
+]
+Online = Annotated[
+    bool | None,
+    typer.Option(
+        "--online/--offline",
+        help="Whether kernels may use the internet; offline, they take their weights from the dataset that "
+        "`flowerlib kaggle weights-dataset` makes. Unless given, as kernel-metadata.json says.",
+        show_default=False,
+    ),
+]
+Timeout = Annotated[float, typer.Option(help="The most hours that a kernel may run; Kaggle allows 9 with a TPU.")]
+Out = Annotated[Path, typer.Option(help="Where everything is left.")]
+OUT = Path("outputs/kaggle")
+
+
+@app.command(epilog="Example: flowerlib kaggle build --user alice && kaggle kernels push -p build/kernels/01_eda")
+def build(
+    notebooks: Notebooks = None,
+    user: User = None,
+    to: Annotated[Path, typer.Option(help="Gets a folder for each.")] = Path("build/kernels"),
+    accelerator: Accelerator = None,
+    online: Online = None,
+) -> None:
+    """Make a folder for each notebook: the notebook, with flowerlib inside, and its kernel-metadata.json."""
+    from flowerlib.kaggle import kernels, service
+
+    user = user or service.logged_in() or kernels.owner()
+    for each in _build(notebooks, user, to, accelerator, online):
+        print(f"{to / each.kernel.notebook}: {each.ref}, content {each.content}")
+
+
+@app.command(epilog="Example: flowerlib kaggle check")
+def check(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="With a kernel-metadata.json; all that are built unless given.")
+    ] = None,
+) -> None:
+    """Say what is wrong with kernels before they are sent."""
+    from flowerlib.kaggle import build, check, kernels
+
+    if not folders:
+        folders = [kernels.ROOT, *sorted((kernels.ROOT / build.DEFAULT).glob("*/"))]
+        if len(folders) == 1:
+            raise FlowersError(f"nothing is built in {build.DEFAULT}; run `flowerlib kaggle build`")
+    check.require(folders)
+    print(f"{len(folders)} kernels are fit to be sent.")
+
+
+@app.command(epilog="Example: flowerlib kaggle push 01_eda 02_augmentation")
+def push(
+    notebooks: Annotated[list[str], typer.Argument(help="Such as 14_efficientnetv2xl.", show_default=False)],
+    user: User = None,
+    accelerator: Accelerator = None,
+    online: Online = None,
+    timeout: Timeout = 9.0,
+) -> None:
+    """Build, check and send kernels, without waiting for them."""
+    from flowerlib.kaggle import build, check, kernels
+    from flowerlib.kaggle.service import Service
+
+    service = Service()
+    built = _build(notebooks, user or service.user, build.DEFAULT, accelerator, online)
+    folders = [kernels.ROOT / build.DEFAULT / each.kernel.notebook for each in built]
+    check.require(folders)
+    for each, folder in zip(built, folders, strict=True):
+        version = service.push(folder, int(3600 * timeout))
+        print(f"{each.kernel.notebook}: version {version}, https://www.kaggle.com/code/{each.ref}")
+
+
+@app.command(epilog="Example: flowerlib kaggle run --submit")
+def run(
+    notebooks: Notebooks = None,
+    user: User = None,
+    out: Out = OUT,
+    accelerator: Accelerator = None,
+    online: Online = None,
+    timeout: Timeout = 9.0,
+    submit: Annotated[bool, typer.Option("--submit", help="Submit the ensemble's answers to the competition.")] = False,
+    poll: Annotated[float, typer.Option(help="Seconds between two looks at a kernel.")] = 30.0,
+) -> None:
+    """Send the series in the right order, wait for it, and bring back what it leaves.
+
+    Stopped and called again, it goes on from what Kaggle has.
+    """
+    from flowerlib.kaggle import run
+
+    try:
+        run.run(
+            notebooks or (),
+            user=user,
+            out=out,
+            accelerator=accelerator,
+            online=online,
+            hours=timeout,
+            submit=submit,
+            poll=poll,
+        )
+    except KeyboardInterrupt:
+        print("\nStopped watching. What was sent goes on at Kaggle; the same command takes it up again.")
+        raise typer.Exit(130) from None
+
+
+@app.command(epilog="Example: flowerlib kaggle status")
+def status(notebooks: Notebooks = None, user: User = None) -> None:
+    """Show what Kaggle has of each kernel, and how its newest run stands."""
+
+    def show(service: "Service", kernel: "Kernel", ref: str) -> None:
+        remote = service.remote(ref)
+        if remote is None:
+            print(f"{kernel.notebook:<20} not on Kaggle")
+            return
+        state, message = service.status(ref, remote.version)
+        print(f"{kernel.notebook:<20} version {remote.version}, content {remote.content}: {state} {message}".rstrip())
+
+    _each(notebooks, user, show)
+
+
+@app.command(epilog="Example: flowerlib kaggle output 14_efficientnetv2xl --out outputs/kaggle")
+def output(notebooks: Notebooks = None, user: User = None, out: Out = OUT) -> None:
+    """Download what the newest run of each kernel left."""
+    from flowerlib.config import written_whole
+
+    def fetch(service: "Service", kernel: "Kernel", ref: str) -> None:
+        if (remote := service.remote(ref)) is None:
+            raise RuntimeError(f"{ref} is not on Kaggle; `flowerlib kaggle push {kernel.notebook}` sends it")
+        with written_whole(out / "input" / kernel.notebook) as temporary:
+            service.output(ref, remote.version, temporary)
+        print(out / "input" / kernel.notebook)
+
+    _each(notebooks, user, fetch)
+
+
+@app.command(epilog='Example: flowerlib kaggle submit --message "five networks, fitted weights"')
+def submit(
+    notebook: Annotated[str, typer.Argument(help="Whose submission.csv.")] = "20_ensemble",
+    user: User = None,
+    message: Annotated[str, typer.Option(help="What the submission is called.")] = "flowerlib",
+) -> None:
+    """Submit what the newest run of a kernel answered to the competition."""
+
+    def send(service: "Service", kernel: "Kernel", ref: str) -> None:
+        remote = service.remote(ref)
+        state = remote and service.status(ref, remote.version)[0]
+        if state != "COMPLETE":
+            raise RuntimeError(f"{ref} has no complete run to submit: {state or 'not on Kaggle'}")
+        print(service.submit(ref, remote.version, message))
+
+    _each([notebook], user, send)
+
+
+@app.command("weights-dataset", epilog="Example: flowerlib kaggle weights-dataset && flowerlib kaggle run --offline")
+def weights_dataset(
+    to: Annotated[Path, typer.Option(help="The folder to fill and to send.")] = Path("build/weights"),
+    user: User = None,
+    poll: Annotated[float, typer.Option(help="Seconds between two looks at the dataset.")] = 10.0,
+) -> None:
+    """Send the pretrained weights as a private dataset, for kernels with internet off."""
+    from flowerlib.kaggle import dataset
+
+    print(dataset.send(to, user=user, poll=poll), "can be attached now.")
+
+
+def _build(
+    notebooks: list[str] | None, user: str, to: Path, accelerator: str | None, online: bool | None
+) -> "list[Built]":
+    from flowerlib.kaggle import build
+
+    return build.build(notebooks or (), user=user, to=to, accelerator=accelerator, online=online)
+
+
+def _each(notebooks: list[str] | None, user: str | None, action: Callable) -> None:
+    """Do something with each kernel named."""
+    from flowerlib.kaggle import kernels
+    from flowerlib.kaggle.service import Service
+
+    service = Service()
+    for kernel in kernels.chosen(notebooks or ()):
+        action(service, kernel, f"{user or service.user}/{kernel.slug}")

@@ -1,0 +1,91 @@
+"""Execute the built kernels as Kaggle's TPU machine does: its packages, its mounts, papermill, no network.
+
+    python tests/twin/run.py --python .twin/bin/python --data build/sample [NOTEBOOK...]
+
+Each kernel sees what its own metadata names, below one folder that stands for /kaggle: the competition's data, the
+weights dataset, the outputs of the kernels that feed it. Eight virtual JAX devices stand for the TPU's eight cores.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from flowerlib import backbones, weights
+from flowerlib.kaggle import build, kernels
+
+HERE = Path(__file__).parent
+USER = "twin"
+
+
+def mount(built: build.Built, root: Path, data: Path, working: Path) -> None:
+    """Lay out `root/input` as Kaggle would for this kernel, and nothing else."""
+    shutil.rmtree(root / "input", ignore_errors=True)
+    for competition in built.metadata["competition_sources"]:
+        shutil.copytree(data, root / "input/competitions" / competition)
+    for dataset in built.metadata["dataset_sources"]:
+        lite = backbones.get("EfficientNetLite0").weights
+        weights.fetch_all([lite], root / "input/datasets" / dataset, progress=False)
+    for source in built.metadata["kernel_sources"]:
+        shutil.copytree(working / source.split("/")[1], root / "input/notebooks" / source)
+
+
+def execute(built: build.Built, python: Path, root: Path, folder: Path, working: Path) -> float:
+    """Run a kernel's notebook with papermill in a fresh working folder; return the seconds."""
+    here = working / built.kernel.slug
+    shutil.rmtree(here, ignore_errors=True)
+    here.mkdir(parents=True)
+    home = root / "home"
+    environment = {
+        "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(HERE.resolve()),  # sitecustomize: no network
+        "HOME": str(home),
+        "FLOWERS_KAGGLE": str(root),
+        "KERAS_BACKEND": "jax",  # chosen by itself where JAX finds a TPU
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    }
+    notebook = folder / built.kernel.notebook / built.metadata["code_file"]
+    command = [python.parent / "papermill", notebook, here / "__notebook__.ipynb", "--cwd", here, "-k", "python3"]
+    began = time.monotonic()
+    subprocess.run([*command, "--no-progress-bar"], env=environment, check=True, stdout=subprocess.DEVNULL)
+    return time.monotonic() - began
+
+
+def main() -> None:
+    """Build, mount, execute, one line a kernel; the last has a submission made of the others' outputs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--python", type=Path, required=True, help="of the environment that stands for Kaggle's")
+    parser.add_argument("--data", type=Path, required=True, help="a dataset in the competition's layout")
+    parser.add_argument("--root", type=Path, default=Path("build/twin"), help="everything goes below it")
+    parser.add_argument("notebooks", nargs="*", help="all unless given")
+    arguments = parser.parse_args()
+    root = arguments.root.resolve()
+    python = arguments.python.parent.resolve() / arguments.python.name
+    chosen = kernels.chosen(arguments.notebooks)
+    built = build.build([kernel.notebook for kernel in chosen], user=USER, to=root / "kernels", online=False)
+    for each in built:
+        mount(each, root, arguments.data, root / "working")
+        seconds = execute(each, python, root, root / "kernels", root / "working")
+        print(f"{each.kernel.notebook:<20} {seconds:5.0f} s", flush=True)
+    if any(each.kernel.notebook == "20_ensemble" for each in built):
+        check_ensemble(root / "working", arguments.data)
+
+
+def check_ensemble(working: Path, data: Path) -> None:
+    """Check that the ensemble read every kernel that feeds it, and answered for every test image."""
+    ensemble = kernels.SERIES["20_ensemble"]
+    recap = (working / ensemble.slug / "recap.csv").read_text()
+    missing = [name for name in ensemble.sources if name not in recap]
+    rows = (working / ensemble.slug / "submission.csv").read_text().splitlines()[1:]
+    test = sum(int(path.stem.split("-")[-1]) for path in data.glob("tfrecords-jpeg-192x192/test/*.tfrec"))
+    if missing or len(rows) != test:
+        sys.exit(f"20_ensemble: {len(rows)} answers for {test} test images; runs it did not read: {missing}")
+    print(json.dumps({"submission rows": len(rows), "runs": list(ensemble.sources)}))
+
+
+if __name__ == "__main__":
+    main()
