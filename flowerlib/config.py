@@ -34,11 +34,14 @@ def competition_mounts() -> tuple[Path, Path]:
 
 
 def search(folder: Path, name: str) -> list[Path]:
-    """Return every file of that name below the folder, sorted; links are followed, but no folder is entered twice."""
+    """Return every file of that name below the folder, sorted.
+
+    Links are followed, but no folder is entered twice, and none that is hidden: it may be half written.
+    """
     seen: set[str] = set()
     found: list[Path] = []
     for here, folders, files in os.walk(folder, followlinks=True):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         if (real := os.path.realpath(here)) in seen:
             folders.clear()
         elif name in files:

@@ -304,6 +304,15 @@ def test_a_kernel_that_is_not_fit_is_not_sent(server, kaggle, folder):
     assert sent(server) == []
 
 
+def test_check_says_what_is_wrong_and_then_that_nothing_is(server, kaggle):
+    fails(kaggle("check"), "nothing is built in build/kernels; run `flowerlib kaggle build`")
+    fails(kaggle("build", KAGGLE_USERNAME=""), "`user` (=username) must be your name")
+    assert kaggle("build").returncode == 0
+    assert kaggle("check").stdout == "11 kernels are fit to be sent.\n"
+    done = kaggle("check", "notebooks")
+    fails(done, "`notebooks/kernel-metadata.json` cannot be read")
+
+
 def test_push_status_output_submit(server, kaggle, folder):
     assert "20_ensemble          not on Kaggle" in kaggle("status").stdout
     fails(kaggle("submit"), "no complete run to submit: not on Kaggle")

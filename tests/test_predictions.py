@@ -134,6 +134,7 @@ def test_a_run_mounted_under_two_names_is_one_run(kaggle):
     for link in ("input/kernel-a", "input/notebooks/kernel-a"):
         (kaggle / link).symlink_to(kaggle / "elsewhere", target_is_directory=True)
     (kaggle / "elsewhere/loop").symlink_to(kaggle / "elsewhere", target_is_directory=True)
+    leave_run(kaggle / "elsewhere/.123.half", "10_a")
     assert [run.name for run in predictions.find_runs()] == ["10_a"]
 
 

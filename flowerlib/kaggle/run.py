@@ -52,8 +52,12 @@ class Job:
         return self.state in ("complete", "failed", "left out")
 
     def __str__(self) -> str:
-        minutes = f"{self.minutes:.0f} min" if self.began else ""
-        return f"{self.name:<20} {self.state:<9} {minutes:>7}  {self.note}".rstrip()
+        return f"{self.name:<20} {self.state:<9} {self.time:>7}  {self.note}".rstrip()
+
+    @property
+    def time(self) -> str:
+        """How long it has been running, as far as that was seen."""
+        return f"{self.minutes:.0f} min" if self.state == "running" or self.minutes else ""
 
 
 class Series:
@@ -76,14 +80,23 @@ class Series:
             job.began = remote.last_run and remote.last_run.replace(tzinfo=UTC)
 
     def step(self, job: Job) -> None:
-        """Do what can be done for a job now."""
-        if job.state == "unsure":  # the answer to the sending was lost: was it carried out?
-            job.state = "to send"
-            self.look(job)
-        if job.state in ("to send", "refused"):
-            self._send(job)
-        elif not job.ended:
-            self._follow(job)
+        """Do what can be done for a job now.
+
+        Raises:
+            Unreachable: nothing was done, or it is not known; call again.
+        """
+        try:
+            if job.state == "unsure":
+                self.look(job)
+                job.state = "to send" if job.state == "unsure" else job.state
+            if job.state in ("to send", "refused"):
+                self._send(job)
+            elif not job.ended:
+                self._follow(job)
+        except Unreachable:
+            raise
+        except RuntimeError as error:
+            job.state, job.note = "failed", str(error)
 
     def _send(self, job: Job) -> None:
         sources = [self.jobs[name] for name in job.built.kernel.sources]
@@ -99,16 +112,16 @@ class Series:
                 self.refused[job.kind] = times + 1, time.monotonic() + pause
                 job.state, job.note = "refused", str(full)
             except Unreachable:
-                job.state = "unsure"
+                job.state = "unsure"  # the request may have been carried out, and only the answer be lost
                 raise
-            except RuntimeError as error:
-                job.state, job.note = "failed", str(error)
 
     def _may_ask(self, job: Job) -> bool:
         return time.monotonic() >= self.refused.get(job.kind, (0, 0.0))[1]
 
     def _follow(self, job: Job) -> None:
         state, message = self.service.status(job.built.ref, job.version)
+        if job.state == "running":
+            job.minutes = (datetime.now(UTC) - job.began).total_seconds() / 60
         if state in ENDED_WELL:
             self._fetch(job)
             job.state = "complete"
@@ -119,8 +132,6 @@ class Series:
             self.refused.pop(job.kind, None)
         elif state == "RUNNING":
             job.state, job.began = "running", job.began or datetime.now(UTC)
-        if job.began and job.state in ("running", "complete", "failed"):
-            job.minutes = (datetime.now(UTC) - job.began).total_seconds() / 60
 
     def folder(self, job: Job) -> Path:
         """Where a kernel's output goes; below `input`, as Kaggle mounts it for the kernel that reads it."""
@@ -135,6 +146,8 @@ class Series:
         label = self.folder(job) / ".version"
         this = json.dumps({"kernel": job.built.ref, "version": job.version, "content": job.built.content})
         if not label.exists() or label.read_text() != this:
+            for left in self.out.glob(f"input/.*.{job.name}"):  # by a call that was killed
+                shutil.rmtree(left)
             with written_whole(self.folder(job)) as temporary:
                 self.service.output(job.built.ref, job.version, temporary)
                 (temporary / ".version").write_text(this)
@@ -247,9 +260,9 @@ def _step_all(series: Series) -> str:
 
 
 def _table(jobs: list[Job], trouble: str = "") -> Table:
-    table = Table("notebook", "state", "minutes", "", box=None, caption=trouble and f"{trouble}; trying again")
+    table = Table("notebook", "state", "", "", box=None, caption=trouble and f"{trouble}; trying again")
     for job in jobs:
-        table.add_row(job.name, job.state, f"{job.minutes:.0f}" if job.began else "", job.note)
+        table.add_row(job.name, job.state, job.time, job.note)
     return table
 
 
