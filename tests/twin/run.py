@@ -1,6 +1,6 @@
 """Execute the built kernels as Kaggle's TPU machine does: its packages, its mounts, papermill, no network.
 
-    python tests/twin/run.py --python .twin/bin/python --data build/sample [NOTEBOOK...]
+Example: `python tests/twin/run.py --python .twin/bin/python --data build/sample 14_efficientnetv2xl`
 
 Each kernel sees what its own metadata names, below one folder that stands for /kaggle: the competition's data, the
 weights dataset, the outputs of the kernels that feed it. Eight virtual JAX devices stand for the TPU's eight cores.
@@ -51,7 +51,9 @@ def execute(built: build.Built, python: Path, root: Path, folder: Path, working:
     notebook = folder / built.kernel.notebook / built.metadata["code_file"]
     command = [python.parent / "papermill", notebook, here / "__notebook__.ipynb", "--cwd", here, "-k", "python3"]
     began = time.monotonic()
-    subprocess.run([*command, "--no-progress-bar"], env=environment, check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run([*command, "--no-progress-bar"], env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{done.stderr}\n{built.kernel.notebook} stopped; read {here / '__notebook__.ipynb'}")
     return time.monotonic() - began
 
 
