@@ -73,9 +73,24 @@ def _settle(network: keras.Model) -> None:
     usual = [layer.momentum for layer in norms]
     for layer in norms:
         layer.momentum = 0.0  # take over the batch's own statistics
-    network(keras.random.uniform((4, *network.input_shape[1:]), -1.0, 1.0, seed=0), training=True)
+    noise = keras.random.uniform((4, *network.input_shape[1:]), -1.0, 1.0, seed=0)
+    if keras.backend.backend() == "jax":
+        _run_as_one_program(network, noise)
+    else:
+        network(noise, training=True)
     for layer, momentum in zip(norms, usual, strict=True):
         layer.momentum = momentum
+
+
+def _run_as_one_program(network: keras.Model, inputs: keras.KerasTensor) -> None:
+    """Run a network in training mode on JAX, which otherwise compiles every layer by itself, for minutes."""
+    import jax
+
+    variables = network.trainable_variables, network.non_trainable_variables
+    run = jax.jit(lambda *state: network.stateless_call(*state, inputs, training=True)[1])
+    settled = run(*([variable.value for variable in part] for part in variables))
+    for variable, value in zip(network.non_trainable_variables, settled, strict=True):
+        variable.assign(value)
 
 
 def get(name: str) -> Backbone:

@@ -284,3 +284,21 @@ def test_the_deepest_network_stays_finite_with_random_weights():
     network = backbones.load("EfficientNetV2XL", 72, "random")
     pixels = np.random.default_rng(0).uniform(0, 255, (4, 72, 72, 3)).astype("float32")
     assert np.isfinite(network.predict(pixels, verbose=0)).all()
+
+
+@pytest.mark.parametrize("backend", ["jax", "tensorflow"])
+def test_settling_takes_over_the_statistics_of_the_noise(backend):
+    code = (
+        "import numpy as np\n"
+        "from flowerlib import backbones\n"
+        "from flowerlib.accelerator import keras\n"
+        "norm = keras.layers.BatchNormalization(momentum=0.9)\n"
+        "backbones._settle(keras.Sequential([keras.Input((5, 5, 3)), norm, keras.layers.Dropout(0.5)]))\n"
+        "noise = np.asarray(keras.random.uniform((4, 5, 5, 3), -1.0, 1.0, seed=0))\n"
+        "np.testing.assert_allclose(norm.moving_mean, noise.mean((0, 1, 2)), atol=1e-6)\n"
+        "np.testing.assert_allclose(norm.moving_variance, noise.var((0, 1, 2)), atol=1e-6)\n"
+        "assert norm.momentum == 0.9\n"
+    )
+    environment = os.environ | {"KERAS_BACKEND": backend}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

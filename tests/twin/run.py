@@ -44,6 +44,7 @@ def execute(built: build.Built, python: Path, root: Path, folder: Path, working:
         "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(HERE.resolve()),  # sitecustomize: no network
         "HOME": str(home),
+        "MALLOC_ARENA_MAX": "2",  # a thread an arena would keep gigabytes
         "FLOWERS_KAGGLE": str(root),
         "KERAS_BACKEND": "jax",  # chosen by itself where JAX finds a TPU
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
