@@ -16,7 +16,7 @@
 # *features*, and train only a small *head* on those numbers, which takes seconds.
 #
 # The network is EfficientNet-Lite0: EfficientNet (Tan and Le, arXiv 1905.11946) without the parts that telephones are
-# slow at. Its ImageNet weights come with a pip package, so nothing is downloaded here.
+# slow at. Its ImageNet weights come with a small pip package, one of those in `requirements.txt`.
 
 # %%
 from flowerlib import accelerator, backbones, data, eda, features, heads

@@ -200,6 +200,7 @@ def test_the_root_describes_the_flagship_and_follows_the_build(tmp_path):
     build.build(["01_eda"], user="alice", root=folder)
     flagship = json.loads((folder / "kernel-metadata.json").read_text())
     assert flagship == checked_in | {"id": "alice/flowers-14-efficientnetv2xl"}
+    assert (folder / flagship["code_file"]).is_file()
     build.build(user="alice", root=folder)
     assert read(folder, "14_efficientnetv2xl")[0] == flagship | {"code_file": "14_efficientnetv2xl.ipynb"}
     assert (folder / flagship["code_file"]).is_file()
@@ -208,18 +209,18 @@ def test_the_root_describes_the_flagship_and_follows_the_build(tmp_path):
     assert kernels.owner(folder) == "alice"
 
 
-def test_an_accelerator_named_is_for_every_kernel(tmp_path):
+def test_an_accelerator_named_is_for_the_kernels_that_train_and_for_this_once(tmp_path):
     folder = clone.make(tmp_path)
     build.build(user="alice", accelerator="NvidiaTeslaT4", root=folder)
     for name in kernels.SERIES:
         metadata, _ = read(folder, name)
-        assert (metadata["machine_shape"], metadata["enable_gpu"], metadata["enable_tpu"]) == (
-            "NvidiaTeslaT4",
-            True,
-            False,
-        )
-        assert 'kernel.start(kind="gpu")' in first_code(folder, name)
-    assert json.loads((folder / "kernel-metadata.json").read_text())["machine_shape"] == "NvidiaTeslaT4"
+        trains = name in TRAINED
+        assert metadata["machine_shape"] == ("NvidiaTeslaT4" if trains else "")
+        assert (metadata["enable_gpu"], metadata["enable_tpu"]) == (trains, False)
+        assert ('kernel.start(kind="gpu")' in first_code(folder, name)) == trains
+    assert json.loads((folder / "kernel-metadata.json").read_text())["machine_shape"] == "TpuV5E8"
+    build.build(["10_densenet201"], user="alice", root=folder)
+    assert read(folder, "10_densenet201")[0]["machine_shape"] == "TpuV5E8"
 
 
 def test_offline_kernels_take_their_weights_from_the_dataset(tmp_path):
@@ -236,8 +237,8 @@ def test_offline_kernels_take_their_weights_from_the_dataset(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"user": "username"}, "`user` (=username) must be your name"),
-        ({"user": "a/b"}, "`user` (=a/b) must be your name"),
+        ({"user": "username"}, "whose kernels are they? Give `--user NAME`, or log in"),
+        ({"user": "a/b"}, "`user` (=a/b) must be a name as in the address of a Kaggle profile"),
         ({"accelerator": "TpuV38"}, "`accelerator` (=TpuV38) must be one of TpuV5E8, .*; it is retired, use TpuV5E8"),
         ({"accelerator": "T4"}, "`accelerator` (=T4) must be one of TpuV5E8, TpuV6E8, NvidiaTeslaT4, .*"),
         ({"notebooks": ["03_none"]}, "no notebook '03_none'; there are 00_quickstart, 01_eda, .*"),

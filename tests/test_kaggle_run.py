@@ -139,6 +139,17 @@ NAMED = ("20_ensemble", "01_eda")  # and so the six that feed the ensemble
 ALL_NAMED = sorted([*NAMED, *FEEDING])
 
 
+@pytest.fixture
+def made(server):
+    """Have the ensemble leave a submission."""
+    server.outputs[REFS["20_ensemble"]] = {"submission.csv": b"id,label\nmade,104\n"}
+
+
+def test_an_ensemble_without_a_submission_is_an_error(server, kaggle):
+    fails(kaggle("run", *NAMED, *POLL), "20_ensemble is complete but left no submission.csv; its log is in")
+
+
+@pytest.mark.usefixtures("made")
 def test_called_again_it_sends_and_fetches_nothing(server, kaggle):
     assert kaggle("run", *NAMED, *POLL).returncode == 0
     assert sorted(sent(server)) == ALL_NAMED
@@ -150,6 +161,7 @@ def test_called_again_it_sends_and_fetches_nothing(server, kaggle):
     assert "version 1, found on Kaggle" in done.stdout
 
 
+@pytest.mark.usefixtures("made")
 def test_a_changed_line_sends_all_again(server, kaggle, folder):
     kaggle("run", *NAMED, *POLL)
     plots = folder / "flowerlib/plots.py"
@@ -158,13 +170,14 @@ def test_a_changed_line_sends_all_again(server, kaggle, folder):
     assert sorted(sent(server)) == sorted(2 * ALL_NAMED)
 
 
+@pytest.mark.usefixtures("made")
 @pytest.mark.parametrize("end", ["ERROR", "CANCEL_ACKNOWLEDGED"])
 def test_one_that_fails_leaves_the_others_and_is_all_that_is_sent_again(server, kaggle, folder, end):
     server.ends[REFS["13_efficientnetb7"]] = end
     server.logs[REFS["13_efficientnetb7"]] = [f"line {number}\n" for number in range(50)]
     server.outputs[REFS["12_resnet152v2"]] = {"kept.txt": b"kept"}
     done = kaggle("run", *NAMED, *POLL)
-    fails(done, "13_efficientnetb7: ended in " + end, "the same command sends only what failed again")
+    fails(done, "failed: 13_efficientnetb7: ended in " + end, "the same command sends only what failed again")
     assert "\nline 49\n" in done.stdout
     assert "\nline 29\n" not in done.stdout
     assert re.search(r"^20_ensemble +left out +needs 13_efficientnetb7$", done.stdout, re.MULTILINE)
@@ -187,10 +200,21 @@ def test_a_refusal_is_told_in_kaggles_words(server, kaggle):
 
 
 def test_inputs_that_kaggle_drops_are_an_error(server, kaggle):
-    done = kaggle("run", "14_efficientnetv2xl", "--offline", *POLL)
-    fails(done, "started 14_efficientnetv2xl without dataset someone/flowerlib-weights", "stop it at https://")
+    fails(
+        kaggle("push", "20_ensemble"),
+        "started 20_ensemble without kernel someone/flowers-00-quickstart-on-a-cpu, someone/flowers-10-densenet201",
+        "stop it at https://",
+    )
+
+
+@pytest.mark.parametrize("command", [("run", *POLL), ("push",)])
+def test_offline_kernels_are_not_sent_before_their_weights_are_there(server, kaggle, command):
+    done = kaggle(*command, "14_efficientnetv2xl", "--offline")
+    fails(done, "the dataset someone/flowerlib-weights is not on Kaggle; `flowerlib kaggle weights-dataset` sends")
+    assert sent(server) == []
     server.datasets["someone/flowerlib-weights"] = Dataset({})
-    assert kaggle("push", "14_efficientnetv2xl", "--offline").returncode == 0
+    assert kaggle(*command, "14_efficientnetv2xl", "--offline").returncode == 0
+    assert sent(server) == ["14_efficientnetv2xl"]
 
 
 def test_a_full_queue_is_waited_out_with_growing_pauses(server, kaggle):
@@ -204,6 +228,7 @@ def test_a_full_queue_is_waited_out_with_growing_pauses(server, kaggle):
     assert sent(server) == ["10_densenet201"]
 
 
+@pytest.mark.usefixtures("made")
 def test_as_many_run_at_once_as_kaggle_allows(server, kaggle):
     server.max_sessions = 2
     assert kaggle("run", *NAMED, *POLL).returncode == 0
@@ -262,6 +287,7 @@ def test_wrong_and_absent_credentials_send_nothing(server, kaggle):
     assert sent(server) == []
 
 
+@pytest.mark.usefixtures("made")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_stopped_and_called_again_it_sends_nothing_twice(server, folder, tmp_path, how):
     server.polls = 10**6  # nothing ends
@@ -290,6 +316,7 @@ def test_a_series_that_cannot_fit_is_refused_with_the_figures(server, kaggle):
     fails(
         kaggle("run", *POLL),
         "TPU hours do not suffice: about 4.6 h to run 6, 1.5 h of 20 h left until Saturday 05 January, 00:00 UTC",
+        "; name fewer notebooks, or wait",
     )
     assert sent(server) == []
     assert kaggle("run", "12_resnet152v2", *POLL).returncode == 0  # 45 minutes fit
@@ -306,9 +333,9 @@ def test_a_kernel_that_is_not_fit_is_not_sent(server, kaggle, folder):
 
 def test_check_says_what_is_wrong_and_then_that_nothing_is(server, kaggle):
     fails(kaggle("check"), "nothing is built in build/kernels; run `flowerlib kaggle build`")
-    fails(kaggle("build", KAGGLE_USERNAME=""), "`user` (=username) must be your name")
+    fails(kaggle("build", KAGGLE_USERNAME=""), "whose kernels are they? Give `--user NAME`")
     assert kaggle("build").returncode == 0
-    assert kaggle("check").stdout == "11 kernels are fit to be sent.\n"
+    assert kaggle("check").stdout.count("build/kernels/") == len(kernels.SERIES)
     done = kaggle("check", "notebooks")
     fails(done, "`notebooks/kernel-metadata.json` cannot be read")
 
@@ -320,13 +347,22 @@ def test_push_status_output_submit(server, kaggle, folder):
     done = kaggle("push", "01_eda", "02_augmentation", "--timeout", "0.5")
     assert "01_eda: version 1, https://www.kaggle.com/code/someone/flowers-01-before-any-network" in done.stdout
     assert [body["sessionTimeoutSeconds"] for method, body in server.requests if method == "SaveKernel"] == [1800, 1800]
-    server.outputs[REFS["01_eda"]] = {"submission.csv": b"id,label\n1,2\n"}
+    fails(kaggle("output", "01_eda", "--out", "here"), "has not ended (QUEUED); what is here stays")
+    server.outputs[REFS["01_eda"]] = {"submission.csv": b"id,label\n1,2\n", "model.keras": b"large"}
+    server.kernels[REFS["01_eda"]][0].polls = 0
     for state in ("QUEUED", "RUNNING", "COMPLETE"):
         assert re.search(rf"01_eda +version 1, content [0-9a-f]{{16}}: {state}$", kaggle("status", "01_eda").stdout)
+    fails(kaggle("output", "01_eda", "--out", "here"), "model.keras of someone/flowers-01-before-any-network did not")
+    del server.kernels[REFS["01_eda"]][0].files["model.keras"]
     assert kaggle("output", "01_eda", "--out", "here").returncode == 0
     assert (folder / "here/input/01_eda/submission.csv").read_bytes() == b"id,label\n1,2\n"
     assert "Successfully submitted" in kaggle("submit", "01_eda", "--message", "a test").stdout
     assert server.submissions[0]["submissionDescription"] == "a test"
+    for _ in range(3):
+        kaggle("status", "02_augmentation")
+    fails(kaggle("submit", "02_augmentation"), "version 1 of someone/flowers-02-augmentation left no submission.csv")
+    fails(kaggle("run", "01_eda", "--submit"), "only 20_ensemble is submitted; name it too")
+    assert len(server.submissions) == 1
 
 
 def test_the_official_command_sends_what_is_built(server, kaggle, folder, tmp_path):

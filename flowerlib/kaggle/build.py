@@ -22,8 +22,9 @@ DEFAULT = Path("build/kernels")
 CONTENT = re.compile(r"^# content ([0-9a-f]{16})$", re.MULTILINE)
 PENDING = "0" * 16  # in the place of the hash, while that is computed
 CELL = """\
-# flowerlib {version}, the library behind this series of notebooks, travels in this cell, so that a copy runs as it is,
-# with internet off. Each string below is one file, unchanged: read it here, or in the folder it is unpacked to.
+# flowerlib {version}, the library behind this series of notebooks, travels in this cell, so that a copy runs as it is.
+# Only pretrained weights do not travel: they are downloaded, or found in an attached dataset. Each string below is one
+# file of the source, unchanged: read it here, or in the folder it is unpacked to.
 # content {content}
 import sys
 import tempfile
@@ -150,28 +151,32 @@ def build(
 ) -> list[Built]:
     """Write a folder for each notebook, its kernel and its metadata; the same input gives the same bytes.
 
-    Where `to` is the default, the kernel-metadata.json at the top of the repository follows: its owner, its
-    accelerator, its internet. So `kaggle kernels push -p .` sends what was built last.
+    Where `to` is the default, the kernel-metadata.json at the top of the repository gets the owner's name, and what it
+    describes is built if it was not: `kaggle kernels push -p .` works. The other options change nothing there.
 
     Args:
         notebooks: their names; all unless given.
         user: the owner on Kaggle.
         to: gets the folders, named as the notebooks.
-        accelerator: for every kernel; unless given, those that need one have the one in kernel-metadata.json.
+        accelerator: for the kernels that need one; that in kernel-metadata.json unless given.
         online: whether kernels may use the internet; as kernel-metadata.json says unless given.
         root: of the repository.
 
     Raises:
         FlowersError: an unknown notebook or accelerator, an impossible owner, or this is no clone.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", user) or user == NOBODY:
-        raise FlowersError(f"`user` (={user}) must be your name in the address of your Kaggle profile")
+    if user == NOBODY:
+        raise FlowersError("whose kernels are they? Give `--user NAME`, or log in with `kaggle auth login`")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", user):
+        raise FlowersError(f"`user` (={user}) must be a name as in the address of a Kaggle profile")
     options = {"accelerator": accelerator, "online": online, "root": root}
     built = [make(kernel, user, **options) for kernel in kernels.chosen(notebooks)]
     for each in built:
         _write(each, root / to / each.kernel.notebook)
     if to == DEFAULT:
-        flagship = make(SERIES[FLAGSHIP], user, **options)
+        flagship = make(SERIES[FLAGSHIP], user, root=root)
+        if not (root / DEFAULT / FLAGSHIP).exists():
+            _write(flagship, root / DEFAULT / FLAGSHIP)
         code_file = (DEFAULT / FLAGSHIP / flagship.metadata["code_file"]).as_posix()
         _write_json(flagship.metadata | {"code_file": code_file}, root / METADATA)
     return built

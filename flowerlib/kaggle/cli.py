@@ -24,8 +24,8 @@ User = Annotated[
 Accelerator = Annotated[
     str | None,
     typer.Option(
-        help="For every kernel, such as TpuV5E8 or NvidiaTeslaT4. Unless given, kernels that train get the one in "
-        "kernel-metadata.json, the others none."
+        help="For the kernels that train, such as TpuV5E8 or NvidiaTeslaT4; unless given, that in "
+        "kernel-metadata.json. The others need none."
     ),
 ]
 Online = Annotated[
@@ -37,8 +37,16 @@ Online = Annotated[
         show_default=False,
     ),
 ]
-Timeout = Annotated[float, typer.Option(help="The most hours that a kernel may run; Kaggle allows 9 with a TPU.")]
-Out = Annotated[Path, typer.Option(help="Where everything is left.")]
+Timeout = Annotated[
+    float,
+    typer.Option(
+        min=0.01,
+        max=12,
+        help="The most hours that a kernel may run; Kaggle allows 9 with a TPU. What is stopped by it leaves nothing: "
+        "stay above the notebook's HOURS.",
+    ),
+]
+Out = Annotated[Path, typer.Option(file_okay=False, help="Where everything is left.")]
 OUT = Path("outputs/kaggle")
 
 
@@ -46,7 +54,7 @@ OUT = Path("outputs/kaggle")
 def build(
     notebooks: Notebooks = None,
     user: User = None,
-    to: Annotated[Path, typer.Option(help="Gets a folder for each.")] = Path("build/kernels"),
+    to: Annotated[Path, typer.Option(file_okay=False, help="Gets a folder for each.")] = Path("build/kernels"),
     accelerator: Accelerator = None,
     online: Online = None,
 ) -> None:
@@ -72,7 +80,7 @@ def check(
         if len(folders) == 1:
             raise FlowersError(f"nothing is built in {build.DEFAULT}; run `flowerlib kaggle build`")
     check.require(folders)
-    print(f"{len(folders)} kernels are fit to be sent.")
+    print("Fit to be sent:", *folders)
 
 
 @app.command(epilog="Example: flowerlib kaggle push 01_eda 02_augmentation")
@@ -91,6 +99,7 @@ def push(
     built = _build(notebooks, user or service.user, build.DEFAULT, accelerator, online)
     folders = [kernels.ROOT / build.DEFAULT / each.kernel.notebook for each in built]
     check.require(folders)
+    service.require_datasets(each.metadata for each in built)
     for each, folder in zip(built, folders, strict=True):
         version = service.push(folder, int(3600 * timeout))
         print(f"{each.kernel.notebook}: version {version}, https://www.kaggle.com/code/{each.ref}")
@@ -105,11 +114,11 @@ def run(
     online: Online = None,
     timeout: Timeout = 9.0,
     submit: Annotated[bool, typer.Option("--submit", help="Submit the ensemble's answers to the competition.")] = False,
-    poll: Annotated[float, typer.Option(help="Seconds between two looks at a kernel.")] = 30.0,
+    poll: Annotated[float, typer.Option(min=0.01, max=3600, help="Seconds between two looks.")] = 30.0,
 ) -> None:
     """Send the series in the right order, wait for it, and bring back what it leaves.
 
-    Stopped and called again, it goes on from what Kaggle has.
+    The kernels that feed one belong to it. Stopped and called again, it goes on from what Kaggle has.
     """
     from flowerlib.kaggle import run
 
@@ -148,10 +157,13 @@ def status(notebooks: Notebooks = None, user: User = None) -> None:
 def output(notebooks: Notebooks = None, user: User = None, out: Out = OUT) -> None:
     """Download what the newest run of each kernel left."""
     from flowerlib.config import written_whole
+    from flowerlib.kaggle.service import ENDED_BADLY, ENDED_WELL
 
     def fetch(service: "Service", kernel: "Kernel", ref: str) -> None:
         if (remote := service.remote(ref)) is None:
             raise RuntimeError(f"{ref} is not on Kaggle; `flowerlib kaggle push {kernel.notebook}` sends it")
+        if (state := service.status(ref, remote.version)[0]) not in (*ENDED_WELL, *ENDED_BADLY):
+            raise RuntimeError(f"version {remote.version} of {ref} has not ended ({state}); what is here stays")
         with written_whole(out / "input" / kernel.notebook) as temporary:
             service.output(ref, remote.version, temporary)
         print(out / "input" / kernel.notebook)
@@ -179,9 +191,9 @@ def submit(
 
 @app.command("weights-dataset", epilog="Example: flowerlib kaggle weights-dataset && flowerlib kaggle run --offline")
 def weights_dataset(
-    to: Annotated[Path, typer.Option(help="The folder to fill and to send.")] = Path("build/weights"),
+    to: Annotated[Path, typer.Option(file_okay=False, help="The folder to fill and to send.")] = Path("build/weights"),
     user: User = None,
-    poll: Annotated[float, typer.Option(help="Seconds between two looks at the dataset.")] = 10.0,
+    poll: Annotated[float, typer.Option(min=0.01, max=3600, help="Seconds between two looks.")] = 10.0,
 ) -> None:
     """Send the pretrained weights as a private dataset, for kernels with internet off."""
     from flowerlib.kaggle import dataset

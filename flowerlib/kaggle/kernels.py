@@ -112,7 +112,7 @@ def read(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise FlowersError(f"`{path}` cannot be read: {error}") from None
+        raise FlowersError(f"`{path}` cannot be read ({error}); run `flowerlib kaggle build`") from None
     if not isinstance(content, dict):
         raise FlowersError(f"`{path}` must hold a JSON object, not {type(content).__name__}")
     return content
@@ -132,17 +132,18 @@ def metadata(
         kernel: one of `SERIES`.
         shared: the kernel-metadata.json at the top of the repository: what is the same for all, and the accelerator.
         user: the owner on Kaggle.
-        accelerator: for every kernel; unless given, `shared`'s for those that need one.
+        accelerator: for a kernel that needs one; `shared`'s unless given.
         online: whether the kernels may use the internet; as in `shared` unless given. Without it the weights come from
             the user's dataset `flowerlib-weights`.
 
     Raises:
         FlowersError: `accelerator` is unknown or retired.
     """
-    machine = accelerator or (shared["machine_shape"] if kernel.accelerated else "")
-    if machine and machine not in ACCELERATORS:
-        instead = f"; it is retired, use {RETIRED[machine]}" if machine in RETIRED else ""
-        raise FlowersError(f"`accelerator` (={machine}) must be one of {', '.join(ACCELERATORS)}{instead}")
+    accelerator = accelerator or shared["machine_shape"]
+    if accelerator not in ACCELERATORS:
+        instead = f"; it is retired, use {RETIRED[accelerator]}" if accelerator in RETIRED else ""
+        raise FlowersError(f"`accelerator` (={accelerator}) must be one of {', '.join(ACCELERATORS)}{instead}")
+    machine = accelerator if kernel.accelerated else ""
     online = shared["enable_internet"] if online is None else online
     weights = f"{user}/{WEIGHTS_SLUG}"
     datasets = [source for source in shared["dataset_sources"] if source.split("/")[-1] != WEIGHTS_SLUG]

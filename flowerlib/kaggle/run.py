@@ -193,12 +193,15 @@ def run(
             do not suffice; nothing was sent.
         RuntimeError: a kernel failed. What the others left has been fetched.
     """
-    service = Service()
     names = [kernel.notebook for kernel in kernels.chosen(notebooks, with_sources=True)]
+    if submit and ENSEMBLE not in names:
+        raise FlowersError(f"only {ENSEMBLE} is submitted; name it too, or no notebook at all")
+    service = Service()
     built = build.build(names, user=user or service.user, accelerator=accelerator, online=online, root=root)
     check.require([root / build.DEFAULT / name for name in names])
     series = Series([Job(each) for each in built], service, out, hours, poll, root)
     console = Console()
+    service.require_datasets(each.metadata for each in built)
     for job in series.jobs.values():
         series.look(job)
     _require_quota([job for job in series.jobs.values() if job.state == "to send"], service, console)
@@ -219,8 +222,9 @@ def _require_quota(to_send: list[Job], service: Service, console: Console) -> No
         figures = f"about {hours:.1f} h to run {len(needing)}, {quota.left:.1f} h of {quota.total:.0f} h left"
         if hours > quota.left:
             refresh = f" until {quota.refresh:%A %d %B, %H:%M} UTC" if quota.refresh else ""
+            remedy = "or wait" if hours <= quota.total else "and the others in later weeks"
             raise FlowersError(
-                f"{kind.upper()} hours do not suffice: {figures}{refresh}; name fewer notebooks, or wait"
+                f"{kind.upper()} hours do not suffice: {figures}{refresh}; name fewer notebooks, {remedy}"
             )
         console.print(f"{kind.upper()}: {figures} this week.")
 
@@ -276,11 +280,11 @@ def _finish(series: Series, console: Console, submit: bool) -> Path | None:
             console.print(f"\nThe end of {series.log_file(job)}:", *tail, sep="\n", highlight=False, markup=False)
     submission = _recap(series, console)
     if failed:
+        what = f"{failed[0].name}: {failed[0].note}" if len(failed) == 1 else ", ".join(job.name for job in failed)
         raise RuntimeError(
-            "; ".join(f"{job.name}: {job.note}" for job in failed)
-            + f". What the others left is in {series.out}; the same command sends only what failed again"
+            f"failed: {what}. What the others left is in {series.out}; the same command sends only what failed again"
         )
-    if submit and submission:
+    if submit:
         ensemble = series.jobs[ENSEMBLE]
         message = f"flowerlib, content {ensemble.built.content}"
         console.print(series.service.submit(ensemble.built.ref, ensemble.version, message))
@@ -288,18 +292,25 @@ def _finish(series: Series, console: Console, submit: bool) -> Path | None:
 
 
 def _recap(series: Series, console: Console) -> Path | None:
-    """Run the ensemble's notebook here over what was fetched, for the recap; the submission is the one Kaggle made."""
+    """Run the ensemble's notebook here over what was fetched, for the recap; the submission is the one Kaggle made.
+
+    Raises:
+        RuntimeError: the ensemble's kernel is complete, and left none.
+    """
     from flowerlib import series as local
 
-    if not any(series.out.glob("input/*/runs/*/predictions.npz")):
-        return None
-    os.environ["FLOWERS_KAGGLE"] = str(series.out.resolve())
-    local.run([ENSEMBLE], out=series.out)
+    console.print(f"What the kernels left: {series.out / 'input'}", highlight=False, soft_wrap=True)
+    if any(series.out.glob("input/*/runs/*/predictions.npz")):
+        os.environ["FLOWERS_KAGGLE"] = str(series.out.resolve())
+        local.run([ENSEMBLE], out=series.out)
     ensemble = series.jobs.get(ENSEMBLE)
     if ensemble is None or ensemble.state != "complete":
-        console.print("Kaggle has made no submission: submission.csv was made here, of the runs that are there.")
+        console.print(f"No submission from Kaggle: it takes a complete run of {ENSEMBLE}.", highlight=False)
         return None
+    made = series.folder(ensemble) / "submission.csv"
+    if not made.exists():
+        raise RuntimeError(f"{ENSEMBLE} is complete but left no submission.csv; its log is in {made.parent}")
     with written_whole(series.out / "submission.csv") as temporary:
-        shutil.copyfile(series.folder(ensemble) / "submission.csv", temporary)
-    console.print(f"The submission: {series.out / 'submission.csv'}", highlight=False)
+        shutil.copyfile(made, temporary)
+    console.print(f"The submission: {series.out / 'submission.csv'}", highlight=False, soft_wrap=True)
     return series.out / "submission.csv"

@@ -6,12 +6,13 @@ The package answers a refusal with an ordinary return value, or prints it and ex
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from datetime import datetime
 from functools import wraps
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from zipfile import BadZipFile, ZipFile
 
@@ -205,9 +206,31 @@ class Service:
 
     @_asking
     def submit(self, ref: str, version: int, message: str) -> str:
-        """Submit the `submission.csv` of a kernel's version to the competition; return Kaggle's answer."""
+        """Submit the `submission.csv` of a kernel's version to the competition; return Kaggle's answer.
+
+        Raises:
+            RuntimeError: it left none, or Kaggle refused it.
+        """
+        with TemporaryDirectory() as folder:
+            self.api.kernels_output(f"{ref}/{version}", folder, r"^submission\.csv$", force=True, page_size=200)
+            path = Path(folder, "submission.csv")
+            if not path.exists() or not _whole(path):
+                raise RuntimeError(f"version {version} of {ref} left no submission.csv")
         answer = self.api.competition_submit_code("submission.csv", message, COMPETITION, ref, version, quiet=True)
         return answer.message
+
+    def require_datasets(self, metadata: Iterable[dict]) -> None:
+        """Make sure that what kernels want attached is there.
+
+        Raises:
+            FlowersError: a dataset is not there, or not ready.
+        """
+        for ref in sorted({source for each in metadata for source in each["dataset_sources"]}):
+            if (state := self.dataset_state(ref)) != "ready":
+                raise FlowersError(
+                    f"the dataset {ref} is {state or 'not on Kaggle'}; `flowerlib kaggle weights-dataset` sends "
+                    "the pretrained weights, and `--online` does without it"
+                )
 
     @_asking
     def dataset_state(self, ref: str) -> str | None:
