@@ -15,7 +15,7 @@ from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
-from flowerlib.config import FlowersError, written_whole
+from flowerlib.config import FlowersError, search, written_whole
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
@@ -114,7 +114,7 @@ def index(out: Path) -> str:
     curves = [
         f'<figure><img src="{path.relative_to(out).as_posix()}" alt="Accuracy and loss over the epochs of '
         f'{path.parent.name}" loading="lazy"><figcaption>{path.parent.name}</figcaption></figure>'
-        for path in sorted(out.glob("runs/*/curves.png"))
+        for path in search(out, "curves.png")
     ]
     files = [name for name in ("submission.csv", "recap.csv") if (out / name).exists()]
     return PAGE.format(

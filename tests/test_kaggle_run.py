@@ -97,6 +97,7 @@ def outputs(server, tmp_path):
         server.outputs[REFS[name]] = {
             f"runs/{name}/run.json": json.dumps(record).encode(),
             f"runs/{name}/predictions.npz": (tmp_path / f"{name}.npz").read_bytes(),
+            f"runs/{name}/curves.png": b"png",
             "submission.csv": b"id,label\nt0,1\n",
         }
     server.outputs[REFS["20_ensemble"]] = {"submission.csv": b"id,label\nmade,104\n"}
@@ -125,7 +126,7 @@ def test_the_series_goes_out_in_order_and_the_submission_comes_back(server, kagg
     assert (out / "submission.csv").read_bytes() == b"id,label\nmade,104\n"
     recap = (out / "recap.csv").read_text()
     assert all(name in recap for name in (*FEEDING, "equal average", "fitted average"))
-    assert "The series" in (out / "index.html").read_text()
+    assert 'src="input/10_densenet201/runs/10_densenet201/curves.png"' in (out / "index.html").read_text()
     [submission] = server.submissions
     assert (submission["kernelSlug"], submission["kernelVersion"], submission["fileName"]) == (
         REFS["20_ensemble"].split("/")[1],

@@ -306,6 +306,10 @@ def _recap(series: Series, console: Console) -> Path | None:
     ensemble = series.jobs.get(ENSEMBLE)
     if ensemble is None or ensemble.state != "complete":
         console.print(f"No submission from Kaggle: it takes a complete run of {ENSEMBLE}.", highlight=False)
+        if (series.out / "submission.csv").exists():
+            console.print(
+                f"{series.out / 'submission.csv'} was made here, of the runs that are there.", highlight=False
+            )
         return None
     made = series.folder(ensemble) / "submission.csv"
     if not made.exists():
