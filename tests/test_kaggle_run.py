@@ -294,12 +294,16 @@ def test_stopped_and_called_again_it_sends_nothing_twice(server, folder, tmp_pat
     server.polls = 10**6  # nothing ends
     options = {"cwd": folder, "env": os.environ | server.environment(tmp_path), "text": True}
     process = subprocess.Popen(
-        clone.command("kaggle", "run", *NAMED, *POLL), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options
+        clone.command("kaggle", "run", *NAMED, *POLL),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+        **options,
     )
     while len(server.kernels) < len(FEEDING) + 1 and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(how)
-    printed, _ = process.communicate()
+    printed, _ = process.communicate(timeout=60)
     if how == signal.SIGINT:
         assert process.returncode == 130
         assert "the same command takes it up again" in printed
