@@ -288,7 +288,15 @@ def test_wrong_and_absent_credentials_send_nothing(server, kaggle):
     assert sent(server) == []
 
 
-@pytest.mark.usefixtures("made")
+@pytest.fixture
+def heeded():
+    """Have processes that are started here heed Ctrl-C, which a shell's background job, and all it starts, ignores."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("made", "heeded")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_stopped_and_called_again_it_sends_nothing_twice(server, folder, tmp_path, how):
     server.polls = 10**6  # nothing ends
@@ -297,7 +305,6 @@ def test_stopped_and_called_again_it_sends_nothing_twice(server, folder, tmp_pat
         clone.command("kaggle", "run", *NAMED, *POLL),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
         **options,
     )
     while len(server.kernels) < len(FEEDING) + 1 and process.poll() is None:
