@@ -98,13 +98,11 @@ class KaggleServer:
             "kernels.KernelsApiService/ListKernelSessionOutput": self._kernel_output,
             "kernels.KernelsApiService/GetAcceleratorQuotaStatistics": self._quota,
             "datasets.DatasetApiService/GetDatasetStatus": self._dataset_status,
-            "datasets.DatasetApiService/GetDataset": self._get_dataset,
             "datasets.DatasetApiService/ListDatasetFiles": self._dataset_files,
             "datasets.DatasetApiService/CreateDataset": self._create_dataset,
             "datasets.DatasetApiService/CreateDatasetVersion": self._create_version,
             "blobs.BlobApiService/StartBlobUpload": self._start_upload,
             "competitions.CompetitionApiService/CreateCodeSubmission": self._submit,
-            "competitions.CompetitionApiService/GetSubmissionLimits": self._submission_limits,
         }
         self._http = ThreadingHTTPServer(("127.0.0.1", port), partial(_Handler, self))
         self.port = self._http.server_port
@@ -273,10 +271,6 @@ class KaggleServer:
         dataset.waits = max(0, dataset.waits - 1)
         return {"status": "READY" if ready else "NOT_YET_PERSISTED"}
 
-    def _get_dataset(self, body):
-        slug, dataset = self._dataset(body)
-        return {"ref": slug, "currentVersionNumber": dataset.versions}
-
     def _dataset_files(self, body):
         _, dataset = self._dataset(body)
         names, answer = _page(sorted(dataset.files), body, self.page_size)
@@ -324,10 +318,6 @@ class KaggleServer:
         self._session(body["kernelOwner"], body["kernelSlug"], str(body.get("kernelVersion", "")))
         self.submissions.append(body)
         return {"message": f"Successfully submitted to {COMPETITION}", "ref": len(self.submissions)}
-
-    def _submission_limits(self, _):
-        made = len(self.submissions)
-        return {"numToday": made, "numTotal": made, "numAllowedNow": max(0, 5 - made)}
 
 
 def _json(status, answer):

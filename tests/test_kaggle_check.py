@@ -41,6 +41,10 @@ def problems(tmp_path):
     return say
 
 
+def test_an_address_is_no_local_path(problems):
+    assert problems(GOOD, "https://example.org/home/page/flowers") == []
+
+
 def test_a_good_kernel_has_no_problem(problems):
     assert problems(GOOD, "print('sha256 c06b0cfe0cc5e900c57784484094331f095bf441995c3c31ea6c75691c786c35')") == []
 

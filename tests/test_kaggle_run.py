@@ -259,6 +259,19 @@ def test_a_lost_answer_sends_nothing_twice(server, kaggle):
     assert sent(server) == ["01_eda", "02_augmentation", "02_augmentation"]
 
 
+def test_a_lost_answer_of_one_that_fails_at_once_sends_nothing_twice(server, kaggle):
+    server.polls, server.ends[REFS["01_eda"]] = 0, "ERROR"
+    server.fail_next("SaveKernel", ("lost",))
+    fails(kaggle("run", "01_eda", *POLL), "01_eda: ended in ERROR")
+    assert sent(server) == ["01_eda"]
+
+
+def test_a_log_that_cannot_be_had_hides_no_failure(server, kaggle):
+    server.ends[REFS["01_eda"]] = "ERROR"
+    server.fail_next("ListKernelSessionOutput", ("http", 500, "oops"))
+    fails(kaggle("run", "01_eda", *POLL), "01_eda: ended in ERROR", "its log cannot be had")
+
+
 def test_an_unsent_one_is_sent_after_a_cut(server, kaggle):
     server.fail_next("SaveKernel", ("cut",))
     assert kaggle("run", "01_eda", *POLL).returncode == 0

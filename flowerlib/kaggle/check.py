@@ -43,7 +43,7 @@ SECRETS = {
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
     "a password": r"(?i)\bpass(?:word|wd)\s*=\s*[\"'][^\"']+[\"']",
 }
-LOCAL = r"(?:/home|/Users)/\w[\w.-]*/|/root/|\b[A-Za-z]:\\\\?Users\\\\?\w+"
+LOCAL = r"(?<![\w.])(?:/home|/Users)/\w[\w.-]*/|/root/|\b[A-Za-z]:\\\\?Users\\\\?\w+"
 
 
 def lint(folder: Path) -> list[str]:

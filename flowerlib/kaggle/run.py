@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from flowerlib.config import FlowersError, written_whole
 from flowerlib.kaggle import build, check, kernels
@@ -75,7 +76,7 @@ class Series:
             return
         state, _ = self.service.status(job.built.ref, remote.version)
         job.version = remote.version
-        if state not in ENDED_BADLY:
+        if state not in ENDED_BADLY or job.state == "unsure":  # then it was sent just now, even if it failed at once
             job.state, job.note = "queued", f"version {job.version}, found on Kaggle"
             job.began = remote.last_run and remote.last_run.replace(tzinfo=UTC)
 
@@ -127,9 +128,9 @@ class Series:
             job.state = "complete"
             self.refused.pop(job.kind, None)  # a session is free again
         elif state in ENDED_BADLY:
-            self._save_log(job)
             job.state, job.note = "failed", f"ended in {state}{message and f': {message}'}"
             self.refused.pop(job.kind, None)
+            self._save_log(job)
         elif state == "RUNNING":
             job.state, job.began = "running", job.began or datetime.now(UTC)
 
@@ -153,8 +154,15 @@ class Series:
                 (temporary / ".version").write_text(this)
 
     def _save_log(self, job: Job) -> None:
+        """Keep a failed kernel's log, instead of an earlier one; that it cannot be had hides no failure."""
+        self.log_file(job).unlink(missing_ok=True)
+        try:
+            text = self.service.log(job.built.ref, job.version)
+        except RuntimeError as error:
+            job.note += f"; its log cannot be had: {error}"
+            return
         with written_whole(self.log_file(job)) as temporary:
-            temporary.write_text(self.service.log(job.built.ref, job.version))
+            temporary.write_text(text)
 
 
 def run(
@@ -264,9 +272,9 @@ def _step_all(series: Series) -> str:
 
 
 def _table(jobs: list[Job], trouble: str = "") -> Table:
-    table = Table("notebook", "state", "", "", box=None, caption=trouble and f"{trouble}; trying again")
+    table = Table("notebook", "state", "", "", box=None, caption=Text(trouble and f"{trouble}; trying again"))
     for job in jobs:
-        table.add_row(job.name, job.state, job.time, job.note)
+        table.add_row(job.name, job.state, job.time, Text(job.note))
     return table
 
 

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from zipfile import BadZipFile, ZipFile
 
-from requests.exceptions import ConnectionError, HTTPError, RequestException, Timeout
+from requests.exceptions import HTTPError, RequestException
 
 import flowerlib
 from flowerlib.config import COMPETITION, FlowersError
@@ -91,8 +91,6 @@ def _told() -> Iterator[None]:
         yield
     except FlowersError:
         raise
-    except (ConnectionError, Timeout) as error:
-        raise Unreachable(f"Kaggle cannot be reached: {error}") from None
     except HTTPError as error:
         code = 0 if error.response is None else error.response.status_code
         if code == 401:
@@ -100,7 +98,9 @@ def _told() -> Iterator[None]:
         if code == 429 or code >= 500:
             raise Unreachable(f"Kaggle is out of order for now ({error})") from None
         raise RuntimeError(f"Kaggle says: {error}") from None
-    except (RequestException, ValueError) as error:
+    except RequestException as error:  # no connection, silence, or an answer that is cut or garbled
+        raise Unreachable(f"Kaggle cannot be reached: {error}") from None
+    except ValueError as error:
         raise RuntimeError(f"Kaggle says: {error}") from None
 
 
@@ -176,9 +176,11 @@ class Service:
     def output(self, ref: str, version: int, folder: Path) -> None:
         """Download all that a version's run left, and its log, into a folder.
 
+        Before release 2.2.5 the package gives what the newest version left, and saves a server's error page as if it
+        were the file.
+
         Raises:
-            Unreachable: a file did not come whole. Before release 2.2.5 the package saves a server's error page as if
-                it were the file.
+            Unreachable: a file did not come whole.
         """
         self.api.kernels_output(f"{ref}/{version}", str(folder), force=True, quiet=True, page_size=200)
         for path in folder.rglob("*"):
@@ -187,7 +189,7 @@ class Service:
 
     @_asking
     def log(self, ref: str, version: int) -> str:
-        """Return what a version's run printed."""
+        """Return what a version's run printed; before release 2.2.5 of the package, what the newest printed."""
         text = self.api.kernels_logs(f"{ref}/{version}")
         try:
             return "".join(entry["data"] for entry in json.loads(text))
