@@ -1,4 +1,4 @@
-"""A stand-in for kaggle.com which the real `kaggle` package (2.2.4) talks to, so that tests need no account.
+"""A stand-in for kaggle.com which the real `kaggle` package (2.2.5) talks to, so that tests need no account.
 
 A test scripts the server in its own process, and gives `environment(home)` to the processes that run the package.
 By hand: `python tests/kaggle_server.py --home DIR`, then `kaggle ...` in a shell with the lines that this prints.
@@ -10,6 +10,7 @@ import contextlib
 import json
 import shlex
 import threading
+import time
 import uuid
 from collections import deque
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ QUEUE_FULL = "Maximum batch {} session count of {} reached."
 FAILURE = "Notebook Threw Exception"
 LOG = ["All is well.\n"]
 LOG_OF_AN_ERROR = ["Traceback (most recent call last):\n", "ValueError: all is not well\n"]
-FAULTS = {"error": 2, "http": 3, "cut": 1, "lost": 1}  # kind -> length of the tuple
+FAULTS = {"error": 2, "http": 3, "cut": 1, "lost": 1, "stall": 1}  # kind -> length of the tuple
 
 
 class Refusal(Exception):
@@ -67,6 +68,7 @@ class KaggleServer:
 
     Attributes that tests set or read, with `lock` held where a client is at work at the same time:
         requests: (method, body) of each call, in order of arrival, those that are refused or fail included.
+        arrivals: when they arrived, by the monotonic clock.
         unknown: what was asked for that does not exist here.
         polls: answers QUEUED (the first) and RUNNING (the others) that GetKernelSessionStatus gives before the end.
         ends: slug of a kernel -> status at the end: COMPLETE unless given, ERROR or CANCEL_ACKNOWLEDGED.
@@ -75,19 +77,22 @@ class KaggleServer:
         max_sessions: SaveKernel refuses while so many sessions have not ended.
         kernels: slug -> list of Session, the newest last.
         datasets: slug -> Dataset.
+        competitions: slugs of those whose rules the user has accepted.
         page_size: the most files in one answer.
         dataset_polls: answers to GetDatasetStatus, after each new version, before it is ready.
-        quota: `tpu`, `gpu` -> (used hours, total hours).
+        quota: `tpu`, `gpu` -> (used hours, total hours); None for what the answer leaves out.
         submissions: bodies of CreateCodeSubmission.
+        released: an event that ends all stalls.
         faults: method -> faults that `fail_next` queued and that have not happened yet.
     """
 
     def __init__(self, port=0):
         self.lock = threading.RLock()
-        self.requests, self.unknown, self.submissions = [], [], []
+        self.requests, self.arrivals, self.unknown, self.submissions = [], [], [], []
+        self.released = threading.Event()
         self.polls, self.dataset_polls, self.max_sessions, self.page_size = 2, 1, None, 200
         self.ends, self.outputs, self.logs = {}, {}, {}
-        self.kernels, self.datasets = {}, {}
+        self.kernels, self.datasets, self.competitions = {}, {}, {COMPETITION}
         self.quota, self.quota_refresh = {"tpu": (0, 20), "gpu": (0, 30)}, datetime(2030, 1, 5)
         self.faults = {}
         self._uploads = {}  # token -> [name, bytes or None]
@@ -98,7 +103,6 @@ class KaggleServer:
             "kernels.KernelsApiService/ListKernelSessionOutput": self._kernel_output,
             "kernels.KernelsApiService/GetAcceleratorQuotaStatistics": self._quota,
             "datasets.DatasetApiService/GetDatasetStatus": self._dataset_status,
-            "datasets.DatasetApiService/ListDatasetFiles": self._dataset_files,
             "datasets.DatasetApiService/CreateDataset": self._create_dataset,
             "datasets.DatasetApiService/CreateDatasetVersion": self._create_version,
             "blobs.BlobApiService/StartBlobUpload": self._start_upload,
@@ -112,6 +116,7 @@ class KaggleServer:
         return self
 
     def __exit__(self, *_):
+        self.released.set()
         self._http.shutdown()
         self._http.server_close()
 
@@ -127,7 +132,7 @@ class KaggleServer:
         """Have the next calls of a method fail, one fault each; `files` and `uploads` name the downloads and uploads.
 
         A fault is ("error", text): an answer that tells of the error; ("http", status, text): an HTTP error;
-        ("cut",): no answer, nothing done; ("lost",): all done, yet no answer.
+        ("cut",): no answer, nothing done; ("lost",): all done, yet no answer; ("stall",): all done, and then silence.
         """
         if method not in {"files", "uploads"} | {path.split("/")[1] for path in self._methods}:
             raise ValueError(f"no method {method}")
@@ -153,9 +158,11 @@ class KaggleServer:
                     case ("cut",):
                         return None
                 reply = answer()
-                return None if fault == ("lost",) else reply
             except Refusal as refusal:
                 return _json(refusal.status, {"code": refusal.status, "message": str(refusal)})
+        if fault == ("stall",):
+            self.released.wait(60)
+        return None if fault in (("lost",), ("stall",)) else reply
 
     def _route(self, verb, url, headers, content):
         """The method's name, which is what faults go by, and the function that answers. Only the API asks for a key."""
@@ -169,6 +176,7 @@ class KaggleServer:
             if verb == "POST" and (function := self._methods.get(path.removeprefix("/api/v1/"))):
                 method, body = path.split("/")[-1], json.loads(content)
                 self.requests.append((method, body))
+                self.arrivals.append(time.monotonic())
                 if headers.get("Authorization") != "Basic " + base64.b64encode(f"{USER}:{KEY}".encode()).decode():
                     raise Refusal(401, "Unauthenticated")
                 return method, lambda: _json(200, function(body))
@@ -181,7 +189,7 @@ class KaggleServer:
         running = sum(session.ended is None for sessions in self.kernels.values() for session in sessions)
         if self.max_sessions is not None and running >= self.max_sessions:
             return {"error": QUEUE_FULL.format("TPU", self.max_sessions)}
-        known = {"Dataset": self.datasets, "Kernel": self.kernels, "Competition": {COMPETITION}}
+        known = {"Dataset": self.datasets, "Kernel": self.kernels, "Competition": self.competitions}
         invalid = {kind: [] for kind in known}
         for kind, slugs in known.items():
             for source in body.get(f"{kind.lower()}DataSources", []):
@@ -253,8 +261,8 @@ class KaggleServer:
     def _quota(self, _):
         answer = {"quotaRefreshTime": f"{self.quota_refresh:%Y-%m-%dT%H:%M:%SZ}"}
         for kind, (used, total) in self.quota.items():
-            times = {"timeUsed": f"{round(used * 3600)}s", "totalTimeAllowed": f"{round(total * 3600)}s"}
-            answer[f"{kind}Quota"] = times
+            times = {"timeUsed": used, "totalTimeAllowed": total}
+            answer[f"{kind}Quota"] = {name: f"{round(h * 3600)}s" for name, h in times.items() if h is not None}
         return answer
 
     # Datasets
@@ -270,12 +278,6 @@ class KaggleServer:
         ready = dataset.waits == 0
         dataset.waits = max(0, dataset.waits - 1)
         return {"status": "READY" if ready else "NOT_YET_PERSISTED"}
-
-    def _dataset_files(self, body):
-        _, dataset = self._dataset(body)
-        names, answer = _page(sorted(dataset.files), body, self.page_size)
-        answer["datasetFiles"] = [{"name": name, "totalBytes": len(dataset.files[name])} for name in names]
-        return answer
 
     def _create_dataset(self, body):
         slug = f"{body['ownerSlug']}/{body['slug']}"

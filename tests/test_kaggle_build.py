@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import clone
 import nbformat
@@ -205,7 +204,7 @@ def test_the_root_describes_the_flagship_and_follows_the_build(tmp_path):
     assert read(folder, "14_efficientnetv2xl")[0] == flagship | {"code_file": "14_efficientnetv2xl.ipynb"}
     assert (folder / flagship["code_file"]).is_file()
 
-    build.build(user="bob", to=Path("elsewhere"), root=folder)
+    build.build(user="bob", to=folder / "elsewhere", root=folder)
     assert kernels.owner(folder) == "alice"
 
 
@@ -218,7 +217,9 @@ def test_an_accelerator_named_is_for_the_kernels_that_train_and_for_this_once(tm
         assert metadata["machine_shape"] == ("NvidiaTeslaT4" if trains else "")
         assert (metadata["enable_gpu"], metadata["enable_tpu"]) == (trains, False)
         assert ('kernel.start(kind="gpu")' in first_code(folder, name)) == trains
-    assert json.loads((folder / "kernel-metadata.json").read_text())["machine_shape"] == "TpuV5E8"
+    flagship = json.loads((folder / "kernel-metadata.json").read_text())
+    assert flagship["machine_shape"] == "TpuV5E8"
+    assert "kernel.start(devices=8)" in (folder / flagship["code_file"]).read_text()
     build.build(["10_densenet201"], user="alice", root=folder)
     assert read(folder, "10_densenet201")[0]["machine_shape"] == "TpuV5E8"
 
@@ -251,6 +252,25 @@ def test_what_cannot_be_built_is_an_error_and_nothing_is_written(tmp_path, optio
         build.build(**{"user": "alice"} | options, root=folder)
     assert not (folder / "build").exists()
     assert kernels.owner(folder) == kernels.NOBODY
+
+
+def test_metadata_that_lack_something_are_an_error(tmp_path):
+    folder = clone.make(tmp_path)
+    described = json.loads((folder / "kernel-metadata.json").read_text())
+    for key in ("machine_shape", "enable_internet", "dataset_sources"):
+        rest = {name: value for name, value in described.items() if name != key}
+        (folder / "kernel-metadata.json").write_text(json.dumps(rest))
+        with pytest.raises(FlowersError, match=f"`kernel-metadata.json` lacks `{key}`; `git checkout"):
+            build.build(user="alice", root=folder)
+
+
+def test_what_a_kernel_reads_is_one_line_of_its_first_cell(root):
+    made = build.make(kernels.SERIES["20_ensemble"], "someone", root=root)
+    before, after = (each.notebook.cells[1].source.splitlines() for each in (made, made.reading(["a/b/1", "a/c/22"])))
+    [added] = set(after) - set(before)
+    assert added == "# reads a/b/1 a/c/22"
+    assert [line for line in after if line != added] == before
+    assert files_in("\n".join(after)) == files_in("\n".join(before))
 
 
 @pytest.mark.parametrize(

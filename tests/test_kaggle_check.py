@@ -112,8 +112,17 @@ def test_what_stops_a_notebook_on_kaggle(problems, tmp_path):
     assert "has no kernelspec" in problems(GOOD, "1 + 1", kernelspec={})[0]
     assert "`metadata.kaggle`" in problems(GOOD, "1 + 1", kaggle={"accelerator": "none"})[0]
     assert "must have at most 1,000,000" in problems(GOOD, f"'{'x' * 1_000_000}'")[0]
-    (tmp_path / "test.ipynb").write_text("print('a script')")
-    assert check.lint(tmp_path) == [f"{tmp_path}/test.ipynb: is not a notebook; run `flowerlib kaggle build`"]
+    assert "has no kernelspec" in problems(GOOD, "1 + 1", kernelspec=[])[0]
+    notebooks = [
+        b"print('a script')",
+        b"[]",
+        b'{"cells": [{}], "metadata": {}}',
+        b'{"cells": [], "metadata": 3}',
+        b"\xff",
+    ]
+    for content in notebooks:
+        (tmp_path / "test.ipynb").write_bytes(content)
+        assert check.lint(tmp_path) == [f"{tmp_path}/test.ipynb: is not a notebook; run `flowerlib kaggle build`"]
     (tmp_path / "test.ipynb").unlink()
     assert check.lint(tmp_path) == [f"{tmp_path}/test.ipynb: is not there; run `flowerlib kaggle build`"]
 

@@ -1,12 +1,15 @@
 """The commands that talk to Kaggle, in processes of their own, through the real `kaggle` package, to a server here."""
 
+import contextlib
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import clone
@@ -51,6 +54,11 @@ def sent(server):
     names = {ref: name for name, ref in REFS.items()}
     saved = [session for sessions in server.kernels.values() for session in sessions]
     return [names[session.slug] for session in sorted(saved, key=lambda session: session.began)]
+
+
+def first_cell(session):
+    """The source of the first code cell of what was sent."""
+    return next(cell["source"] for cell in json.loads(session.body["text"])["cells"] if cell["cell_type"] == "code")
 
 
 def fails(done, *words):
@@ -124,9 +132,16 @@ def test_the_series_goes_out_in_order_and_the_submission_comes_back(server, kagg
         for file, content in outputs[REFS[name]].items():
             assert (out / "input" / name / file).read_bytes() == content
     assert (out / "submission.csv").read_bytes() == b"id,label\nmade,104\n"
-    recap = (out / "recap.csv").read_text()
+    recap = (out / "recap/recap.csv").read_text()
     assert all(name in recap for name in (*FEEDING, "equal average", "fitted average"))
-    assert 'src="input/10_densenet201/runs/10_densenet201/curves.png"' in (out / "index.html").read_text()
+    page = (out / "recap/index.html").read_text()
+    [curves] = re.findall(r'src="(.*10_densenet201/curves.png)"', page)
+    assert (out / "recap" / curves).read_bytes() == b"png"
+    for name, ref in REFS.items():
+        label = json.loads((out / "input" / name / ".version").read_text())
+        content = re.search("^# content (.*)$", first_cell(server.kernels[ref][0]), re.MULTILINE)[1]
+        assert label == {"kernel": ref, "version": 1, "content": content}
+    assert not (folder / "build").exists()  # it sends what it made, whatever lies there
     [submission] = server.submissions
     assert (submission["kernelSlug"], submission["kernelVersion"], submission["fileName"]) == (
         REFS["20_ensemble"].split("/")[1],
@@ -134,6 +149,38 @@ def test_the_series_goes_out_in_order_and_the_submission_comes_back(server, kagg
         "submission.csv",
     )
     assert "Successfully submitted" in done.stdout
+    assert json.loads((out / "submitted.json").read_text())["version"] == 1
+
+    again = kaggle("run", "--submit", *POLL)
+    assert again.returncode == 0, again.stderr
+    assert "Version 1 was submitted before: Successfully submitted" in again.stdout
+    assert len(server.submissions) == 1
+    assert sorted(sent(server)) == sorted(kernels.SERIES)
+
+
+def test_a_recap_that_fails_stops_no_submission_and_holds_no_old_runs(server, kaggle, folder, outputs):
+    assert kaggle("run", *NAMED, *POLL).returncode == 0
+    recap = folder / "outputs/kaggle/recap/recap.csv"
+    assert "13_efficientnetb7" in recap.read_text()
+    plots = folder / "flowerlib/plots.py"
+    plots.write_text(plots.read_text() + "# another line\n")
+    server.ends[REFS["13_efficientnetb7"]] = "ERROR"
+    fails(kaggle("run", *NAMED, *POLL), "failed: 13_efficientnetb7")
+    assert "13_efficientnetb7" not in recap.read_text()
+    assert "12_resnet152v2" in recap.read_text()
+    submission = folder / "outputs/kaggle/submission.csv"
+    assert submission.read_bytes() == b"id,label\nmade,104\n"  # of the call before; none came in this one
+
+    server.ends.clear()
+    run = f"runs/{FEEDING[0]}/predictions.npz"
+    for session in server.kernels[REFS[FEEDING[0]]]:
+        session.files[run] = outputs[REFS[FEEDING[0]]][run] = b"no predictions"
+    (folder / "outputs/kaggle/input" / FEEDING[0] / ".version").unlink()
+    submission.unlink()
+    done = kaggle("run", *NAMED, "--submit", *POLL)
+    fails(done, "all came back from Kaggle, but the recap could not be made here: ")
+    assert submission.read_bytes() == b"id,label\nmade,104\n"
+    assert len(server.submissions) == 1
 
 
 NAMED = ("20_ensemble", "01_eda")  # and so the six that feed the ensemble
@@ -160,6 +207,37 @@ def test_called_again_it_sends_and_fetches_nothing(server, kaggle):
     asked = {method for method, _ in server.requests[before:]}
     assert asked == {"GetKernel", "GetKernelSessionStatus"}
     assert "version 1, found on Kaggle" in done.stdout
+
+
+@pytest.mark.usefixtures("made")
+def test_an_ensemble_of_older_outputs_is_sent_again(server, kaggle):
+    assert kaggle("run", *NAMED, *POLL).returncode == 0
+    versions = [f"{REFS[name]}/1" for name in FEEDING]
+    assert f"# reads {' '.join(versions)}\n" in first_cell(server.kernels[REFS["20_ensemble"]][0])
+    assert kaggle("push", "12_resnet152v2").returncode == 0
+    done = kaggle("run", *NAMED, *POLL)
+    assert done.returncode == 0, done.stderr
+    assert f"20_ensemble: version 1 does not read {REFS['12_resnet152v2']}/2, and is sent again" in done.stdout
+    assert sorted(sent(server)) == sorted([*ALL_NAMED, "12_resnet152v2", "20_ensemble"])
+    assert kaggle("run", *NAMED, *POLL).returncode == 0
+    assert len(sent(server)) == len(ALL_NAMED) + 2
+
+
+def test_one_that_runs_without_its_data_is_sent_again(server, kaggle):
+    server.competitions.clear()
+    fails(kaggle("run", "01_eda", *POLL), "started 01_eda without competition tpu-getting-started", "stop it at https")
+    server.competitions.add("tpu-getting-started")
+    done = kaggle("run", "01_eda", *POLL)
+    assert done.returncode == 0
+    assert "01_eda: version 1 does not read tpu-getting-started, and is sent again" in done.stdout
+    assert sent(server) == ["01_eda", "01_eda"]
+
+
+def test_a_kernel_that_was_there_and_is_not_shown_is_an_error(server, kaggle, folder):
+    assert kaggle("run", "01_eda", *POLL).returncode == 0
+    server.fail_next("GetKernel", ("http", 403, "Permission 'kernels.get' was denied"))
+    fails(kaggle("run", "01_eda", *POLL), f"Kaggle does not show {REFS['01_eda']}, of which it had version 1")
+    assert sent(server) == ["01_eda"]
 
 
 @pytest.mark.usefixtures("made")
@@ -200,6 +278,21 @@ def test_a_refusal_is_told_in_kaggles_words(server, kaggle):
     fails(kaggle("push", "01_eda"), "Kaggle refused 01_eda: Your notebook is too good.")
 
 
+def test_push_says_whether_it_was_sent(server, kaggle):
+    server.queue_full(1)
+    fails(kaggle("push", "10_densenet201"), "was not sent: Maximum batch TPU session count of 1 reached.", "Wait, or")
+    server.fail_next("SaveKernel", ("lost",))
+    fails(kaggle("push", "01_eda"), "cannot be reached", "arrived, `flowerlib kaggle status 01_eda` says")
+    assert sent(server) == ["01_eda"]
+
+
+def test_the_log_of_an_earlier_failure_is_not_shown_for_a_refusal(server, kaggle):
+    server.ends[REFS["01_eda"]] = "ERROR"
+    assert "all is not well" in kaggle("run", "01_eda", *POLL).stdout
+    server.fail_next("SaveKernel", ("error", "Your notebook is too good."))
+    assert "all is not well" not in kaggle("run", "01_eda", *POLL).stdout
+
+
 def test_inputs_that_kaggle_drops_are_an_error(server, kaggle):
     fails(
         kaggle("push", "20_ensemble"),
@@ -218,12 +311,19 @@ def test_offline_kernels_are_not_sent_before_their_weights_are_there(server, kag
     assert sent(server) == ["14_efficientnetv2xl"]
 
 
+def arrivals(server, method):
+    return np.array(
+        [when for when, (asked, _) in zip(server.arrivals, server.requests, strict=True) if asked == method]
+    )
+
+
 def test_a_full_queue_is_waited_out_with_growing_pauses(server, kaggle):
-    server.queue_full(3)
-    began = time.monotonic()
-    done = kaggle("run", "10_densenet201", "--poll", "0.2")
+    server.queue_full(4)
+    done = kaggle("run", "10_densenet201", *POLL)
     assert done.returncode == 0
-    assert time.monotonic() - began > 0.2 + 0.4 + 0.8
+    pauses = np.diff(arrivals(server, "SaveKernel"))
+    assert (pauses >= 0.05 * np.array([1, 2, 4, 8])).all()
+    assert pauses[0] < 0.2  # and not more than it takes
     assert "refused" in done.stdout
     assert "Maximum batch TPU session count of 1 reached." in done.stdout
     assert sent(server) == ["10_densenet201"]
@@ -240,11 +340,65 @@ def test_as_many_run_at_once_as_kaggle_allows(server, kaggle):
 
 
 def test_a_cut_connection_is_waited_out(server, kaggle):
-    server.fail_next("GetKernelSessionStatus", ("cut",), ("http", 503, "busy"), ("cut",))
+    faults = [("cut",), ("http", 503, "busy"), ("http", 429, "slowly, please"), ("cut",)]
+    server.fail_next("GetKernelSessionStatus", *faults)
     done = kaggle("run", "01_eda", *POLL)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("trying again") == 3
+    assert done.stdout.count("trying again") == 4
     assert sent(server) == ["01_eda"]
+    pauses = np.diff(arrivals(server, "GetKernelSessionStatus"))
+    assert (pauses[:4] >= 0.05 * np.array([2, 4, 8, 16])).all()
+
+
+def test_a_cut_before_anything_is_sent_is_waited_out_too(server, kaggle):
+    for method in ("GetKernel", "GetAcceleratorQuotaStatistics", "GetDatasetStatus"):
+        server.fail_next(method, ("cut",), ("http", 502, "busy"))
+    server.datasets["someone/flowerlib-weights"] = Dataset({})
+    done = kaggle("run", "10_densenet201", "--offline", *POLL)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("trying again") == 6
+    server.fail_next("GetKernel", *[("cut",)] * 5)
+    fails(kaggle("run", "01_eda", *POLL), "Kaggle cannot be reached")
+    assert sent(server) == ["10_densenet201"]
+
+
+def test_a_running_kernel_fails_only_when_it_is_denied_again_and_again(server, kaggle):
+    server.polls = 6
+    server.fail_next("GetKernelSessionStatus", *[("http", 404, "no such thing")] * 4)
+    assert kaggle("run", "01_eda", *POLL).returncode == 0
+    server.fail_next("GetKernelSessionStatus", *[("http", 404, "no such thing")] * 5)
+    fails(kaggle("run", "02_augmentation", *POLL), "02_augmentation: Kaggle says: no such thing")
+
+
+def test_a_login_that_runs_out_is_renewed(server, kaggle):
+    for method in ("GetKernelSessionStatus", "ListKernelSessionOutput"):
+        server.fail_next(method, ("http", 401, "Unauthenticated"))
+    done = kaggle("run", "01_eda", *POLL)
+    assert done.returncode == 0, done.stderr
+
+
+def ask(server, tmp_path, code):
+    """Run code that has a `Service`, in a process of its own; return its output."""
+    code = f"from flowerlib.kaggle import service\ns = service.Service()\n{code}"
+    options = {"env": os.environ | server.environment(tmp_path), "capture_output": True, "text": True}
+    return subprocess.run([sys.executable, "-c", code], **options)
+
+
+def test_silence_is_a_cut_connection(server, tmp_path):
+    server.fail_next("GetAcceleratorQuotaStatistics", ("stall",))
+    done = ask(server, tmp_path, "service.SILENCE = 0.2; s.quota('tpu')")
+    assert done.stderr.splitlines()[-1].startswith("flowerlib.kaggle.service.Unreachable: Kaggle cannot be reached")
+
+
+def test_output_and_log_are_those_of_the_version(server, kaggle, folder, tmp_path):
+    for text in ("old", "new"):
+        server.outputs[REFS["01_eda"]], server.logs[REFS["01_eda"]] = {"which.txt": text.encode()}, [text]
+        assert kaggle("run", "01_eda", *POLL).returncode == 0
+        (folder / "flowerlib/plots.py").write_text("# another line\n")
+    code = f"from pathlib import Path; s.output('{REFS['01_eda']}', 1, Path('{tmp_path}/o'))"
+    done = ask(server, tmp_path, f"{code}\nprint(s.log('{REFS['01_eda']}', 1), s.status('{REFS['01_eda']}', 1))")
+    assert done.stdout == "old ('COMPLETE', '')\n", done.stderr
+    assert (tmp_path / "o/which.txt").read_text() == "old"
 
 
 def test_a_lost_answer_sends_nothing_twice(server, kaggle):
@@ -309,31 +463,108 @@ def heeded():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture
+def stopped(server, folder, tmp_path):
+    """Return `stopped(when, notebooks, how)`: start `run`, stop it when the server says so, return the process."""
+
+    def stop(when, *notebooks, how=signal.SIGKILL):
+        process = subprocess.Popen(
+            clone.command("kaggle", "run", *notebooks, *POLL),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env=os.environ | server.environment(tmp_path),
+            text=True,
+        )
+        while not when() and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(how)
+        process.printed, _ = process.communicate(timeout=60)
+        return process
+
+    return stop
+
+
+def test_killed_while_sending_it_sends_nothing_twice(server, kaggle, stopped):
+    server.fail_next("SaveKernel", ("stall",))
+    stopped(lambda: server.kernels, "01_eda")
+    server.released.set()
+    assert kaggle("run", "01_eda", *POLL).returncode == 0
+    assert sent(server) == ["01_eda"]
+
+
+def test_killed_while_fetching_it_leaves_no_half(server, kaggle, folder, stopped):
+    server.outputs[REFS["01_eda"]] = {"a.txt": b"a", "b.txt": b"b"}
+    server.fail_next("files", ("stall",))
+    stopped(lambda: not any(server.faults.values()), "01_eda")
+    server.released.set()
+    out = folder / "outputs/kaggle/input"
+    assert [path.name for path in out.iterdir()] != ["01_eda"]
+    assert kaggle("run", "01_eda", *POLL).returncode == 0
+    assert [path.name for path in out.iterdir()] == ["01_eda"]
+    assert sorted(path.name for path in (out / "01_eda").glob("*.txt")) == ["a.txt", "b.txt"]
+    assert sent(server) == ["01_eda"]
+
+
+def test_two_at_once_are_one_too_many(server, kaggle, stopped):
+    server.polls = 10**6
+    seen = []
+
+    def second():
+        if server.kernels and not seen:
+            seen.append(kaggle("run", "01_eda", *POLL))
+        return seen
+
+    stopped(second, "01_eda")
+    fails(seen[0], "another `run` is at work in outputs/kaggle")
+    server.polls = 2
+    server.kernels[REFS["01_eda"]][0].polls = 0
+    assert kaggle("run", "01_eda", *POLL).returncode == 0  # a killed one keeps nobody out
+    assert sent(server) == ["01_eda"]
+
+
 @pytest.mark.usefixtures("made", "heeded")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_stopped_and_called_again_it_sends_nothing_twice(server, folder, tmp_path, how):
+def test_stopped_and_called_again_it_sends_nothing_twice(server, kaggle, stopped, how):
     server.polls = 10**6  # nothing ends
-    options = {"cwd": folder, "env": os.environ | server.environment(tmp_path), "text": True}
-    process = subprocess.Popen(
-        clone.command("kaggle", "run", *NAMED, *POLL),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        **options,
-    )
-    while len(server.kernels) < len(FEEDING) + 1 and process.poll() is None:
-        time.sleep(0.05)
-    process.send_signal(how)
-    printed, _ = process.communicate(timeout=60)
+    process = stopped(lambda: len(server.kernels) == len(FEEDING) + 1, *NAMED, how=how)
     if how == signal.SIGINT:
         assert process.returncode == 130
-        assert "the same command takes it up again" in printed
+        assert "the same command takes it up again" in process.printed
     with server.lock:
         server.polls = 2
         for [session] in server.kernels.values():
             session.polls = 0
-    done = subprocess.run(clone.command("kaggle", "run", *NAMED, *POLL), capture_output=True, **options)
+    done = kaggle("run", *NAMED, *POLL)
     assert done.returncode == 0, done.stderr
     assert sorted(sent(server)) == ALL_NAMED
+
+
+def test_the_minutes_of_one_found_running_are_counted_from_its_start(server, kaggle, stopped):
+    server.polls = 10**6
+    stopped(lambda: server.kernels, "01_eda")
+    session = server.kernels[REFS["01_eda"]][0]
+    session.began, session.polls, server.polls = session.began - timedelta(hours=2), 0, 3
+    done = kaggle("run", "01_eda", *POLL)
+    assert re.search(r"^01_eda +running +120 min +version 1, found on Kaggle$", done.stdout, re.MULTILINE)
+
+
+def test_a_terminal_gets_one_live_line_a_kernel(server, folder, tmp_path):
+    ours, theirs = pty.openpty()
+    command = clone.command("kaggle", "run", "01_eda", "02_augmentation", "--poll", "0.3")
+    environment = os.environ | server.environment(tmp_path) | {"TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
+    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, cwd=folder, env=environment)
+    os.close(theirs)
+    written = b""
+    with contextlib.suppress(OSError):  # how a terminal ends
+        while part := os.read(ours, 10_000):
+            written += part
+    assert process.wait() == 0
+    os.close(ours)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode())
+    for state in ("queued", "running", "complete"):
+        assert re.search(rf"01_eda +{state} .*\r?\n *02_augmentation +{state} ", text)
+    assert b"\x1b[1A" in written  # the table is drawn over itself
 
 
 def test_a_series_that_cannot_fit_is_refused_with_the_figures(server, kaggle):
@@ -345,22 +576,41 @@ def test_a_series_that_cannot_fit_is_refused_with_the_figures(server, kaggle):
     )
     assert sent(server) == []
     assert kaggle("run", "12_resnet152v2", *POLL).returncode == 0  # 45 minutes fit
+    server.quota["gpu"] = (24, 30)
+    fails(
+        kaggle("run", "11_xception", "--accelerator", "NvidiaTeslaT4", *POLL),
+        "GPU hours do not suffice: about 6.8 h to run 1, 6.0 h of 30 h left",  # 45 minutes, 9 times slower
+    )
+
+
+def test_a_quota_that_is_not_told_refuses_nothing(server, kaggle):
+    server.quota["tpu"] = (None, 20)  # what is not told is none, as everywhere in this format
+    done = kaggle("run", "12_resnet152v2", *POLL)
+    assert "TPU: about 0.8 h to run 1, 20.0 h of 20 h left this week." in done.stdout
+    server.fail_next("GetAcceleratorQuotaStatistics", ("http", 404, "Not found"))
+    done = kaggle("run", "11_xception", *POLL)
+    assert "TPU: about 0.8 h needed; Kaggle does not say how many are left." in done.stdout
+    assert sent(server) == ["12_resnet152v2", "11_xception"]
 
 
 def test_a_kernel_that_is_not_fit_is_not_sent(server, kaggle, folder):
     notebook = folder / "notebooks/01_eda.ipynb"
     notebook.write_text(notebook.read_text().replace("SEED = 0", "SEED = 0\\npassword = 'rosebud'"))
-    done = kaggle("run", "01_eda", *POLL)
-    assert done.returncode == 1
-    assert "looks like a password" in done.stderr
+    for command in (("run", *POLL), ("push",)):
+        done = kaggle(*command, "01_eda")
+        assert done.returncode == 1
+        assert re.match(r"error: 01_eda/01_eda.ipynb: cell \d+: line \d+ looks like a password", done.stderr)
     assert sent(server) == []
 
 
-def test_check_says_what_is_wrong_and_then_that_nothing_is(server, kaggle):
+def test_check_says_what_is_wrong_and_then_that_nothing_is(kaggle, folder):
     fails(kaggle("check"), "nothing is built in build/kernels; run `flowerlib kaggle build`")
     fails(kaggle("build", KAGGLE_USERNAME=""), "whose kernels are they? Give `--user NAME`")
     assert kaggle("build").returncode == 0
     assert kaggle("check").stdout.count("build/kernels/") == len(kernels.SERIES)
+    done = kaggle("build", "01_eda", "--to", "../elsewhere")
+    assert done.stdout.startswith("../elsewhere/01_eda: someone/flowers-01-before-any-network, content ")
+    assert (folder.parent / "elsewhere/01_eda/01_eda.ipynb").exists()
     done = kaggle("check", "notebooks")
     fails(done, "`notebooks/kernel-metadata.json` cannot be read")
 
@@ -373,12 +623,13 @@ def test_push_status_output_submit(server, kaggle, folder):
     assert "01_eda: version 1, https://www.kaggle.com/code/someone/flowers-01-before-any-network" in done.stdout
     assert [body["sessionTimeoutSeconds"] for method, body in server.requests if method == "SaveKernel"] == [1800, 1800]
     fails(kaggle("output", "01_eda", "--out", "here"), "has not ended (QUEUED); what is here stays")
-    server.outputs[REFS["01_eda"]] = {"submission.csv": b"id,label\n1,2\n", "model.keras": b"large"}
+    server.outputs[REFS["01_eda"]] = {"submission.csv": b"id,label\n1,2\n"}
     server.kernels[REFS["01_eda"]][0].polls = 0
     for state in ("QUEUED", "RUNNING", "COMPLETE"):
         assert re.search(rf"01_eda +version 1, content [0-9a-f]{{16}}: {state}$", kaggle("status", "01_eda").stdout)
-    fails(kaggle("output", "01_eda", "--out", "here"), "model.keras of someone/flowers-01-before-any-network did not")
-    del server.kernels[REFS["01_eda"]][0].files["model.keras"]
+    server.fail_next("files", ("http", 500, "oops"))
+    fails(kaggle("output", "01_eda", "--out", "here"), "Kaggle is out of order for now")
+    assert not (folder / "here/input/01_eda").exists()
     assert kaggle("output", "01_eda", "--out", "here").returncode == 0
     assert (folder / "here/input/01_eda/submission.csv").read_bytes() == b"id,label\n1,2\n"
     assert "Successfully submitted" in kaggle("submit", "01_eda", "--message", "a test").stdout
@@ -387,6 +638,19 @@ def test_push_status_output_submit(server, kaggle, folder):
         kaggle("status", "02_augmentation")
     fails(kaggle("submit", "02_augmentation"), "version 1 of someone/flowers-02-augmentation left no submission.csv")
     fails(kaggle("run", "01_eda", "--submit"), "only 20_ensemble is submitted; name it too")
+    assert len(server.submissions) == 1
+
+
+@pytest.mark.usefixtures("made")
+def test_a_submission_whose_answer_is_lost_is_not_made_again(server, kaggle):
+    server.fail_next("CreateCodeSubmission", ("http", 400, "not today"), ("lost",))
+    fails(kaggle("run", *NAMED, "--submit", *POLL), "Kaggle says: not today")
+    assert server.submissions == []
+    fails(kaggle("run", *NAMED, "--submit", *POLL), "it is not known whether the submission arrived")
+    assert len(server.submissions) == 1
+    done = kaggle("run", *NAMED, "--submit", *POLL)
+    assert done.returncode == 0
+    assert "Version 1 was submitted before: but Kaggle's answer was lost: look at your submissions" in done.stdout
     assert len(server.submissions) == 1
 
 
@@ -425,6 +689,8 @@ def weights_dataset(server, folder, tmp_path):
 
 def test_the_weights_become_a_dataset_and_then_a_new_version(server, folder, tmp_path):
     server.dataset_polls = 3
+    (folder / "w/more").mkdir(parents=True)
+    (folder / "w/[private].txt").write_text("not a weight, not to be sent")
     for version in (1, 2):
         done = weights_dataset(server, folder, tmp_path)
         assert "sent someone/flowerlib-weights" in done.stdout, done.stderr
@@ -441,4 +707,5 @@ def test_the_weights_become_a_dataset_and_then_a_new_version(server, folder, tmp
 def test_an_upload_that_is_lost_is_an_error(server, folder, tmp_path):
     server.fail_next("uploads", ("http", 403, "no"))
     done = weights_dataset(server, folder, tmp_path)
-    assert "efficientnet-lite0-57934424.pth did not reach someone/flowerlib-weights whole" in done.stderr
+    assert "Upload unsuccessful: efficientnet-lite0-57934424.pth" in done.stderr
+    assert server.datasets == {}

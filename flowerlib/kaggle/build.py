@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata as packages
 from pathlib import Path
 
@@ -19,7 +19,9 @@ from flowerlib.kaggle import kernels
 from flowerlib.kaggle.kernels import ACCELERATORS, FLAGSHIP, METADATA, NOBODY, ROOT, SERIES, Kernel
 
 DEFAULT = Path("build/kernels")
+ROOT_CODE = Path("build") / f"{FLAGSHIP}.ipynb"  # what the kernel-metadata.json at the top of the repository sends
 CONTENT = re.compile(r"^# content ([0-9a-f]{16})$", re.MULTILINE)
+READS = re.compile(r"^# reads (.+)$", re.MULTILINE)
 PENDING = "0" * 16  # in the place of the hash, while that is computed
 CELL = """\
 # flowerlib {version}, the library behind this series of notebooks, travels in this cell, so that a copy runs as it is.
@@ -60,6 +62,18 @@ class Built:
     def ref(self) -> str:
         """Owner and slug."""
         return self.metadata["id"]
+
+    def reading(self, versions: Iterable[str]) -> "Built":
+        """Return the same kernel with a line in its first cell that names what it is sent to read, for `READS`.
+
+        Args:
+            versions: of its sources, as owner/slug/number.
+        """
+        notebook = copy.deepcopy(self.notebook)
+        hashed = f"# content {self.content}"
+        cell = notebook.cells[1]
+        cell.source = cell.source.replace(hashed, f"{hashed}\n# reads {' '.join(versions)}", 1)
+        return replace(self, notebook=notebook)
 
 
 def carried(packages_too: Iterable[str] = ()) -> dict[str, str]:
@@ -140,53 +154,73 @@ def _literal(text: str) -> str:
         return repr(text)
 
 
-def build(
+def make_all(
     notebooks: Iterable[str] = (),
     *,
     user: str,
-    to: Path = DEFAULT,
     accelerator: str | None = None,
     online: bool | None = None,
     root: Path = ROOT,
 ) -> list[Built]:
-    """Write a folder for each notebook, its kernel and its metadata; the same input gives the same bytes.
-
-    Where `to` is the default, the kernel-metadata.json at the top of the repository gets the owner's name, and what it
-    describes is built if it was not: `kaggle kernels push -p .` works. The other options change nothing there.
-
-    Args:
-        notebooks: their names; all unless given.
-        user: the owner on Kaggle.
-        to: gets the folders, named as the notebooks.
-        accelerator: for the kernels that need one; that in kernel-metadata.json unless given.
-        online: whether kernels may use the internet; as kernel-metadata.json says unless given.
-        root: of the repository.
-
-    Raises:
-        FlowersError: an unknown notebook or accelerator, an impossible owner, or this is no clone.
-    """
+    """Make several kernels, each after those that feed it; nothing is written. Arguments and errors as in `build`."""
     if user == NOBODY:
         raise FlowersError("whose kernels are they? Give `--user NAME`, or log in with `kaggle auth login`")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", user):
         raise FlowersError(f"`user` (={user}) must be a name as in the address of a Kaggle profile")
     options = {"accelerator": accelerator, "online": online, "root": root}
-    built = [make(kernel, user, **options) for kernel in kernels.chosen(notebooks)]
-    for each in built:
-        _write(each, root / to / each.kernel.notebook)
-    if to == DEFAULT:
+    return [make(kernel, user, **options) for kernel in kernels.chosen(notebooks)]
+
+
+def build(
+    notebooks: Iterable[str] = (),
+    *,
+    user: str,
+    to: Path | None = None,
+    accelerator: str | None = None,
+    online: bool | None = None,
+    root: Path = ROOT,
+) -> dict[Path, Built]:
+    """Write a folder for each notebook, its kernel and its metadata; the same input gives the same bytes.
+
+    Where `to` is not given, the kernel-metadata.json at the top of the repository gets the owner's name, and the
+    notebook it describes is written: `kaggle kernels push -p .` works. The other options change nothing there.
+
+    Args:
+        notebooks: their names; all unless given.
+        user: the owner on Kaggle.
+        to: gets the folders, named as the notebooks; `build/kernels` in the repository unless given.
+        accelerator: for the kernels that need one; that in kernel-metadata.json unless given.
+        online: whether kernels may use the internet; as kernel-metadata.json says unless given.
+        root: of the repository.
+
+    Returns:
+        Each folder and the kernel in it, after those that feed it.
+
+    Raises:
+        FlowersError: an unknown notebook or accelerator, an impossible owner, or this is no clone.
+    """
+    made = make_all(notebooks, user=user, accelerator=accelerator, online=online, root=root)
+    built = {(to or root / DEFAULT) / each.kernel.notebook: each for each in made}
+    for folder, each in built.items():
+        write(each, folder)
+    if to is None:
         flagship = make(SERIES[FLAGSHIP], user, root=root)
-        if not (root / DEFAULT / FLAGSHIP).exists():
-            _write(flagship, root / DEFAULT / FLAGSHIP)
-        code_file = (DEFAULT / FLAGSHIP / flagship.metadata["code_file"]).as_posix()
-        _write_json(flagship.metadata | {"code_file": code_file}, root / METADATA)
+        _write_notebook(flagship.notebook, root / ROOT_CODE)
+        _write_json(flagship.metadata | {"code_file": ROOT_CODE.as_posix()}, root / METADATA)
     return built
 
 
-def _write(built: Built, folder: Path) -> None:
+def write(built: Built, folder: Path) -> None:
+    """Write a kernel as the official package sends it: a folder with the notebook and its kernel-metadata.json."""
     with written_whole(folder) as temporary:
         temporary.mkdir()
-        (temporary / built.metadata["code_file"]).write_text(nbformat.writes(built.notebook) + "\n", encoding="utf-8")
+        _write_notebook(built.notebook, temporary / built.metadata["code_file"])
         _write_json(built.metadata, temporary / METADATA)
+
+
+def _write_notebook(notebook: NotebookNode, path: Path) -> None:
+    with written_whole(path) as temporary:
+        temporary.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
 
 
 def _write_json(content: dict, path: Path) -> None:

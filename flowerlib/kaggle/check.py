@@ -2,13 +2,16 @@
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from slugify import slugify
 
 from flowerlib.config import FlowersError
+from flowerlib.kaggle.build import Built, write
 from flowerlib.kaggle.kernels import ACCELERATORS, METADATA, NOBODY, RETIRED, read
 
 TYPES = {
@@ -71,6 +74,22 @@ def require(folders: Iterable[Path]) -> None:
         raise FlowersError("\n".join(problems))
 
 
+def require_built(built: Iterable[Built]) -> None:
+    """Check kernels that are made but not written.
+
+    Raises:
+        FlowersError: something is wrong; the message has a line for each thing.
+    """
+    with TemporaryDirectory() as place:
+        problems = []
+        for each in built:
+            folder = Path(place, each.kernel.notebook)
+            write(each, folder)
+            problems += [problem.replace(f"{place}{os.sep}", "") for problem in lint(folder)]
+    if problems:
+        raise FlowersError("\n".join(problems))
+
+
 def _keys(metadata: dict) -> Iterator[str]:
     for key, value in metadata.items():
         if key == "docker_image":
@@ -130,23 +149,25 @@ def _notebook(path: Path) -> Iterator[str]:
     if not path.is_file():
         yield "is not there; run `flowerlib kaggle build`"
         return
-    text = path.read_text(encoding="utf-8")
+    content = path.read_bytes()
     try:
-        notebook = json.loads(text)
-        cells, metadata = notebook["cells"], notebook["metadata"]
+        notebook = json.loads(content)
+        cells, metadata = notebook["cells"], dict(notebook["metadata"])
+        sources = ["".join(cell["source"]) for cell in cells]
     except (ValueError, KeyError, TypeError):
         yield "is not a notebook; run `flowerlib kaggle build`"
         return
-    if (size := len(text.encode())) > LARGEST:
-        yield f"has {size:,} bytes, but must have at most {LARGEST:,}"
-    if not metadata.get("kernelspec", {}).get("name"):
+    if len(content) > LARGEST:
+        yield f"has {len(content):,} bytes, but must have at most {LARGEST:,}"
+    kernelspec = metadata.get("kernelspec")
+    if not isinstance(kernelspec, dict) or not kernelspec.get("name"):
         yield "has no kernelspec, without which it ends at once on Kaggle"
     if "kaggle" in metadata:
         yield "has metadata of an earlier machine (`metadata.kaggle`), which wins over the settings; remove it"
     if any(cell.get("outputs") for cell in cells):
         yield "has outputs; clear them"
-    for number, cell in enumerate(cells):
-        yield from (f"cell {number}: {problem}" for problem in _leftovers("".join(cell["source"])))
+    for number, source in enumerate(sources):
+        yield from (f"cell {number}: {problem}" for problem in _leftovers(source))
 
 
 def _leftovers(source: str) -> Iterator[str]:

@@ -1,7 +1,9 @@
 """`flowerlib kaggle ...`: the series on Kaggle."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,7 +11,6 @@ import typer
 from flowerlib.config import FlowersError
 
 if TYPE_CHECKING:
-    from flowerlib.kaggle.build import Built
     from flowerlib.kaggle.kernels import Kernel
     from flowerlib.kaggle.service import Service
 
@@ -54,16 +55,20 @@ OUT = Path("outputs/kaggle")
 def build(
     notebooks: Notebooks = None,
     user: User = None,
-    to: Annotated[Path, typer.Option(file_okay=False, help="Gets a folder for each.")] = Path("build/kernels"),
+    to: Annotated[
+        Path | None,
+        typer.Option(file_okay=False, help="Gets a folder for each; build/kernels in the repository unless given."),
+    ] = None,
     accelerator: Accelerator = None,
     online: Online = None,
 ) -> None:
     """Make a folder for each notebook: the notebook, with flowerlib inside, and its kernel-metadata.json."""
-    from flowerlib.kaggle import kernels, service
+    from flowerlib.kaggle import build, kernels, service
 
     user = user or service.logged_in() or kernels.owner()
-    for each in _build(notebooks, user, to, accelerator, online):
-        print(f"{to / each.kernel.notebook}: {each.ref}, content {each.content}")
+    built = build.build(notebooks or (), user=user, to=to, accelerator=accelerator, online=online)
+    for folder, each in built.items():
+        print(f"{os.path.relpath(folder)}: {each.ref}, content {each.content}")
 
 
 @app.command(epilog="Example: flowerlib kaggle check")
@@ -92,17 +97,22 @@ def push(
     timeout: Timeout = 9.0,
 ) -> None:
     """Build, check and send kernels, without waiting for them."""
-    from flowerlib.kaggle import build, check, kernels
-    from flowerlib.kaggle.service import Service
+    from flowerlib.kaggle import build, check
+    from flowerlib.kaggle.service import QueueFull, Service, Unreachable
 
     service = Service()
-    built = _build(notebooks, user or service.user, build.DEFAULT, accelerator, online)
-    folders = [kernels.ROOT / build.DEFAULT / each.kernel.notebook for each in built]
-    check.require(folders)
+    built = build.make_all(notebooks, user=user or service.user, accelerator=accelerator, online=online)
+    check.require_built(built)
     service.require_datasets(each.metadata for each in built)
-    for each, folder in zip(built, folders, strict=True):
-        version = service.push(folder, int(3600 * timeout))
-        print(f"{each.kernel.notebook}: version {version}, https://www.kaggle.com/code/{each.ref}")
+    for each in built:
+        name = each.kernel.notebook
+        try:
+            version = service.push(each, int(3600 * timeout))
+        except QueueFull as full:
+            raise RuntimeError(f"{name} was not sent: {full} Wait, or let `flowerlib kaggle run {name}` wait") from None
+        except Unreachable as error:
+            raise RuntimeError(f"{error}; whether {name} arrived, `flowerlib kaggle status {name}` says") from None
+        print(f"{name}: version {version}, https://www.kaggle.com/code/{each.ref}")
 
 
 @app.command(epilog="Example: flowerlib kaggle run --submit")
@@ -184,6 +194,10 @@ def submit(
         state = remote and service.status(ref, remote.version)[0]
         if state != "COMPLETE":
             raise RuntimeError(f"{ref} has no complete run to submit: {state or 'not on Kaggle'}")
+        with TemporaryDirectory() as folder:
+            service.output(ref, remote.version, Path(folder), r"^submission\.csv$")
+            if not Path(folder, "submission.csv").exists():
+                raise RuntimeError(f"version {remote.version} of {ref} left no submission.csv")
         print(service.submit(ref, remote.version, message))
 
     _each([notebook], user, send)
@@ -199,14 +213,6 @@ def weights_dataset(
     from flowerlib.kaggle import dataset
 
     print(dataset.send(to, user=user, poll=poll), "can be attached now.")
-
-
-def _build(
-    notebooks: list[str] | None, user: str, to: Path, accelerator: str | None, online: bool | None
-) -> "list[Built]":
-    from flowerlib.kaggle import build
-
-    return build.build(notebooks or (), user=user, to=to, accelerator=accelerator, online=online)
 
 
 def _each(notebooks: list[str] | None, user: str | None, action: Callable) -> None:

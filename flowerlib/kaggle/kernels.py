@@ -120,7 +120,7 @@ def read(path: Path) -> dict:
 
 def owner(root: Path = ROOT) -> str:
     """Return whose kernel the kernel-metadata.json at the top of the repository describes."""
-    return read(root / METADATA)["id"].split("/")[0]
+    return str(read(root / METADATA).get("id", NOBODY)).split("/")[0]
 
 
 def metadata(
@@ -137,8 +137,10 @@ def metadata(
             the user's dataset `flowerlib-weights`.
 
     Raises:
-        FlowersError: `accelerator` is unknown or retired.
+        FlowersError: `accelerator` is unknown or retired, or `shared` lacks something.
     """
+    if missing := [key for key in ("machine_shape", "enable_internet", "dataset_sources") if key not in shared]:
+        raise FlowersError(f"`{METADATA}` lacks `{missing[0]}`; `git checkout {METADATA}` brings it back")
     accelerator = accelerator or shared["machine_shape"]
     if accelerator not in ACCELERATORS:
         instead = f"; it is retired, use {RETIRED[accelerator]}" if accelerator in RETIRED else ""

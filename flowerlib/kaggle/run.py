@@ -4,12 +4,15 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
+from filelock import FileLock
+from filelock import Timeout as Locked
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -18,17 +21,24 @@ from rich.text import Text
 from flowerlib.config import FlowersError, written_whole
 from flowerlib.kaggle import build, check, kernels
 from flowerlib.kaggle.build import Built
-from flowerlib.kaggle.service import ENDED_BADLY, ENDED_WELL, QueueFull, Service, Unreachable
+from flowerlib.kaggle.service import ENDED_BADLY, ENDED_WELL, QueueFull, Remote, Service, Unreachable
 
 SESSION_HOURS = 9.0  # the longest that Kaggle lets an accelerator work at a time
 ENSEMBLE = "20_ensemble"
 LONGEST_PAUSE = 20  # times the usual one
+PATIENCE = 5  # times that something is asked before its failure is believed
 TAIL = 20  # lines of a failed kernel's log
+RECAP = ("run.json", "predictions.npz", "curves.png")  # what the recap needs of a run
+
+P, T = ParamSpec("P"), TypeVar("T")
 
 
 @dataclass
 class Job:
-    """One kernel on its way: to send, refused (no free session), queued, running, then complete, failed or left out."""
+    """One kernel on its way: to send, refused (no free session), queued, running, fetching; complete, failed, left out.
+
+    In between it may be unsure: sent, perhaps, but the answer was lost.
+    """
 
     built: Built
     state: str = "to send"
@@ -36,6 +46,7 @@ class Job:
     began: datetime | None = None
     minutes: float = 0.0
     note: str = ""
+    failures: int = 0  # to be told how it stands, or to be given what it left, in a row
 
     @property
     def name(self) -> str:
@@ -64,21 +75,48 @@ class Job:
 class Series:
     """The jobs of one call of `run`, and where their outputs go."""
 
-    def __init__(self, jobs: list[Job], service: Service, out: Path, hours: float, poll: float, root: Path) -> None:
+    def __init__(self, jobs: list[Job], service: Service, out: Path, hours: float, poll: float) -> None:
         self.jobs = {job.name: job for job in jobs}
-        self.service, self.out, self.seconds, self.poll, self.root = service, out, int(3600 * hours), poll, root
+        self.service, self.out, self.seconds, self.poll = service, out, int(3600 * hours), poll
         self.refused: dict[str, tuple[int, float]] = {}  # kind -> times in a row, when to ask again
+        self.trouble = ""  # what is wrong with the connection, if anything
 
     def look(self, job: Job) -> None:
-        """Take over what Kaggle has already: a run of this very content that is under way or complete."""
+        """Take over what Kaggle has already: a run of this very content, and inputs, under way or complete."""
         remote = self.service.remote(job.built.ref)
-        if remote is None or remote.content != job.built.content or remote.version <= job.version:
+        if remote is None:
+            self._require_unknown(job)
+            return
+        if remote.content != job.built.content or remote.version <= job.version:
+            return
+        if lacking := self._lacking(job, remote):
+            job.note = f"version {remote.version} does not read {', '.join(lacking)}"
             return
         state, _ = self.service.status(job.built.ref, remote.version)
         job.version = remote.version
         if state not in ENDED_BADLY or job.state == "unsure":  # then it was sent just now, even if it failed at once
-            job.state, job.note = "queued", f"version {job.version}, found on Kaggle"
-            job.began = remote.last_run and remote.last_run.replace(tzinfo=UTC)
+            job.state, job.note, job.began = "queued", f"version {job.version}, found on Kaggle", remote.last_run
+
+    def _require_unknown(self, job: Job) -> None:
+        label = self._label(job)
+        if label.exists() and (known := json.loads(label.read_text()))["kernel"] == job.built.ref:
+            raise FlowersError(
+                f"Kaggle does not show {job.built.ref}, of which it had version {known['version']}; is somebody else "
+                f"logged in? If you deleted it, remove {label.parent} to send it anew"
+            )
+
+    def _lacking(self, job: Job, remote: Remote) -> list[str]:
+        """What a version should read and does not: sources that Kaggle dropped, and newer outputs of other kernels."""
+        metadata = job.built.metadata
+        wanted = [source for kind in ("dataset", "kernel", "competition") for source in metadata[f"{kind}_sources"]]
+        attached = {"/".join(source.split("/")[:2]).lower() for source in remote.sources}
+        lacking = [source for source in wanted if source.lower() not in attached]
+        return lacking + [source for source in self._read_by(job) if source not in remote.reads]
+
+    def _read_by(self, job: Job) -> list[str]:
+        """The versions that a job reads."""
+        sources = [self.jobs[name] for name in job.built.kernel.sources]
+        return [f"{source.built.ref}/{source.version}" for source in sources]
 
     def step(self, job: Job) -> None:
         """Do what can be done for a job now.
@@ -94,9 +132,13 @@ class Series:
                 self._send(job)
             elif not job.ended:
                 self._follow(job)
+            job.failures = 0
         except Unreachable:
             raise
         except RuntimeError as error:
+            job.failures += 1
+            if job.failures < PATIENCE:
+                raise Unreachable(f"{job.name}: {error}") from None
             job.state, job.note = "failed", str(error)
 
     def _send(self, job: Job) -> None:
@@ -104,8 +146,10 @@ class Series:
         if bad := [source.name for source in sources if source.state in ("failed", "left out")]:
             job.state, job.note = "left out", f"needs {', '.join(bad)}"
         elif all(source.state == "complete" for source in sources) and self._may_ask(job):
+            self.log_file(job).unlink(missing_ok=True)  # of an earlier version
             try:
-                job.version = self.service.push(self.root / build.DEFAULT / job.name, self.seconds)
+                built = job.built.reading(self._read_by(job)) if sources else job.built
+                job.version = self.service.push(built, self.seconds)
                 job.state, job.note = "queued", f"version {job.version}"
             except QueueFull as full:
                 times = self.refused.get(job.kind, (0, 0.0))[0]
@@ -115,15 +159,20 @@ class Series:
             except Unreachable:
                 job.state = "unsure"  # the request may have been carried out, and only the answer be lost
                 raise
+            except RuntimeError as error:
+                job.state, job.note = "failed", str(error)
 
     def _may_ask(self, job: Job) -> bool:
         return time.monotonic() >= self.refused.get(job.kind, (0, 0.0))[1]
 
     def _follow(self, job: Job) -> None:
         state, message = self.service.status(job.built.ref, job.version)
+        if state == "RUNNING":
+            job.state, job.began = "running", job.began or datetime.now(UTC)
         if job.state == "running":
             job.minutes = (datetime.now(UTC) - job.began).total_seconds() / 60
         if state in ENDED_WELL:
+            job.state = "fetching"
             self._fetch(job)
             job.state = "complete"
             self.refused.pop(job.kind, None)  # a session is free again
@@ -131,31 +180,31 @@ class Series:
             job.state, job.note = "failed", f"ended in {state}{message and f': {message}'}"
             self.refused.pop(job.kind, None)
             self._save_log(job)
-        elif state == "RUNNING":
-            job.state, job.began = "running", job.began or datetime.now(UTC)
 
     def folder(self, job: Job) -> Path:
-        """Where a kernel's output goes; below `input`, as Kaggle mounts it for the kernel that reads it."""
+        """Where a kernel's output goes."""
         return self.out / "input" / job.name
 
     def log_file(self, job: Job) -> Path:
         """Where the log of a failed kernel goes."""
         return self.out / "logs" / f"{job.name}.log"
 
+    def _label(self, job: Job) -> Path:
+        """The file that says which version's output is in a job's folder."""
+        return self.folder(job) / ".version"
+
     def _fetch(self, job: Job) -> None:
         """Download a kernel's output, whole or not at all, unless this version's is here."""
-        label = self.folder(job) / ".version"
         this = json.dumps({"kernel": job.built.ref, "version": job.version, "content": job.built.content})
-        if not label.exists() or label.read_text() != this:
+        if not self._label(job).exists() or self._label(job).read_text() != this:
             for left in self.out.glob(f"input/.*.{job.name}"):  # by a call that was killed
                 shutil.rmtree(left)
             with written_whole(self.folder(job)) as temporary:
                 self.service.output(job.built.ref, job.version, temporary)
-                (temporary / ".version").write_text(this)
+                (temporary / self._label(job).name).write_text(this)
 
     def _save_log(self, job: Job) -> None:
-        """Keep a failed kernel's log, instead of an earlier one; that it cannot be had hides no failure."""
-        self.log_file(job).unlink(missing_ok=True)
+        """Keep a failed kernel's log; that it cannot be had hides no failure."""
         try:
             text = self.service.log(job.built.ref, job.version)
         except RuntimeError as error:
@@ -177,19 +226,19 @@ def run(
     poll: float = 30.0,
     root: Path = kernels.ROOT,
 ) -> Path | None:
-    """Build, check and send kernels, wait for them, fetch what they leave, and put the recap together here.
+    """Make, check and send kernels, wait for them, fetch what they leave, and put the recap together here.
 
-    Called again, it goes on from what Kaggle has: a kernel whose notebook holds the same content hash is not sent
-    again, unless its run failed.
+    Called again, it goes on from what Kaggle has: a kernel whose notebook holds the same content hash and read the
+    same versions of its sources is not sent again, unless its run failed.
 
     Args:
         notebooks: their names; all unless given. Those that feed them belong to it.
         user: the owner on Kaggle; the one who is logged in unless given.
-        out: gets `input/<notebook>/` (what a kernel left), `logs/`, the recap as `index.html`, and `submission.csv`.
+        out: gets `input/<notebook>/` (what a kernel left), `logs/`, the recap in `recap/`, and `submission.csv`.
         accelerator: as in `build.build`.
         online: as in `build.build`.
         hours: the most that a kernel may run.
-        submit: also submit the ensemble's answers to the competition.
+        submit: also submit the ensemble's answers to the competition, unless this version's were.
         poll: seconds between two looks at a kernel; pauses grow from it where Kaggle refuses or is out of reach.
         root: of the repository.
 
@@ -197,35 +246,58 @@ def run(
         The submission's path, None where no ensemble was asked for.
 
     Raises:
-        FlowersError: no credentials, a notebook or its metadata is not fit to be sent, or the week's accelerator hours
-            do not suffice; nothing was sent.
+        FlowersError: no credentials, a notebook or its metadata is not fit to be sent, the week's accelerator hours
+            do not suffice, or another `run` is at work in `out`; nothing was sent.
         RuntimeError: a kernel failed. What the others left has been fetched.
     """
     names = [kernel.notebook for kernel in kernels.chosen(notebooks, with_sources=True)]
     if submit and ENSEMBLE not in names:
         raise FlowersError(f"only {ENSEMBLE} is submitted; name it too, or no notebook at all")
-    service = Service()
-    built = build.build(names, user=user or service.user, accelerator=accelerator, online=online, root=root)
-    check.require([root / build.DEFAULT / name for name in names])
-    series = Series([Job(each) for each in built], service, out, hours, poll, root)
-    console = Console()
-    service.require_datasets(each.metadata for each in built)
-    for job in series.jobs.values():
-        series.look(job)
-    _require_quota([job for job in series.jobs.values() if job.state == "to send"], service, console)
-    _until_ended(series, console)
-    return _finish(series, console, submit)
+    service, console = Service(), Console()
+    built = build.make_all(names, user=user or service.user, accelerator=accelerator, online=online, root=root)
+    check.require_built(built)
+    series = Series([Job(each) for each in built], service, out, hours, poll)
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / ".lock", timeout=0):
+            _patiently(console, poll, service.require_datasets, [each.metadata for each in built])
+            for job in series.jobs.values():
+                _patiently(console, poll, series.look, job)
+                if job.note and job.state == "to send":
+                    _print(console, f"{job.name}: {job.note}, and is sent again")
+            _require_quota([job for job in series.jobs.values() if job.state == "to send"], service, console, poll)
+            _until_ended(series, console)
+            return _finish(series, console, submit)
+    except Locked:
+        raise FlowersError(f"another `run` is at work in {out}; let it end, or stop it") from None
 
 
-def _require_quota(to_send: list[Job], service: Service, console: Console) -> None:
+def _patiently(console: Console, poll: float, ask: Callable[P, T], *arguments: P.args) -> T:
+    """Ask, and ask again after growing pauses where Kaggle is out of reach, a few times."""
+    for times in range(PATIENCE):
+        try:
+            return ask(*arguments)
+        except Unreachable as error:
+            if times == PATIENCE - 1:
+                raise
+            _print(console, f"{error}; trying again")
+            time.sleep(poll * 2**times)
+
+
+def _print(console: Console, text: str) -> None:
+    """Print text as it is, whatever is in it, and a line as one line."""
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def _require_quota(to_send: list[Job], service: Service, console: Console, poll: float) -> None:
     """Refuse a series that cannot fit into this week's hours; Kaggle would stop it half-way."""
     for kind, factor in (("tpu", 1), ("gpu", kernels.GPU_SLOWDOWN)):
         needing = [job for job in to_send if job.kind == kind]
         if not needing:
             continue
         hours = factor * sum(job.built.kernel.minutes for job in needing) / 60
-        if (quota := service.quota(kind)) is None:
-            console.print(f"{kind.upper()}: about {hours:.1f} h needed; Kaggle does not say how many are left.")
+        if (quota := _patiently(console, poll, service.quota, kind)) is None:
+            _print(console, f"{kind.upper()}: about {hours:.1f} h needed; Kaggle does not say how many are left.")
             continue
         figures = f"about {hours:.1f} h to run {len(needing)}, {quota.left:.1f} h of {quota.total:.0f} h left"
         if hours > quota.left:
@@ -234,7 +306,7 @@ def _require_quota(to_send: list[Job], service: Service, console: Console) -> No
             raise FlowersError(
                 f"{kind.upper()} hours do not suffice: {figures}{refresh}; name fewer notebooks, {remedy}"
             )
-        console.print(f"{kind.upper()}: {figures} this week.")
+        _print(console, f"{kind.upper()}: {figures} this week.")
 
 
 def _until_ended(series: Series, console: Console) -> None:
@@ -242,87 +314,128 @@ def _until_ended(series: Series, console: Console) -> None:
     jobs = list(series.jobs.values())
     shown = {job.name: "" for job in jobs}
     pause = series.poll
-    live = Live(_table(jobs), console=console, auto_refresh=False) if console.is_terminal else nullcontext()
+    live = Live(get_renderable=lambda: _table(series), console=console) if console.is_terminal else nullcontext()
     with live:
         while True:
-            trouble = _step_all(series)
-            pause = min(2 * pause, LONGEST_PAUSE * series.poll) if trouble else series.poll
-            if console.is_terminal:
-                live.update(_table(jobs, trouble), refresh=True)
+            _step_all(series)
+            pause = min(2 * pause, LONGEST_PAUSE * series.poll) if series.trouble else series.poll
             for job in jobs:
                 if not console.is_terminal and shown[job.name] != job.state:
                     shown[job.name] = job.state
-                    console.print(str(job), soft_wrap=True, highlight=False, markup=False)
-            if trouble and not console.is_terminal:
-                console.print(f"{trouble}; trying again", soft_wrap=True, highlight=False, markup=False)
+                    _print(console, str(job))
+            if series.trouble and not console.is_terminal:
+                _print(console, f"{series.trouble}; trying again")
             if all(job.ended for job in jobs):
                 return
             time.sleep(pause)
 
 
-def _step_all(series: Series) -> str:
-    """Do a step of every job; return what is wrong with the connection, if anything."""
+def _step_all(series: Series) -> None:
+    """Do a step of every job."""
     trouble = ""
     for job in series.jobs.values():
         try:
             series.step(job)
         except Unreachable as error:
             trouble = str(error)
-    return trouble
+    series.trouble = trouble
 
 
-def _table(jobs: list[Job], trouble: str = "") -> Table:
-    table = Table("notebook", "state", "", "", box=None, caption=Text(trouble and f"{trouble}; trying again"))
-    for job in jobs:
+def _table(series: Series) -> Table:
+    caption = f"{series.trouble}; trying again" if series.trouble else ""
+    table = Table("notebook", "state", "", "", box=None, caption=Text(caption))
+    for job in series.jobs.values():
         table.add_row(job.name, job.state, job.time, Text(job.note))
     return table
 
 
 def _finish(series: Series, console: Console, submit: bool) -> Path | None:
-    """Show the logs of what failed, put the recap together, submit; raise where a kernel failed."""
-    jobs = list(series.jobs.values())
-    failed = [job for job in jobs if job.state == "failed"]
+    """Show the logs of what failed, bring the submission, submit it, make the recap; raise where something failed."""
+    failed = [job for job in series.jobs.values() if job.state == "failed"]
     for job in failed:
         if series.log_file(job).exists():
             tail = series.log_file(job).read_text().splitlines()[-TAIL:]
-            console.print(f"\nThe end of {series.log_file(job)}:", *tail, sep="\n", highlight=False, markup=False)
-    submission = _recap(series, console)
+            _print(console, "\n".join([f"\nThe end of {series.log_file(job)}:", *tail]))
+    _print(console, f"What the kernels left: {series.out / 'input'}")
+    submission = _submission(series, console)
+    if submit and submission and not failed:
+        _submit(series, console)
+    recap_error = _recap(series)
     if failed:
         what = f"{failed[0].name}: {failed[0].note}" if len(failed) == 1 else ", ".join(job.name for job in failed)
         raise RuntimeError(
             f"failed: {what}. What the others left is in {series.out}; the same command sends only what failed again"
         )
-    if submit:
-        ensemble = series.jobs[ENSEMBLE]
-        message = f"flowerlib, content {ensemble.built.content}"
-        console.print(series.service.submit(ensemble.built.ref, ensemble.version, message))
+    if recap_error:
+        raise RuntimeError(f"all came back from Kaggle, but the recap could not be made here: {recap_error}")
     return submission
 
 
-def _recap(series: Series, console: Console) -> Path | None:
-    """Run the ensemble's notebook here over what was fetched, for the recap; the submission is the one Kaggle made.
+def _submission(series: Series, console: Console) -> Path | None:
+    """Bring the ensemble's submission to where users look for it.
 
     Raises:
         RuntimeError: the ensemble's kernel is complete, and left none.
     """
-    from flowerlib import series as local
-
-    console.print(f"What the kernels left: {series.out / 'input'}", highlight=False, soft_wrap=True)
-    if any(series.out.glob("input/*/runs/*/predictions.npz")):
-        os.environ["FLOWERS_KAGGLE"] = str(series.out.resolve())
-        local.run([ENSEMBLE], out=series.out)
     ensemble = series.jobs.get(ENSEMBLE)
     if ensemble is None or ensemble.state != "complete":
-        console.print(f"No submission from Kaggle: it takes a complete run of {ENSEMBLE}.", highlight=False)
-        if (series.out / "submission.csv").exists():
-            console.print(
-                f"{series.out / 'submission.csv'} was made here, of the runs that are there.", highlight=False
-            )
+        _print(console, f"No submission from Kaggle: it takes a complete run of {ENSEMBLE}.")
         return None
     made = series.folder(ensemble) / "submission.csv"
     if not made.exists():
         raise RuntimeError(f"{ENSEMBLE} is complete but left no submission.csv; its log is in {made.parent}")
-    with written_whole(series.out / "submission.csv") as temporary:
+    submission = series.out / "submission.csv"
+    with written_whole(submission) as temporary:
         shutil.copyfile(made, temporary)
-    console.print(f"The submission: {series.out / 'submission.csv'}", highlight=False, soft_wrap=True)
-    return series.out / "submission.csv"
+    _print(console, f"The submission: {submission}")
+    return submission
+
+
+def _submit(series: Series, console: Console) -> None:
+    """Submit what the ensemble's kernel left, once: a submission counts against the day's few."""
+    ensemble, record = series.jobs[ENSEMBLE], series.out / "submitted.json"
+    this = {"kernel": ensemble.built.ref, "version": ensemble.version}
+    before = json.loads(record.read_text()) if record.exists() else {}
+    if before.items() >= this.items():
+        answer = before["answer"] or "but Kaggle's answer was lost: look at your submissions on the competition's page"
+        _print(console, f"Version {ensemble.version} was submitted before: {answer}")
+        return
+    _write_json(record, this | {"answer": None})  # should the answer be lost, it is known to have been asked
+    try:
+        answer = series.service.submit(ensemble.built.ref, ensemble.version, f"flowerlib {ensemble.built.content}")
+    except Unreachable as error:
+        raise RuntimeError(
+            f"it is not known whether the submission arrived ({error}): look at your submissions on the competition's "
+            "page; `flowerlib kaggle submit` submits it again"
+        ) from None
+    except RuntimeError:
+        record.unlink()
+        raise
+    _write_json(record, this | {"answer": answer})
+    _print(console, answer)
+
+
+def _write_json(path: Path, content: dict) -> None:
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _recap(series: Series) -> RuntimeError | FlowersError | None:
+    """Run the ensemble's notebook here over the runs that were fetched in this call; return what stopped it, if so."""
+    from flowerlib import series as local
+
+    recap = series.out / "recap"
+    shutil.rmtree(recap, ignore_errors=True)
+    for job in series.jobs.values():
+        for path in series.folder(job).glob("runs/*/predictions.npz") if job.state == "complete" else ():
+            (there := recap / "input" / job.name / "runs" / path.parent.name).mkdir(parents=True)
+            for name in RECAP:
+                shutil.copyfile(path.with_name(name), there / name)
+    if not recap.exists():
+        return None
+    os.environ["FLOWERS_KAGGLE"] = str(recap.resolve())  # nothing but these
+    try:
+        local.run([ENSEMBLE], out=recap)
+    except (FlowersError, RuntimeError) as error:
+        return error
+    return None

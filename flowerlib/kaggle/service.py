@@ -9,18 +9,20 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import wraps
+from glob import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
-from zipfile import BadZipFile, ZipFile
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+from requests.adapters import HTTPAdapter
 from requests.exceptions import HTTPError, RequestException
 
 import flowerlib
 from flowerlib.config import COMPETITION, FlowersError
-from flowerlib.kaggle.build import CONTENT
+from flowerlib.kaggle.build import CONTENT, READS, Built, write
+from flowerlib.kaggle.kernels import WEIGHTS_SLUG
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 P, T = ParamSpec("P"), TypeVar("T")
 LOGIN = "log in with `kaggle auth login`, or put an API token from kaggle.com/settings/api into KAGGLE_API_TOKEN"
 ENDED_WELL, ENDED_BADLY = ("COMPLETE",), ("ERROR", "CANCEL_ACKNOWLEDGED")
+SILENCE = 60.0  # seconds without a byte after which an answer is given up
 
 
 class Unreachable(RuntimeError):
@@ -40,10 +43,20 @@ class QueueFull(RuntimeError):
 
 @dataclass(frozen=True)
 class Remote:
-    """The newest version of a kernel on Kaggle: its number, the content hash in its notebook, when it was last run."""
+    """The newest version of a kernel on Kaggle.
+
+    Attributes:
+        version: its number.
+        content: the content hash in its notebook, None where there is none.
+        reads: the versions of other kernels that its notebook says it was sent to read, as owner/slug/number.
+        sources: what is attached to it: datasets and kernels as owner/slug, competitions as slug.
+        last_run: when it was last run, in UTC, None where that is not known.
+    """
 
     version: int
     content: str | None
+    reads: tuple[str, ...]
+    sources: frozenset[str]
     last_run: datetime | None
 
 
@@ -65,7 +78,16 @@ def connect() -> "KaggleApi":
     with redirect_stdout(io.StringIO()):  # without credentials, importing it prints a page
         from kaggle.api.kaggle_api_extended import KaggleApi
 
-        api = KaggleApi()
+        class Api(KaggleApi):
+            def build_kaggle_client(self) -> Any:  # noqa: ANN401
+                client = super().build_kaggle_client()
+                with client:  # makes the session
+                    session = client.http_client()._session
+                for scheme in ("http://", "https://"):
+                    session.mount(scheme, _Impatient())
+                return client
+
+        api = Api()
         try:
             api.authenticate()
         except SystemExit:
@@ -73,6 +95,13 @@ def connect() -> "KaggleApi":
     if not api.config_values.get(api.CONFIG_NAME_USER):
         raise FlowersError(f"no Kaggle credentials: {LOGIN}")
     return api
+
+
+class _Impatient(HTTPAdapter):
+    """Give up an answer after a minute's silence: the package would wait for ever on a connection that died."""
+
+    def send(self, request: Any, **options: Any) -> Any:  # noqa: ANN401
+        return super().send(request, **options | {"timeout": options.get("timeout") or SILENCE})
 
 
 def logged_in() -> str | None:
@@ -92,7 +121,7 @@ def _told() -> Iterator[None]:
     except FlowersError:
         raise
     except HTTPError as error:
-        code = 0 if error.response is None else error.response.status_code
+        code = _code(error)
         if code == 401:
             raise FlowersError(f"Kaggle refuses these credentials ({error}): {LOGIN}") from None
         if code == 429 or code >= 500:
@@ -102,13 +131,31 @@ def _told() -> Iterator[None]:
         raise Unreachable(f"Kaggle cannot be reached: {error}") from None
     except ValueError as error:
         raise RuntimeError(f"Kaggle says: {error}") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RuntimeError(f"Kaggle answers what the kaggle package does not understand: {error!r}") from error
 
 
-def _asking(method: Callable[P, T]) -> Callable[P, T]:
+def _code(error: Exception) -> int:
+    """The HTTP status behind an error of the package, which turns some into a ValueError; 0 where there is none."""
+    for cause in (error, error.__context__):
+        if isinstance(cause, HTTPError) and cause.response is not None:
+            return cause.response.status_code
+    return 0
+
+
+def _asking(method: Callable[Concatenate["Service", P], T]) -> Callable[Concatenate["Service", P], T]:
+    """Have a method of `Service` tell errors as `_told` does, and log in once more where a login has run out."""
+
     @wraps(method)
-    def asking(*arguments: P.args, **options: P.kwargs) -> T:
+    def asking(self: "Service", *arguments: P.args, **options: P.kwargs) -> T:
         with _told():
-            return method(*arguments, **options)
+            try:
+                return method(self, *arguments, **options)
+            except (HTTPError, ValueError) as error:
+                if _code(error) != 401:
+                    raise
+            self.api = connect()
+            return method(self, *arguments, **options)
 
     return asking
 
@@ -122,22 +169,25 @@ class Service:
         self.user: str = self.api.config_values["username"]
 
     @_asking
-    def push(self, folder: Path, seconds: int) -> int:
-        """Send a built kernel, which then runs for at most so many seconds; return its version.
+    def push(self, built: Built, seconds: int) -> int:
+        """Send a kernel, which then runs for at most so many seconds; return its version.
 
         Raises:
             QueueFull: no version was made; it may be sent later.
             RuntimeError: Kaggle refused it, or dropped some of its inputs.
         """
-        answer = self.api.kernels_push(str(folder), timeout=str(seconds))
+        name = built.kernel.notebook
+        with TemporaryDirectory() as place:
+            write(built, folder := Path(place, name))
+            answer = self.api.kernels_push(str(folder), timeout=str(seconds))
         if answer.error and re.search(r"session count of \d+ reached", answer.error):
             raise QueueFull(answer.error)
         if answer.error:
-            raise RuntimeError(f"Kaggle refused {folder.name}: {answer.error}")
+            raise RuntimeError(f"Kaggle refused {name}: {answer.error}")
         for kind in ("dataset", "competition", "kernel", "model"):
             if dropped := getattr(answer, f"invalid_{kind}_sources"):
                 raise RuntimeError(
-                    f"Kaggle started {folder.name} without {kind} {', '.join(dropped)}, which it does not know or you "
+                    f"Kaggle started {name} without {kind} {', '.join(dropped)}, which it does not know or you "
                     f"may not use; stop it at {answer.url}, accept the competition's rules or make the source first"
                 )
         return answer.version_number
@@ -153,43 +203,46 @@ class Service:
             with self.api.build_kaggle_client() as client:
                 answer = client.kernels.kernels_api_client.get_kernel(request)
         except HTTPError as error:
-            if error.response is not None and error.response.status_code in (403, 404):  # 403: nobody's, or another's
+            if _code(error) in (403, 404):  # 403: nobody's, or another's
                 return None
             raise
-        found = CONTENT.search(_first_code(answer.blob.source))
-        last_run = answer.metadata.last_run_time
-        return Remote(answer.metadata.current_version_number, found and found[1], last_run)
+        metadata = answer.metadata
+        cell = _first_code(answer.blob.source)
+        content, reads = CONTENT.search(cell), READS.search(cell)
+        attached = (
+            *(metadata.dataset_data_sources or ()),
+            *(metadata.kernel_data_sources or ()),
+            *(metadata.competition_data_sources or ()),
+        )
+        return Remote(
+            version=metadata.current_version_number,
+            content=content and content[1],
+            reads=tuple(reads[1].split()) if reads else (),
+            sources=frozenset(attached),
+            last_run=metadata.last_run_time and metadata.last_run_time.replace(tzinfo=UTC),
+        )
 
     @_asking
     def status(self, ref: str, version: int) -> tuple[str, str]:
         """Return the state of a version's run, such as RUNNING or COMPLETE, and what Kaggle says of a failure."""
-        from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelSessionStatusRequest
-
-        request = ApiGetKernelSessionStatusRequest()
-        request.user_name, request.kernel_slug = ref.split("/")
-        request.version_label = f"v{version}"  # before release 2.2.5 `kernels_status` asks for the newest version only
-        with self.api.build_kaggle_client() as client:
-            answer = client.kernels.kernels_api_client.get_kernel_session_status(request)
+        answer = self.api.kernels_status(f"{ref}/{version}")
         return answer.status.name, answer.failure_message or ""
 
     @_asking
-    def output(self, ref: str, version: int, folder: Path) -> None:
-        """Download all that a version's run left, and its log, into a folder.
+    def output(self, ref: str, version: int, folder: Path, pattern: str | None = None) -> None:
+        """Download what a version's run left, and its log, into a folder.
 
-        Before release 2.2.5 the package gives what the newest version left, and saves a server's error page as if it
-        were the file.
-
-        Raises:
-            Unreachable: a file did not come whole.
+        Args:
+            ref: owner and slug of the kernel.
+            version: its number.
+            folder: gets the files.
+            pattern: a regular expression; only files whose name matches come. All unless given.
         """
-        self.api.kernels_output(f"{ref}/{version}", str(folder), force=True, quiet=True, page_size=200)
-        for path in folder.rglob("*"):
-            if path.is_file() and not _whole(path):
-                raise Unreachable(f"{path.name} of {ref} did not come whole")
+        self.api.kernels_output(f"{ref}/{version}", str(folder), pattern, force=True, quiet=True, page_size=200)
 
     @_asking
     def log(self, ref: str, version: int) -> str:
-        """Return what a version's run printed; before release 2.2.5 of the package, what the newest printed."""
+        """Return what a version's run printed."""
         text = self.api.kernels_logs(f"{ref}/{version}")
         try:
             return "".join(entry["data"] for entry in json.loads(text))
@@ -199,27 +252,25 @@ class Service:
     @_asking
     def quota(self, kind: str) -> Quota | None:
         """Return this week's hours of `tpu` or `gpu`, None where Kaggle does not tell."""
-        answer = self.api.quota_view()
+        try:
+            answer = self.api.quota_view()
+        except HTTPError as error:
+            if _code(error) in (403, 404):
+                return None
+            raise
         quota = getattr(answer, f"{kind}_quota")
-        if quota is None:
+        if quota is None or quota.total_time_allowed is None:
             return None
-        used, total = (time.total_seconds() / 3600 for time in (quota.time_used, quota.total_time_allowed))
+        total = quota.total_time_allowed / timedelta(hours=1)
+        used = (quota.time_used or timedelta()) / timedelta(hours=1)
         return Quota(max(0.0, total - used), total, answer.quota_refresh_time)
 
     @_asking
     def submit(self, ref: str, version: int, message: str) -> str:
-        """Submit the `submission.csv` of a kernel's version to the competition; return Kaggle's answer.
-
-        Raises:
-            RuntimeError: it left none, or Kaggle refused it.
-        """
-        with TemporaryDirectory() as folder:
-            self.api.kernels_output(f"{ref}/{version}", folder, r"^submission\.csv$", force=True, page_size=200)
-            path = Path(folder, "submission.csv")
-            if not path.exists() or not _whole(path):
-                raise RuntimeError(f"version {version} of {ref} left no submission.csv")
-        answer = self.api.competition_submit_code("submission.csv", message, COMPETITION, ref, version, quiet=True)
-        return answer.message
+        """Submit the `submission.csv` of a kernel's version to the competition; return Kaggle's answer."""
+        return self.api.competition_submit_code(
+            "submission.csv", message, COMPETITION, ref, version, quiet=True
+        ).message
 
     def require_datasets(self, metadata: Iterable[dict]) -> None:
         """Make sure that what kernels want attached is there.
@@ -229,10 +280,10 @@ class Service:
         """
         for ref in sorted({source for each in metadata for source in each["dataset_sources"]}):
             if (state := self.dataset_state(ref)) != "ready":
-                raise FlowersError(
-                    f"the dataset {ref} is {state or 'not on Kaggle'}; `flowerlib kaggle weights-dataset` sends "
-                    "the pretrained weights, and `--online` does without it"
-                )
+                remedy = "wait, or make it first"
+                if ref.endswith(f"/{WEIGHTS_SLUG}"):
+                    remedy = "`flowerlib kaggle weights-dataset` sends it, and `--online` does without it"
+                raise FlowersError(f"the dataset {ref} is {state or 'not on Kaggle'}; {remedy}")
 
     @_asking
     def dataset_state(self, ref: str) -> str | None:
@@ -240,41 +291,26 @@ class Service:
         try:
             return self.api.dataset_status(ref)
         except HTTPError as error:
-            if error.response is not None and error.response.status_code in (403, 404):
+            if _code(error) in (403, 404):
                 return None
             raise
 
     @_asking
-    def send_dataset(self, folder: Path, *, new: bool) -> None:
-        """Upload the files of a folder, described by its dataset-metadata.json, as a new dataset or a new version.
+    def send_dataset(self, folder: Path, files: Iterable[str], *, new: bool) -> None:
+        """Upload files of a folder, described by its dataset-metadata.json, as a new dataset or a new version.
 
         Raises:
             RuntimeError: Kaggle refused it.
         """
+        others = {path.name for path in folder.iterdir()} - set(files)
+        options = {"ignore_patterns": [pattern for name in others for pattern in (escape(name), f"{escape(name)}/")]}
         if new:
-            answer = self.api.dataset_create_new(str(folder))
+            answer = self.api.dataset_create_new(str(folder), **options)
         else:
-            answer = self.api.dataset_create_version(str(folder), f"flowerlib {flowerlib.__version__}")
+            answer = self.api.dataset_create_version(str(folder), f"flowerlib {flowerlib.__version__}", **options)
         if answer.error or (answer.status or "").lower() != "ok":
-            raise RuntimeError(f"Kaggle refused the dataset in {folder}: {answer.error or answer.status}")
-
-    @_asking
-    def dataset_files(self, ref: str) -> dict[str, int]:
-        """Return the files of a dataset, at most 200, name -> bytes."""
-        return {file.name: file.total_bytes for file in self.api.dataset_list_files(ref, page_size=200).files}
-
-
-def _whole(path: Path) -> bool:
-    """Whether a file is what its name says, for the kinds of files that a run leaves."""
-    try:
-        if path.suffix in (".npz", ".keras"):
-            with ZipFile(path) as archive:
-                return archive.testzip() is None
-        if path.suffix in (".json", ".ipynb"):
-            json.loads(path.read_bytes())
-        return path.name != "submission.csv" or path.read_bytes().startswith(b"id,label\n")
-    except (ValueError, BadZipFile):
-        return False
+            again = "; it may just have been made: run the same command again" if "in use" in answer.error else ""
+            raise RuntimeError(f"Kaggle refused the dataset in {folder}: {answer.error or answer.status}{again}")
 
 
 def _first_code(notebook: str) -> str:
