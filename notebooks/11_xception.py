@@ -125,7 +125,8 @@ plots.learning_rate(np.array([schedule(step) for step in range(run.epochs * step
 # %% [markdown]
 # ## Training
 # One line an epoch. The first epoch is slower: the program is compiled in it. If the session is stopped, running the
-# notebook again in the same folder goes on after the last whole epoch.
+# notebook again in the same folder goes on after the last whole epoch. (On Kaggle, a saved version begins in an empty
+# folder, and so from the start.)
 
 # %%
 history = training.fit(model, train, val, run, flowers, device, hours=HOURS)
