@@ -6,6 +6,8 @@ once, when tf.data traces the function, and then be the same for every image.
 
 import math
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 from flowerlib.accelerator import tf
 
@@ -43,27 +45,41 @@ class Augmentation:
         Returns:
             An image of the same shape and range.
         """
-        uniform = tf.random.stateless_uniform([8], seed, -1.0, 1.0)
-        moved = _resample(image, self._affine(uniform, image.shape[0]))
+        uniform = self.draw(seed)
+        a, b, c, d, e, f = self.turn(uniform, image.shape[0], tf)
+        moved = _resample(image, tf.stack([a, b, c, d, e, f]))
         gain = 1.0 + self.contrast * uniform[6]
         offset = (1.0 - gain) * tf.reduce_mean(moved, axis=(0, 1)) + 255.0 * self.brightness * uniform[7]
         return tf.clip_by_value(moved * gain + offset, 0.0, 255.0)
 
-    def _affine(self, uniform: tf.Tensor, size: int) -> tf.Tensor:
-        """Return the 2 x 3 map from a pixel of the result to the place in the image where it is read.
+    def draw(self, seed: tf.Tensor) -> tf.Tensor:
+        """Return the eight random numbers behind one image's variation, `(8,)` float32 in [-1, 1)."""
+        return tf.random.stateless_uniform([8], seed, -1.0, 1.0)
+
+    def turn(self, uniform: Any, size: int, xp: ModuleType) -> tuple:  # noqa: ANN401
+        """Return the map from a pixel (x, y) of the result to where it is read: (a x + b y + c, d x + e y + f).
 
         Around the image's centre: turned and mirrored, scaled by the crop's share, moved to the crop's centre.
+
+        Args:
+            uniform: `(..., 8)`, from `draw`.
+            size: side of the image in pixels.
+            xp: whose `cos`, `sin` and `where` to use, `tf` or `keras.ops`.
+
+        Returns:
+            a to f, `(...)` each.
         """
-        angle = uniform[0] * self.rotation * math.pi / 180.0
-        share = 1.0 - (1.0 - self.crop) * (uniform[1] + 1.0) / 2.0
-        mirror_x = tf.where(uniform[2] < 0, -1.0, 1.0) if self.horizontal_flip else 1.0
-        mirror_y = tf.where(uniform[3] < 0, -1.0, 1.0) if self.vertical_flip else 1.0
-        centre = (size - 1) / 2.0
-        shift = uniform[4:6] * (1.0 - share) * size / 2.0
-        cos, sin = share * tf.cos(angle), share * tf.sin(angle)
-        linear = tf.stack([[cos * mirror_x, -sin * mirror_y], [sin * mirror_x, cos * mirror_y]])
-        constant = centre + shift - tf.linalg.matvec(linear, [centre, centre])
-        return tf.concat([linear, constant[:, tf.newaxis]], axis=1)
+        angle = uniform[..., 0] * self.rotation * math.pi / 180.0
+        share = 1.0 - (1.0 - self.crop) * (uniform[..., 1] + 1.0) / 2.0
+        mirror_x = xp.where(uniform[..., 2] < 0, -1.0, 1.0) if self.horizontal_flip else 1.0
+        mirror_y = xp.where(uniform[..., 3] < 0, -1.0, 1.0) if self.vertical_flip else 1.0
+        centre, room = (size - 1) / 2.0, (1.0 - share) * size / 2.0
+        cos, sin = share * xp.cos(angle), share * xp.sin(angle)
+        a, b = cos * mirror_x, -sin * mirror_y
+        d, e = sin * mirror_x, cos * mirror_y
+        c = centre + uniform[..., 4] * room - (a + b) * centre
+        f = centre + uniform[..., 5] * room - (d + e) * centre
+        return a, b, c, d, e, f
 
 
 UNCHANGED = Augmentation(
@@ -72,7 +88,7 @@ UNCHANGED = Augmentation(
 
 
 def _resample(image: tf.Tensor, affine: tf.Tensor) -> tf.Tensor:
-    projective = tf.concat([tf.reshape(affine, [1, 6]), tf.zeros([1, 2])], axis=1)
+    projective = tf.concat([affine[tf.newaxis], tf.zeros([1, 2])], axis=1)
     moved = tf.raw_ops.ImageProjectiveTransformV3(
         images=image[tf.newaxis],
         transforms=projective,

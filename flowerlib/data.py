@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+import numpy as np
 from google.protobuf.message import DecodeError
 from tqdm import tqdm
 
@@ -21,6 +22,11 @@ from flowerlib.config import FlowersError, competition_mounts, sample_dir
 
 SPLITS = ("train", "val", "test")
 SHARD = re.compile(r"\d+-(\d+)x\1-(\d+)\.tfrec")
+FEATURES = {  # of a record; what is missing gets the last value
+    "image": tf.io.FixedLenFeature([], tf.string),
+    "class": tf.io.FixedLenFeature([], tf.int64, -1),
+    "id": tf.io.FixedLenFeature([], tf.string, ""),
+}
 
 Augment = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 Mix = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
@@ -282,28 +288,50 @@ def eval_batches(flowers: Flowers, split: str, batch_size: int, *, image_size: i
     """Return a split once, in file order, nothing dropped: the last batch may be smaller.
 
     Returns:
-        Images `(B, S, S, 3)` float32 in [0, 255], labels `(B,)` int64 (-1 in test), ids `(B,)` string. A record
-        without id gets `<split>-<its position>`.
+        Images `(B, S, S, 3)`, labels `(B,)` and ids `(B,)`, as in `examples`.
+    """
+    return examples(flowers, split, image_size=image_size).batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+def examples(flowers: Flowers, split: str, *, image_size: int | None = None, start: int = 0) -> tf.data.Dataset:
+    """Return a split once, in file order, one by one, without the first `start`, which are not decoded.
+
+    Returns:
+        Image `(S, S, 3)` float32 in [0, 255], label int64 (-1 in test), id string. A record without id gets
+        `<split>-<its position>`.
     """
 
     def example(index: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         image, label, record_id = _parse(record, flowers, image_size)
-        position = tf.strings.join([split, tf.strings.as_string(index, width=6, fill="0")], "-")
-        return image, label, tf.where(record_id == "", position, record_id)
+        return image, label, _named(record_id, split, index)
 
+    return _numbered(flowers, split).skip(start).map(example, tf.data.AUTOTUNE)
+
+
+def truth(flowers: Flowers, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels `(n,)` int64 (-1 in test) and the ids `(n,)` of a split, as in `examples`; decodes nothing."""
+
+    def example(index: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        features = tf.io.parse_single_example(record, {name: FEATURES[name] for name in ("class", "id")})
+        return features["class"], _named(features["id"], split, index)
+
+    labels, ids = zip(*_numbered(flowers, split).map(example).as_numpy_iterator(), strict=True)
+    return np.array(labels), np.array([record_id.decode() for record_id in ids])
+
+
+def _numbered(flowers: Flowers, split: str) -> tf.data.Dataset:
     records = tf.data.TFRecordDataset(list(flowers.shards[split]))
-    counted = records.apply(tf.data.experimental.assert_cardinality(flowers.count(split)))
-    return counted.enumerate().map(example, tf.data.AUTOTUNE).batch(batch_size).prefetch(tf.data.AUTOTUNE)
+    return records.apply(tf.data.experimental.assert_cardinality(flowers.count(split))).enumerate()
+
+
+def _named(record_id: tf.Tensor, split: str, index: tf.Tensor) -> tf.Tensor:
+    position = tf.strings.join([split, tf.strings.as_string(index, width=6, fill="0")], "-")
+    return tf.where(record_id == "", position, record_id)
 
 
 def _parse(record: tf.Tensor, flowers: Flowers, image_size: int | None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """One pass gives image, label and id together, so that they cannot fall out of step."""
-    features = {
-        "image": tf.io.FixedLenFeature([], tf.string),
-        "class": tf.io.FixedLenFeature([], tf.int64, -1),
-        "id": tf.io.FixedLenFeature([], tf.string, ""),
-    }
-    example = tf.io.parse_single_example(record, features)
+    example = tf.io.parse_single_example(record, FEATURES)
     image = tf.io.decode_jpeg(example["image"], channels=3)
     image = tf.ensure_shape(image, (flowers.image_size, flowers.image_size, 3))  # a TPU compiles for static shapes
     image = tf.cast(image, tf.float32)

@@ -1,13 +1,23 @@
-"""Features of a frozen network: computed once an image, then a head trains on them in seconds."""
+"""Features of a frozen network: computed once an image, kept on disk, then heads train on them in seconds."""
 
-from collections.abc import Iterable
+import hashlib
+import json
+import math
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
-from flowerlib import predictions
+from flowerlib import data, predictions
 from flowerlib.accelerator import keras, tf
+from flowerlib.augment import Augmentation
+from flowerlib.config import FlowersError, cache_dir, written_whole
+from flowerlib.data import Flowers
 from flowerlib.predictions import Predictions
+
+CHUNK = 64  # batches whose outputs Keras gathers before they are let go
 
 
 @dataclass(frozen=True)
@@ -15,7 +25,7 @@ class Features:
     """What a frozen network sees in one split, in file order.
 
     Attributes:
-        values: `(views, n, d)` float32; view 0 is the image, view 1 its mirror image.
+        values: `(views, n, d)` float16, in a file; view 0 is the image, view 1 its mirror image, the others are varied.
         labels: `(n,)` int64, -1 where the truth is not known (test).
         ids: `(n,)` strings.
     """
@@ -25,12 +35,119 @@ class Features:
     ids: np.ndarray
 
 
-def extract(extractor: keras.Model, batches: Iterable, batch_size: int) -> Features:
-    """Run the extractor, pixels `(B, S, S, 3)` -> features `(B, d)`, over every image and its mirror image.
+def extract(
+    looker: keras.Model,
+    flowers: Flowers,
+    split: str,
+    batch_size: int,
+    *,
+    varied: int = 0,
+    augment: Augmentation | None = None,
+    folder: Path | None = None,
+    progress: bool = True,
+) -> Features:
+    """Run a network over every image of a split, its mirror image and variations of it; or read what an earlier call
+    kept.
 
-    `batches` and `batch_size` as in `predictions.outputs`.
+    What is kept is found again by the network's weights, the precision, the images and the views. A call that was
+    stopped goes on with the batch that it was at.
+
+    Args:
+        looker: pixels `(B, S, S, 3)` in [0, 255] -> features `(B, d)`.
+        flowers: the dataset, resized to S where its images have another side.
+        split: `train`, `val` or `test`.
+        batch_size: global; a multiple of the number of replicas.
+        varied: how many varied views to add to the two.
+        augment: how they vary; as `Augmentation()` unless given.
+        folder: where to keep it; `features` in `config.cache_dir()` unless given.
+        progress: whether to show a bar.
+
+    Raises:
+        FlowersError: a feature is too large for float16, or not a number.
     """
-    return Features(*predictions.outputs(extractor, batches, batch_size, mirror=True))
+    augment = augment or Augmentation()
+    labels, ids = data.truth(flowers, split)
+    shape = (2 + varied, len(labels), looker.output_shape[-1])
+    path = (folder or cache_dir() / "features") / _key(looker, flowers, varied, augment) / f"{split}.npy"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tqdm(desc=f"looking at {split}", total=shape[0] * shape[1], unit="img", disable=not progress) as bar:
+            _look(looker, flowers, split, batch_size, augment, path, shape, bar)
+    return Features(np.load(path, mmap_mode="r"), labels, ids)
+
+
+def _key(looker: keras.Model, flowers: Flowers, varied: int, augment: Augmentation) -> str:
+    """16 hex digits that differ wherever the features would."""
+    weights = hashlib.sha256()
+    for weight in looker.get_weights():
+        weights.update(str(weight.shape).encode() + weight.tobytes())
+    views = [varied, repr(augment)] if varied else 0
+    what = [weights.hexdigest(), keras.config.dtype_policy().name, looker.input_shape[1], views, flowers.fingerprint]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+
+
+def _look(
+    looker: keras.Model,
+    flowers: Flowers,
+    split: str,
+    batch_size: int,
+    augment: Augmentation,
+    path: Path,
+    shape: tuple[int, int, int],
+    bar: tqdm,
+) -> None:
+    """Fill the file, from where an earlier call was stopped: first the two plain views, then each varied one."""
+    half, mark = path.with_name(f".{path.name}"), path.with_name(f".{path.name}.done")
+    done = int(mark.read_text()) if mark.exists() and half.exists() else 0
+    values = np.lib.format.open_memmap(half, "r+" if done else "w+", np.float16, shape)
+    views, count, _ = shape
+    bar.update(done + min(done, count))
+
+    def keep(seen: np.ndarray) -> None:
+        nonlocal done
+        if not (abs(seen) <= np.finfo(np.float16).max).all():
+            raise FlowersError(
+                f"a feature of {split} is not a number, or larger than the 65,504 of float16; check the weights of "
+                f"the network, {looker.name}"
+            )
+        number, start = divmod(done, count)
+        first = 0 if number == 0 else number + 1  # view, of the pass
+        values[first : first + seen.shape[0], start : start + seen.shape[1]] = seen
+        values.flush()
+        done += seen.shape[1]
+        with written_whole(mark) as temporary:
+            temporary.write_text(str(done))
+        bar.update(seen.shape[0] * seen.shape[1])
+
+    while done < (views - 1) * count:
+        number, start = divmod(done, count)
+        varying = augment if number else None
+        batches = iter(_batches(flowers, split, batch_size, looker.input_shape[1], start, varying, number))
+        while number == done // count:
+            steps = min(CHUNK, math.ceil((count - done % count) / batch_size))
+            chunk = islice(batches, steps)
+            predictions.outputs(looker, chunk, batch_size, mirror=number == 0, steps=steps, take=keep)
+    half.replace(path)
+    mark.unlink()
+
+
+def _batches(
+    flowers: Flowers,
+    split: str,
+    batch_size: int,
+    image_size: int,
+    start: int,
+    augment: Augmentation | None,
+    seed: int,
+) -> tf.data.Dataset:
+    """Return the images from `start` on, varied where `augment` is given, as `data.eval_batches` does."""
+    examples = data.examples(flowers, split, image_size=image_size, start=start)
+    if augment:
+        examples = examples.enumerate(start).map(
+            lambda index, example: (augment(example[0], tf.stack([seed, tf.cast(index, tf.int32)])), *example[1:]),
+            tf.data.AUTOTUNE,
+        )
+    return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 
 def train_batches(features: Features, batch_size: int, num_classes: int, seed: int = 0) -> tf.data.Dataset:
@@ -40,7 +157,7 @@ def train_batches(features: Features, batch_size: int, num_classes: int, seed: i
     def example(index: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         draw = tf.stack([seed, tf.cast(position, tf.int32)])
         view = tf.random.stateless_uniform([], draw, maxval=views, dtype=tf.int64)
-        return values[view, index], tf.one_hot(labels[index], num_classes)
+        return tf.cast(values[view, index], tf.float32), tf.one_hot(labels[index], num_classes)
 
     values, labels = tf.constant(features.values), tf.constant(features.labels)
     order = tf.data.Dataset.range(count).shuffle(count, seed=seed).repeat()
@@ -50,16 +167,16 @@ def train_batches(features: Features, batch_size: int, num_classes: int, seed: i
 
 def eval_batches(features: Features, batch_size: int, view: int = 0) -> tf.data.Dataset:
     """Return one view of every image once, in file order, as `(features, labels, ids)`; view 0 is the image itself."""
-    return tf.data.Dataset.from_tensor_slices((features.values[view], features.labels, features.ids)).batch(batch_size)
+    values = features.values[view].astype(np.float32)
+    return tf.data.Dataset.from_tensor_slices((values, features.labels, features.ids)).batch(batch_size)
 
 
 def predict(head: keras.Model, features: Features, batch_size: int) -> Predictions:
-    """Return a head's probabilities for every image, averaged over the views.
+    """Return a head's probabilities for every image, averaged over the image and its mirror image.
 
     `batch_size` and errors as in `predictions.predict`.
     """
     views = [
-        predictions.predict(head, eval_batches(features, batch_size, view), batch_size).probabilities
-        for view in range(len(features.values))
+        predictions.predict(head, eval_batches(features, batch_size, view), batch_size).probabilities for view in (0, 1)
     ]
     return Predictions(np.mean(views, axis=0), features.labels, features.ids)

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -42,8 +42,28 @@ class Predictions:
         }
 
 
+class _Each(keras.callbacks.Callback):
+    """Hand each batch's outputs on, as soon as they are there."""
+
+    def __init__(self, views: int, take: Callable[[np.ndarray], None]) -> None:
+        super().__init__()
+        self.views, self.take, self.waiting = views, take, []
+
+    def on_predict_batch_end(self, batch: int, logs: dict) -> None:
+        self.waiting.append(np.asarray(logs["outputs"], np.float32))
+        if len(self.waiting) == self.views:
+            self.take(np.stack(self.waiting))
+            self.waiting = []
+
+
 def outputs(
-    model: keras.Model, batches: Iterable, batch_size: int, *, mirror: bool = False
+    model: keras.Model,
+    batches: Iterable,
+    batch_size: int,
+    *,
+    mirror: bool = False,
+    steps: int | None = None,
+    take: Callable[[np.ndarray], None] = lambda batch: None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Run a model over batches, each padded to `batch_size` and cut again.
 
@@ -52,9 +72,11 @@ def outputs(
     Args:
         model: takes `(batch_size, ...)`, returns `(batch_size, d)`.
         batches: of `(inputs (B, ...), labels (B,), ids (B,))` with B at most `batch_size`, as from
-            `data.eval_batches`; read once. `len(batches)` must be known.
+            `data.eval_batches`; read once.
         batch_size: a multiple of the number of replicas.
         mirror: also run every image `(B, S, S, 3)` with left and right exchanged.
+        steps: how many batches there are; `len(batches)` unless given.
+        take: called with the outputs `(views, B, d)` of each batch, as soon as they are there.
 
     Returns:
         Outputs `(views, n, d)` float32 with views 1, or 2 where mirrored; labels `(n,)`; ids `(n,)`, as they came.
@@ -72,7 +94,9 @@ def outputs(
             if mirror:
                 yield (whole[:, :, ::-1],)
 
-    values = np.asarray(model.predict(padded(), steps=len(batches) * (1 + mirror), verbose=0), np.float32)
+    taken = iter(range(steps := len(batches) if steps is None else steps))
+    each = _Each(1 + mirror, lambda values: take(values[:, : len(labels[next(taken)])]))
+    values = np.asarray(model.predict(padded(), steps=steps * (1 + mirror), verbose=0, callbacks=[each]), np.float32)
     values = values.reshape(len(labels), 1 + mirror, batch_size, -1).swapaxes(0, 1)
     kept = [values[:, index, : len(part)] for index, part in enumerate(labels)]
     return np.concatenate(kept, axis=1), np.concatenate(labels), np.concatenate(ids)

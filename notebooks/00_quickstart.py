@@ -63,8 +63,8 @@ plots.gallery(val_images[:12], [flowers.classes[label] for label in val_labels[:
 # %% [markdown]
 # ## Looking once
 # The backbone turns an image into 1,280 maps of features, each of 6 x 6 numbers at 192 px; pooling averages each map to
-# one number. Each image is seen in two views, as it is and mirrored, for the head to learn from both. The shapes below
-# are views, images, features.
+# one number. Each image is seen in two views, as it is and mirrored, for the head to learn from both. What was seen is
+# kept on disk: run again, this cell reads it. The shapes below are views, images, features.
 
 # %%
 with device.scope():
@@ -72,10 +72,7 @@ with device.scope():
     backbone.trainable = False
     pixels = keras.Input(backbone.input_shape[1:])  # in float32: bfloat16 would round them
     looker = keras.Sequential([pixels, backbone, keras.layers.GlobalAveragePooling2D()])
-seen = {
-    split: features.extract(looker, data.eval_batches(flowers, split, LOOK_BATCH), LOOK_BATCH)
-    for split in data.SPLITS
-}
+seen = {split: features.extract(looker, flowers, split, LOOK_BATCH) for split in data.SPLITS}
 {split: values.values.shape for split, values in seen.items()}
 
 # %% [markdown]
@@ -92,7 +89,7 @@ run = training.plan(
 )  # fmt: skip
 with device.scope():
     scaling = keras.layers.Normalization()
-    scaling.adapt(seen["train"].values[0])
+    scaling.adapt(seen["train"].values[0].astype("float32"))
     head = keras.Sequential([scaling, heads.linear(len(flowers.classes), run.dropout)])
     head.compile(
         training.optimizer(run, flowers),

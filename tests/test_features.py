@@ -1,37 +1,116 @@
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tiny
 
-from flowerlib import data, features
-from flowerlib.accelerator import keras
+from flowerlib import augment, data, features
+from flowerlib.accelerator import keras, tf
+from flowerlib.config import FlowersError
 
 
 @pytest.fixture(scope="module")
 def looker():
-    keras.utils.set_random_seed(0)
-    return keras.Sequential(
-        [keras.Input((24, 24, 3)), keras.layers.Conv2D(6, 5, strides=3), keras.layers.GlobalAveragePooling2D()]
-    )
+    return tiny.looker()
 
 
 @pytest.fixture(scope="module")
-def seen(looker, flowers):
-    return features.extract(looker, data.eval_batches(flowers, "val", 4), 4)
+def seen(looker, flowers, tmp_path_factory):
+    return features.extract(looker, flowers, "val", 4, varied=2, folder=tmp_path_factory.mktemp("kept"))
 
 
-def test_features_are_those_of_the_image_and_of_its_mirror_image(looker, seen, flowers):
-    images = np.concatenate([images for images, _, _ in data.eval_batches(flowers, "val", 1)])
-    assert seen.values.shape == (2, 9, 6)
-    for view, pixels in zip(seen.values, (images, images[:, :, ::-1]), strict=True):
-        one_by_one = np.concatenate([np.asarray(looker(image[None])) for image in pixels])
-        np.testing.assert_allclose(view, one_by_one, atol=1e-3)
+def pixels(flowers, split="val"):
+    return np.concatenate([images for images, _, _ in data.eval_batches(flowers, split, 1)])
+
+
+def test_features_are_those_of_the_image_its_mirror_image_and_its_variations(looker, seen, flowers):
+    images = pixels(flowers)
+    assert (seen.values.shape, seen.values.dtype) == ((4, 9, 6), np.float16)
+    vary = augment.Augmentation()
+    varied = [[vary(tf.constant(image), [view, index]) for index, image in enumerate(images)] for view in (1, 2)]
+    for view, batch in zip(seen.values, (images, images[:, :, ::-1], *varied), strict=True):
+        one_by_one = np.concatenate([np.asarray(looker(image[None])) for image in batch])
+        np.testing.assert_allclose(view, one_by_one, rtol=2**-10, atol=1e-3)
+    _, labels, ids = next(iter(data.eval_batches(flowers, "val", 9)))
+    np.testing.assert_array_equal(seen.labels, labels)
+    assert seen.ids.tolist() == [record_id.decode() for record_id in ids.numpy()]
+
+
+def test_what_was_computed_is_read_again_and_not_mistaken_for_anything_else(looker, flowers, tmp_path, monkeypatch):
+    first = features.extract(looker, flowers, "val", 4, folder=tmp_path)
+    other = keras.models.clone_model(looker)
+    other.set_weights([weight + 1 for weight in looker.get_weights()])
+    for changed in (
+        features.extract(other, flowers, "val", 4, folder=tmp_path),
+        features.extract(looker, replace(flowers, fingerprint="another"), "val", 4, folder=tmp_path),
+        features.extract(looker, flowers, "val", 4, varied=1, folder=tmp_path),
+        features.extract(looker, flowers, "val", 4, varied=1, augment=augment.UNCHANGED, folder=tmp_path),
+    ):
+        assert changed.values.filename != first.values.filename
+    assert len(list(tmp_path.glob("*/val.npy"))) == 5
+    assert len(list(tmp_path.rglob(".*"))) == 0
+    monkeypatch.setattr(looker, "predict", None)
+    again = features.extract(looker, flowers, "val", 4, folder=tmp_path)
+    np.testing.assert_array_equal(again.values, first.values)
+
+
+def test_features_that_float16_cannot_hold_are_an_error(looker, flowers, tmp_path):
+    large = keras.models.clone_model(looker)
+    large.set_weights([1e4 * weight for weight in looker.get_weights()])
+    with pytest.raises(FlowersError, match="a feature of val is not a number, or larger than the 65,504 of float16"):
+        features.extract(large, flowers, "val", 4, folder=tmp_path)
+    assert not list(tmp_path.glob("*/val.npy"))
+
+
+STOPPED = """
+import os, signal, sys
+from pathlib import Path
+import tiny
+from flowerlib import data, features, predictions
+folder, root, log, limit = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
+features.CHUNK = 3
+class Each(predictions._Each):
+    def on_predict_batch_end(self, batch, logs):
+        with log.open("a") as file:
+            file.write(f"{logs['outputs'].tobytes().hex()}\\n")
+        if limit and len(log.read_text().splitlines()) == limit + 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().on_predict_batch_end(batch, logs)
+predictions._Each = Each
+features.extract(tiny.looker(), data.find(path=root), "train", 2, varied=2, folder=Path(folder), progress=False)
+"""
+
+
+def test_killed_and_called_again_it_computes_nothing_twice_and_leaves_the_same_bytes(flowers, tmp_path):
+    def run(folder, limit):
+        log = tmp_path / f"{folder}.log"
+        arguments = [str(tmp_path / folder), flowers.root, str(log), str(limit)]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+        code = subprocess.run([sys.executable, "-c", STOPPED, *arguments], env=environment).returncode
+        return code, log.read_text().splitlines()
+
+    code, whole = run("undisturbed", 0)
+    assert code == 0
+    stop = round(0.6 * len(whole))  # so many are kept, the next is lost: it was computed but not written
+    code, _ = run("stopped", stop)
+    assert code == -signal.SIGKILL
+    code, calls = run("stopped", 0)
+    assert code == 0
+    assert calls == [*whole[: stop + 1], *whole[stop:]]
+    [one], [other] = (list((tmp_path / folder).glob("*/train.npy")) for folder in ("undisturbed", "stopped"))
+    assert one.read_bytes() == other.read_bytes()
 
 
 def numbered(count=11, views=2):
     """Feature 0 is the image's number, feature 1 the view's."""
     image, view = np.meshgrid(np.arange(count), np.arange(views))
     return features.Features(
-        np.stack([image, view], axis=2).astype("float32"), np.arange(count) % 3, np.arange(count).astype(str)
+        np.stack([image, view], axis=2).astype("float16"), np.arange(count) % 3, np.arange(count).astype(str)
     )
 
 
@@ -62,10 +141,10 @@ def test_evaluation_is_in_file_order_and_whole():
     assert [record_id.decode() for record_id in ids] == numbered().ids.tolist()
 
 
-def test_a_head_on_features_says_what_the_whole_network_says(flowers):
+def test_a_head_on_features_says_what_the_whole_network_says(flowers, tmp_path):
     whole = tiny.network(4)
-    looker, head = keras.Sequential(whole.layers[:-1]), whole.layers[-1]
-    seen = features.extract(looker, data.eval_batches(flowers, "val", 4), 4)
+    looker, head = keras.Sequential([keras.Input((24, 24, 3)), *whole.layers[:-1]]), whole.layers[-1]
+    seen = features.extract(looker, flowers, "val", 4, varied=1, folder=tmp_path)
     images = np.concatenate([images for images, _, _ in data.eval_batches(flowers, "val", 9)])
     expected = (np.asarray(whole(images)) + np.asarray(whole(images[:, :, ::-1]))) / 2
-    np.testing.assert_allclose(features.predict(head, seen, 4).probabilities, expected, atol=1e-5)
+    np.testing.assert_allclose(features.predict(head, seen, 4).probabilities, expected, atol=1e-3)

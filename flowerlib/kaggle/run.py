@@ -109,8 +109,8 @@ class Series:
         """What a version should read and does not: sources that Kaggle dropped, and newer outputs of other kernels."""
         metadata = job.built.metadata
         wanted = [source for kind in ("dataset", "kernel", "competition") for source in metadata[f"{kind}_sources"]]
-        attached = {"/".join(source.split("/")[:2]).lower() for source in remote.sources}
-        lacking = [source for source in wanted if source.lower() not in attached]
+        attached = {_unversioned(source) for source in remote.sources}
+        lacking = [source for source in wanted if _unversioned(source) not in attached]
         return lacking + [source for source in self._read_by(job) if source not in remote.reads]
 
     def _read_by(self, job: Job) -> list[str]:
@@ -212,6 +212,11 @@ class Series:
             return
         with written_whole(self.log_file(job)) as temporary:
             temporary.write_text(text)
+
+
+def _unversioned(source: str) -> str:
+    """A source without its version, which a third part may be, and in small letters, as Kaggle may write it."""
+    return "/".join(source.split("/")[:2]).lower()
 
 
 def run(

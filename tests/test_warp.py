@@ -1,0 +1,78 @@
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from flowerlib import augment, petals, warp
+from flowerlib.accelerator import tf
+from flowerlib.config import FlowersError
+
+COUNT, SIZE = 24, 96
+SEEDS = [[5, number] for number in range(COUNT)]
+
+
+def both(images, augmentation):
+    """The same images varied with the same random numbers, one by one on the host and as a batch on the device."""
+    host = [augmentation(tf.constant(image), seed) for image, seed in zip(images, SEEDS, strict=True)]
+    uniform = np.stack([augmentation.draw(seed) for seed in SEEDS])
+    return np.stack(host), np.asarray(warp.vary(images, uniform, augmentation))
+
+
+@pytest.fixture(scope="module")
+def waves():
+    """Images that change slowly, on which every way to interpolate agrees; no two are alike, and no two colours."""
+    y, x = np.mgrid[:SIZE, :SIZE] / SIZE
+    phases = np.arange(COUNT)[:, None, None, None] + np.arange(3)
+    return (127 + 60 * np.sin(4 * x[..., None] + phases) + 60 * np.cos(3 * y[..., None] * phases / 20)).astype(
+        "float32"
+    )
+
+
+@pytest.mark.parametrize("rotation", [0.0, 30.0, 45.0])
+def test_slow_images_come_out_as_on_the_host(waves, rotation):
+    host, device = both(waves, augment.Augmentation(rotation=rotation))
+    assert np.abs(host - waves).mean() > 10  # there was something to do
+    assert np.abs(host - device).mean() < 0.05
+    assert np.abs(host - device).max() < 3  # at a reflected border, which is a crease
+
+
+def test_flowers_come_out_nearly_as_on_the_host():
+    species = petals.choose_species(COUNT, np.random.default_rng(0))
+    drawn = [petals.draw_jpeg(job, 192, seed=0) for job in enumerate(species)]
+    flowers = np.stack([tf.io.decode_jpeg(image) for image in drawn]).astype("float32")
+    host, device = both(flowers, augment.Augmentation())
+    assert np.abs(host - device).mean() < 2
+
+
+def test_what_moves_whole_pixels_is_exact(waves):
+    flips = replace(augment.UNCHANGED, horizontal_flip=True, vertical_flip=True)
+    for augmentation in (augment.UNCHANGED, flips):
+        host, device = both(waves, augmentation)
+        np.testing.assert_allclose(device, host, atol=1e-3)
+
+
+def test_a_rotation_that_is_too_steep_is_an_error(waves):
+    with pytest.raises(FlowersError, match=r"`rotation` \(=60.0\) must be at most 45 degrees on the device"):
+        warp.vary(waves, np.zeros((COUNT, 8), "float32"), augment.Augmentation(rotation=60.0))
+
+
+COMPILED = """
+import jax, numpy as np
+from flowerlib import augment, warp
+program = jax.jit(lambda images, uniform: warp.vary(images, uniform, augment.Augmentation()))
+images, uniform = np.zeros((8, 64, 64, 3), "uint8"), np.zeros((8, 8), "float32")
+print(program.lower(images, uniform).as_text(), program.lower(images, uniform).compile().as_text())
+"""
+
+
+def test_the_compiled_program_has_no_gather():
+    environment = os.environ | {"KERAS_BACKEND": "jax"}
+    done = subprocess.run([sys.executable, "-c", COMPILED], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for word in ("dot_general", "ENTRY"):
+        assert word in done.stdout  # it is the program, before and after XLA has worked on it
+    for word in ("gather", "scatter", "dynamic_slice", "dynamic-slice"):
+        assert word not in done.stdout
