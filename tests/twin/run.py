@@ -69,7 +69,7 @@ def main() -> None:
     root = arguments.root.resolve()
     python = arguments.python.parent.resolve() / arguments.python.name
     chosen = kernels.chosen(arguments.notebooks)
-    built = build.build([kernel.notebook for kernel in chosen], user=USER, to=root / "kernels", online=False)
+    built = build.build([kernel.notebook for kernel in chosen], user=USER, to=root / "kernels", online=False).values()
     for each in built:
         mount(each, root, arguments.data, root / "working")
         seconds = execute(each, python, root, root / "kernels", root / "working")
