@@ -1,7 +1,8 @@
-"""Random variations of training images: six on one image, CutMix and MixUp on a batch.
+"""Random variations of training images, a batch at a time: six on each image, CutMix and MixUp between them.
 
 Everything random comes from the seed argument through `tf.random.stateless_*`: Python's own `random` would be drawn
-once, when tf.data traces the function, and then be the same for every image.
+once, when tf.data traces the function, and then be the same for every batch. Batches of uint8 stay uint8: they are a
+quarter of the size, and are cast to floating point where they are used.
 """
 
 import math
@@ -14,7 +15,7 @@ from flowerlib.accelerator import tf
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Six random operations on one image, each drawn anew for every image.
+    """Six random operations, each drawn anew for every image.
 
     The four that move pixels are composed into one affine map, so that the image is resampled once; the two that
     change colour into one multiply-add. What the map reaches beyond the border is filled with the reflected image.
@@ -35,26 +36,28 @@ class Augmentation:
     contrast: float = 0.2
     brightness: float = 0.1
 
-    def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Vary one image.
+    def __call__(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Vary every image of a batch, each in its own way.
 
         Args:
-            image: `(S, S, 3)` float32 in [0, 255].
-            seed: `(2,)` int32; the same seed gives the same variation.
+            images: `(B, S, S, 3)` uint8, or float32 in [0, 255].
+            seed: `(2,)` int32; the same seed gives the same variations.
 
         Returns:
-            An image of the same shape and range.
+            Images of the same shape, type and range.
         """
-        uniform = self.draw(seed)
-        a, b, c, d, e, f = self.turn(uniform, image.shape[0], tf)
-        moved = _resample(image, tf.stack([a, b, c, d, e, f]))
-        gain = 1.0 + self.contrast * uniform[6]
-        offset = (1.0 - gain) * tf.reduce_mean(moved, axis=(0, 1)) + 255.0 * self.brightness * uniform[7]
-        return tf.clip_by_value(moved * gain + offset, 0.0, 255.0)
+        images = tf.convert_to_tensor(images)
+        uniform = self.draw(seed, tf.shape(images)[0])
+        affine = tf.stack(self.turn(uniform, images.shape[1], tf), axis=1)
+        moved = _resample(tf.cast(images, tf.float32), affine)
+        gain = 1.0 + self.contrast * uniform[:, 6, tf.newaxis]
+        offset = (1.0 - gain) * tf.reduce_mean(moved, axis=(1, 2)) + 255.0 * self.brightness * uniform[:, 7, tf.newaxis]
+        coloured = moved * gain[:, tf.newaxis, tf.newaxis] + offset[:, tf.newaxis, tf.newaxis]
+        return _typed(tf.clip_by_value(coloured, 0.0, 255.0), images)
 
-    def draw(self, seed: tf.Tensor) -> tf.Tensor:
-        """Return the eight random numbers behind one image's variation, `(8,)` float32 in [-1, 1)."""
-        return tf.random.stateless_uniform([8], seed, -1.0, 1.0)
+    def draw(self, seed: tf.Tensor, count: int | tf.Tensor) -> tf.Tensor:
+        """Return the random numbers behind the variations of `count` images, `(count, 8)` float32 in [-1, 1)."""
+        return tf.random.stateless_uniform([count, 8], seed, -1.0, 1.0)
 
     def turn(self, uniform: Any, size: int, xp: ModuleType) -> tuple:  # noqa: ANN401
         """Return the map from a pixel (x, y) of the result to where it is read: (a x + b y + c, d x + e y + f).
@@ -87,17 +90,21 @@ UNCHANGED = Augmentation(
 )
 
 
-def _resample(image: tf.Tensor, affine: tf.Tensor) -> tf.Tensor:
-    projective = tf.concat([affine[tf.newaxis], tf.zeros([1, 2])], axis=1)
+def _resample(images: tf.Tensor, affine: tf.Tensor) -> tf.Tensor:
     moved = tf.raw_ops.ImageProjectiveTransformV3(
-        images=image[tf.newaxis],
-        transforms=projective,
-        output_shape=image.shape[:2],
+        images=images,
+        transforms=tf.pad(affine, [[0, 0], [0, 2]]),  # (B, 8): an affine map is a projective one without perspective
+        output_shape=images.shape[1:3],
         fill_value=0.0,
         interpolation="BILINEAR",
         fill_mode="REFLECT",
     )
-    return tf.ensure_shape(moved[0], image.shape)
+    return tf.ensure_shape(moved, images.shape)
+
+
+def _typed(images: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """Images in [0, 255] in the type of others, rounded where that is an integer."""
+    return tf.cast(tf.round(images), like.dtype) if like.dtype.is_integer else images
 
 
 def cutmix(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -107,12 +114,12 @@ def cutmix(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Te
     [0, 1], its centre anywhere; what falls outside is cut off and not counted. Source: Yun et al., arXiv 1905.04899.
 
     Args:
-        images: `(B, S, S, 3)` float32.
+        images: `(B, S, S, 3)` uint8 or float32.
         labels: `(B, num_classes)` float32, rows that sum to one.
         seed: `(2,)` int32.
 
     Returns:
-        Images and labels of the same shapes.
+        Images and labels of the same shapes and types.
     """
     batch, size = images.shape[:2]
     uniform = tf.random.stateless_uniform([3, batch, 1], seed)
@@ -134,8 +141,9 @@ def mixup(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Ten
     gamma = tf.random.stateless_gamma([2, images.shape[0], 1], seed, alpha=0.2)
     share = tf.reduce_min(gamma, axis=0) / tf.reduce_sum(gamma, axis=0)
     pixel_share = share[:, :, tf.newaxis, tf.newaxis]
+    pixels = tf.cast(images, tf.float32)
     return (
-        images * (1.0 - pixel_share) + images[::-1] * pixel_share,
+        _typed(pixels * (1.0 - pixel_share) + pixels[::-1] * pixel_share, images),
         labels * (1.0 - share) + labels[::-1] * share,
     )
 

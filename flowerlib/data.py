@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -233,6 +234,7 @@ def train_batches(
     augment: Augment | None = None,
     mix: Mix | None = None,
     seed: int = 0,
+    start: int = 0,
 ) -> tf.data.Dataset:
     """Return endless batches for training; every image is seen once before any is seen twice.
 
@@ -240,12 +242,13 @@ def train_batches(
         flowers: the dataset.
         batch_size: global, over all replicas; the order runs on over the end of an epoch, so that no batch is partial.
         image_size: side of the images to return, the stored side unless given.
-        augment: `(image (S, S, 3), seed (2,) int32) -> image`, once an image, with a seed of its own each time.
-        mix: `(images, labels, seed) -> (images, labels)`, once a batch.
+        augment: `(images (B, S, S, 3) uint8, seed (2,) int32) -> images`, with a seed of its own for each batch.
+        mix: `(images, labels, seed) -> (images, labels)`, likewise.
         seed: of the order and of everything random; the same seed gives the same batches again.
+        start: the number of the batch to begin with; those before it are not made.
 
     Returns:
-        Images `(B, S, S, 3)` float32 in [0, 255], labels `(B, num_classes)` float32, rows that sum to one.
+        Images `(B, S, S, 3)` uint8, labels `(B, num_classes)` float32, rows that sum to one.
     """
     count = flowers.count("train")
     if batch_size > count:
@@ -255,23 +258,21 @@ def train_batches(
         order = tf.random.experimental.stateless_shuffle(tf.range(count), [seed, number])
         return tf.data.Dataset.from_tensor_slices(order)
 
-    def example(position: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image, label, _ = _parse(records[index], flowers, image_size)
+    def batch(number: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        images, labels, _ = _parse(tf.gather(records, indices), flowers, image_size)
+        images, labels = tf.ensure_shape(images, (batch_size, *images.shape[1:])), tf.one_hot(labels, num_classes)
         if augment:
-            image = augment(image, tf.stack([seed, tf.cast(position, tf.int32)]))
-        return image, tf.one_hot(label, len(flowers.classes))
+            images = augment(images, tf.stack([seed, number]))
+        return mix(images, labels, tf.stack([seed, -1 - number])) if mix else (images, labels)
 
     # Still compressed, the whole split fits in memory (about 1 GB at 512 px), so each epoch is shuffled as one; first
     # shuffled, then repeated, or the images of two epochs would mix. Augmented last: new random numbers each time.
-    records = _records(flowers, "train")
-    order = tf.data.Dataset.counter(dtype=tf.int32).flat_map(epoch)
-    batches = order.enumerate().map(example, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True)
-    if mix:
-        numbered = tf.data.Dataset.zip(batches, tf.data.Dataset.counter())
-        batches = numbered.map(
-            lambda batch, index: mix(*batch, tf.stack([seed, tf.cast(index, tf.int32)])), tf.data.AUTOTUNE
-        )
-    return batches.prefetch(tf.data.AUTOTUNE)
+    records, num_classes = _records(flowers, "train"), len(flowers.classes)
+    first, skipped = divmod(start * batch_size, count)
+    order = tf.data.Dataset.counter(first, dtype=tf.int32).flat_map(epoch).skip(skipped)
+    numbers = tf.data.Dataset.counter(start, dtype=tf.int32)
+    numbered = tf.data.Dataset.zip(numbers, order.batch(batch_size, drop_remainder=True))
+    return numbered.map(batch, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
 def _records(flowers: Flowers, split: str) -> tf.Tensor:
@@ -284,39 +285,41 @@ def _records(flowers: Flowers, split: str) -> tf.Tensor:
     return records
 
 
-def eval_batches(flowers: Flowers, split: str, batch_size: int, *, image_size: int | None = None) -> tf.data.Dataset:
+def eval_batches(
+    flowers: Flowers, split: str, batch_size: int, *, image_size: int | None = None, start: int = 0
+) -> tf.data.Dataset:
     """Return a split once, in file order, nothing dropped: the last batch may be smaller.
 
-    Returns:
-        Images `(B, S, S, 3)`, labels `(B,)` and ids `(B,)`, as in `examples`.
-    """
-    return examples(flowers, split, image_size=image_size).batch(batch_size).prefetch(tf.data.AUTOTUNE)
-
-
-def examples(flowers: Flowers, split: str, *, image_size: int | None = None, start: int = 0) -> tf.data.Dataset:
-    """Return a split once, in file order, one by one, without the first `start`, which are not decoded.
+    Args:
+        flowers: the dataset.
+        split: `train`, `val` or `test`.
+        batch_size: how many images come together.
+        image_size: side of the images to return, the stored side unless given.
+        start: how many images to leave out at the beginning; they are not decoded.
 
     Returns:
-        Image `(S, S, 3)` float32 in [0, 255], label int64 (-1 in test), id string. A record without id gets
+        Images `(B, S, S, 3)` uint8, labels `(B,)` int64 (-1 in test), ids `(B,)` string. A record without id gets
         `<split>-<its position>`.
     """
 
-    def example(index: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        image, label, record_id = _parse(record, flowers, image_size)
-        return image, label, _named(record_id, split, index)
+    def batch(indices: tf.Tensor, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        images, labels, ids = _parse(records, flowers, image_size)
+        return images, labels, _named(ids, split, indices)
 
-    return _numbered(flowers, split).skip(start).map(example, tf.data.AUTOTUNE)
+    numbered = _numbered(flowers, split).skip(start).batch(batch_size)
+    return numbered.map(batch, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
 def truth(flowers: Flowers, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the labels `(n,)` int64 (-1 in test) and the ids `(n,)` of a split, as in `examples`; decodes nothing."""
+    """Return the labels `(n,)` int64 and the ids `(n,)` of a split, as in `eval_batches`; no image is decoded."""
 
-    def example(index: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        features = tf.io.parse_single_example(record, {name: FEATURES[name] for name in ("class", "id")})
-        return features["class"], _named(features["id"], split, index)
+    def whole(indices: tf.Tensor, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        features = tf.io.parse_example(records, {name: FEATURES[name] for name in ("class", "id")})
+        return features["class"], _named(features["id"], split, indices)
 
-    labels, ids = zip(*_numbered(flowers, split).map(example).as_numpy_iterator(), strict=True)
-    return np.array(labels), np.array([record_id.decode() for record_id in ids])
+    numbered = _numbered(flowers, split).batch(flowers.count(split)).map(whole)
+    labels, ids = next(numbered.as_numpy_iterator())
+    return labels, ids.astype(str)
 
 
 def _numbered(flowers: Flowers, split: str) -> tf.data.Dataset:
@@ -329,12 +332,16 @@ def _named(record_id: tf.Tensor, split: str, index: tf.Tensor) -> tf.Tensor:
     return tf.where(record_id == "", position, record_id)
 
 
-def _parse(record: tf.Tensor, flowers: Flowers, image_size: int | None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """One pass gives image, label and id together, so that they cannot fall out of step."""
-    example = tf.io.parse_single_example(record, FEATURES)
-    image = tf.io.decode_jpeg(example["image"], channels=3)
-    image = tf.ensure_shape(image, (flowers.image_size, flowers.image_size, 3))  # a TPU compiles for static shapes
-    image = tf.cast(image, tf.float32)
-    if image_size not in (None, flowers.image_size):
-        image = tf.image.resize(image, (image_size, image_size), antialias=True)
-    return image, example["class"], example["id"]
+def _parse(records: tf.Tensor, flowers: Flowers, image_size: int | None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """One pass gives images, labels and ids together, so that they cannot fall out of step.
+
+    A batch at a time: taken apart one by one, small records cost more than their images.
+    """
+    side = flowers.image_size  # a TPU compiles for static shapes
+    decoded = tf.TensorSpec((side, side, 3), tf.uint8)
+    features = tf.io.parse_example(records, FEATURES)
+    images = tf.map_fn(partial(tf.io.decode_jpeg, channels=3), features["image"], fn_output_signature=decoded)
+    if image_size not in (None, side):
+        resized = tf.image.resize(images, (image_size, image_size), antialias=True)
+        images = tf.cast(tf.round(resized), tf.uint8)
+    return images, features["class"], features["id"]

@@ -53,6 +53,7 @@ def _kilobytes(flowers: Flowers, split: str) -> tf.data.Dataset:
 
 def _looks(images: tf.Tensor) -> dict[str, np.ndarray]:
     """Return the columns that come from the pixels `(B, S, S, 3)`."""
+    images = tf.cast(images, tf.float32)
     quarter = images.shape[1] // 4
     whole = tf.reduce_mean(images, (1, 2)).numpy().astype(float).T
     middle = tf.reduce_mean(images[:, quarter:-quarter, quarter:-quarter], (1, 2)).numpy().astype(float).T

@@ -68,7 +68,8 @@ def extract(
     augment = augment or Augmentation()
     labels, ids = data.truth(flowers, split)
     shape = (2 + varied, len(labels), looker.output_shape[-1])
-    path = (folder or cache_dir() / "features") / _key(looker, flowers, varied, augment) / f"{split}.npy"
+    key = _key(looker, flowers, [batch_size, varied, repr(augment)] if varied else [])
+    path = (folder or cache_dir() / "features") / key / f"{split}.npy"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tqdm(desc=f"looking at {split}", total=shape[0] * shape[1], unit="img", disable=not progress) as bar:
@@ -76,13 +77,13 @@ def extract(
     return Features(np.load(path, mmap_mode="r"), labels, ids)
 
 
-def _key(looker: keras.Model, flowers: Flowers, varied: int, augment: Augmentation) -> str:
+def _key(looker: keras.Model, flowers: Flowers, variations: list) -> str:
     """16 hex digits that differ wherever the features would."""
     weights = hashlib.sha256()
     for weight in looker.get_weights():
         weights.update(str(weight.shape).encode() + weight.tobytes())
-    views = [varied, repr(augment)] if varied else 0
-    what = [weights.hexdigest(), keras.config.dtype_policy().name, looker.input_shape[1], views, flowers.fingerprint]
+    size, policy = looker.input_shape[1], keras.config.dtype_policy().name
+    what = [weights.hexdigest(), policy, size, variations, flowers.fingerprint]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 
@@ -140,14 +141,15 @@ def _batches(
     augment: Augmentation | None,
     seed: int,
 ) -> tf.data.Dataset:
-    """Return the images from `start` on, varied where `augment` is given, as `data.eval_batches` does."""
-    examples = data.examples(flowers, split, image_size=image_size, start=start)
-    if augment:
-        examples = examples.enumerate(start).map(
-            lambda index, example: (augment(example[0], tf.stack([seed, tf.cast(index, tf.int32)])), *example[1:]),
-            tf.data.AUTOTUNE,
-        )
-    return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+    """Return batches of the images from `start`, a multiple of `batch_size`, on; varied where `augment` is given."""
+    batches = data.eval_batches(flowers, split, batch_size, image_size=image_size, start=start)
+    if not augment:
+        return batches
+
+    def vary(number: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, ...]:
+        return augment(batch[0], tf.stack([seed, tf.cast(number, tf.int32)])), *batch[1:]
+
+    return batches.enumerate(start // batch_size).map(vary, tf.data.AUTOTUNE)
 
 
 def train_batches(features: Features, batch_size: int, num_classes: int, seed: int = 0) -> tf.data.Dataset:

@@ -88,7 +88,8 @@ def outputs(
         for inputs, batch_labels, batch_ids in batches:
             labels.append(np.asarray(batch_labels))
             ids.append(np.asarray(batch_ids).astype(str))
-            whole = np.zeros((batch_size, *inputs.shape[1:]), np.float32)
+            inputs = np.asarray(inputs)
+            whole = np.zeros((batch_size, *inputs.shape[1:]), inputs.dtype)
             whole[: len(inputs)] = inputs
             yield (whole,)
             if mirror:

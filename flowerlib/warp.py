@@ -16,11 +16,11 @@ STEEPEST = 45.0  # degrees; beyond it the first pass would squeeze the image too
 
 
 def vary(images: keras.KerasTensor, uniform: keras.KerasTensor, augmentation: Augmentation) -> keras.KerasTensor:
-    """Vary a batch as `augmentation` varies its images one by one, given the same random numbers.
+    """Vary a batch as `augmentation` does on the host, given the same random numbers.
 
     Args:
         images: `(B, S, S, 3)` in [0, 255].
-        uniform: `(B, 8)` in [-1, 1), a row for each image, as from `Augmentation.draw`.
+        uniform: `(B, 8)` in [-1, 1), as from `Augmentation.draw`.
         augmentation: what to do.
 
     Returns:

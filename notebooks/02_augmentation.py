@@ -18,6 +18,8 @@
 # %%
 from dataclasses import asdict, replace
 
+import numpy as np
+
 from flowerlib import augment, data, plots
 
 # %% [markdown]
@@ -62,15 +64,14 @@ asdict(full)
 # empty corners: they are filled with the mirrored image, so that no black triangle tells the network how the image was
 # turned. Everything that moves pixels is done in one resampling: one after the other, each step would blur a little.
 #
-# The randomness comes from the *seed*, the second argument, a pair of numbers. Python's own `random` would be drawn
-# only once, when TensorFlow translates the function into a graph, and then repeat itself for every image.
+# An operation takes a batch, here copies of one flower, and draws for each image by itself. The randomness comes from
+# the *seed*, the second argument, a pair of numbers. Python's own `random` would be drawn only once, when TensorFlow
+# translates the function into a graph, and then repeat itself for every batch.
 
 # %%
 operations["all six"] = full
-grid = [
-    [flower, *(vary(flower, [SEED, column]) for column in range(COLUMNS))]
-    for vary in operations.values()
-]
+copies = np.stack([flower] * COLUMNS)
+grid = [[flower, *vary(copies, [SEED, 0])] for vary in operations.values()]
 plots.rows(grid, [name.replace("_", " ") for name in operations], column_titles=["original"])
 
 # %% [markdown]
@@ -78,7 +79,7 @@ plots.rows(grid, [name.replace("_", " ") for name in operations], column_titles=
 # yellow iris turned violet would carry a wrong label.
 #
 # ## What the networks get
-# The same inside the input pipeline: a batch in which every image is varied with a seed of its own.
+# The same inside the input pipeline: a batch of different flowers, every one varied in its own way.
 
 # %%
 images, labels = next(iter(data.train_batches(flowers, BATCH_SIZE, augment=full, seed=SEED)))

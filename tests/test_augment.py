@@ -33,15 +33,20 @@ GEOMETRY = {
 
 def eagerly(operation, image, count, first=0):
     """Return `count` variations, (count, S, S, 3)."""
-    return np.stack([operation(tf.constant(image), tf.constant([first, index])) for index in range(count)])
+    one = tf.constant(image[None])
+    return np.concatenate([operation(one, tf.constant([first, index])) for index in range(count)])
 
 
 def in_a_pipeline(operation, image, count, first=0):
     seeds = tf.data.Dataset.range(count).map(lambda index: tf.stack([first, tf.cast(index, tf.int32)]))
-    return np.stack(list(seeds.map(lambda seed: operation(tf.constant(image), seed), tf.data.AUTOTUNE)))
+    return np.concatenate(list(seeds.map(lambda seed: operation(tf.constant(image[None]), seed), tf.data.AUTOTUNE)))
 
 
-both_ways = pytest.mark.parametrize("vary", [eagerly, in_a_pipeline])
+def as_a_batch(operation, image, count, first=0):
+    return operation(tf.constant(np.stack([image] * count)), tf.constant([first, 0])).numpy()
+
+
+both_ways = pytest.mark.parametrize("vary", [eagerly, in_a_pipeline, as_a_batch])
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +93,20 @@ def test_the_same_seeds_give_the_same_images_eagerly_and_in_a_pipeline(photograp
 
 @pytest.mark.parametrize("name", ALL)
 def test_the_shape_is_known_before_anything_is_computed(name):
-    images = tf.data.Dataset.from_tensors(tf.zeros((SIZE, SIZE, 3)))
-    assert images.map(lambda image: ALL[name](image, (1, 2))).element_spec == tf.TensorSpec((SIZE, SIZE, 3))
+    images = tf.data.Dataset.from_tensors(tf.zeros((5, SIZE, SIZE, 3), tf.uint8))
+    varied = images.map(lambda batch: ALL[name](batch, (1, 2)))
+    assert varied.element_spec == tf.TensorSpec((5, SIZE, SIZE, 3), tf.uint8)
+
+
+def test_whole_numbers_are_rounded_and_stay_whole_numbers(photograph):
+    images = tf.constant(np.stack([photograph] * 16))
+    whole = tf.cast(images, tf.uint8)
+    for function in (Augmentation(), lambda batch, seed: mixup(batch, tf.eye(16), seed)[0]):
+        varied = function(whole, (3, 4))
+        assert varied.dtype == tf.uint8
+        expected = function(tf.cast(whole, tf.float32), (3, 4))
+        np.testing.assert_array_equal(varied, np.round(expected))
+    assert cutmix(whole, tf.eye(16), (3, 4))[0].dtype == tf.uint8
 
 
 @both_ways

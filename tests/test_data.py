@@ -2,7 +2,6 @@
 
 import io
 import re
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -422,18 +421,19 @@ def test_another_seed_gives_another_order(numbered_23):
 
 
 def test_an_image_is_augmented_anew_each_time(numbered_23):
-    brighten = replace(augment.UNCHANGED, brightness=0.1)
+    brighten = replace(augment.UNCHANGED, brightness=0.5)
     shades = {number: set() for number in range(23)}
     for images, labels in data.train_batches(numbered_23, 23, augment=brighten).take(5):
         for image, number in zip(images, np.argmax(labels, axis=1), strict=True):
-            shades[number].add(float(image[0, 0, 2]))
-    assert Counter(len(seen) for seen in shades.values()) == {5: 23}
+            shades[number].add(int(image[0, 0, 2]))
+    assert min(map(len, shades.values())) >= 4  # of five; two of 255 shades may be the same by chance
+    assert sum(map(len, shades.values())) >= 0.95 * 5 * 23
 
 
 def test_every_batch_is_full_and_its_shape_is_known_before_it_is_read(numbered_23):
     batches = data.train_batches(numbered_23, 5, augment=augment.Augmentation(), mix=augment.cutmix, image_size=32)
     images, labels = batches.element_spec
-    assert (images.shape, images.dtype) == ((5, 32, 32, 3), tf.float32)
+    assert (images.shape, images.dtype) == ((5, 32, 32, 3), tf.uint8)
     assert (labels.shape, labels.dtype) == ((5, 69), tf.float32)
     assert {tuple(images.shape) for images, _ in batches.take(10)} == {(5, 32, 32, 3)}
 
@@ -487,7 +487,7 @@ def test_a_split_is_read_once_in_file_order_with_nothing_dropped(numbered_23, sp
 def test_evaluation_batches_have_static_shapes_but_for_their_length(numbered_23):
     images, labels, ids = data.eval_batches(numbered_23, "val", 5, image_size=16).element_spec
     assert images.shape.as_list() == [None, 16, 16, 3]
-    assert (images.dtype, labels.dtype, ids.dtype) == (tf.float32, tf.int64, tf.string)
+    assert (images.dtype, labels.dtype, ids.dtype) == (tf.uint8, tf.int64, tf.string)
 
 
 def test_a_record_without_id_gets_its_split_and_position(records, write_flowers, tmp_path):

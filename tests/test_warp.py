@@ -11,14 +11,12 @@ from flowerlib.accelerator import tf
 from flowerlib.config import FlowersError
 
 COUNT, SIZE = 24, 96
-SEEDS = [[5, number] for number in range(COUNT)]
 
 
 def both(images, augmentation):
-    """The same images varied with the same random numbers, one by one on the host and as a batch on the device."""
-    host = [augmentation(tf.constant(image), seed) for image, seed in zip(images, SEEDS, strict=True)]
-    uniform = np.stack([augmentation.draw(seed) for seed in SEEDS])
-    return np.stack(host), np.asarray(warp.vary(images, uniform, augmentation))
+    """The same images varied with the same random numbers, on the host and on the device."""
+    host = augmentation(tf.constant(images), (5, 6)).numpy()
+    return host, np.asarray(warp.vary(images, augmentation.draw((5, 6), COUNT), augmentation))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""How fast flowerlib is, beside what a user would take instead: `python -m benchmarks --help`."""

@@ -1,0 +1,37 @@
+"""`python -m benchmarks NAME... --data DIR`: measure, print the table, keep it in `benchmarks/results`."""
+
+from importlib import import_module
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from benchmarks.harness import show
+from flowerlib.config import FlowersError
+
+MODULES = {"input": "inputs", "frozen": "frozen"}
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.command(epilog="Example: python -m benchmarks input --data ~/flowers --quick")
+def main(
+    names: Annotated[
+        list[str], typer.Argument(help=f"One or more of {', '.join(MODULES)}; or all.", show_default=False)
+    ],
+    data: Annotated[str, typer.Option(help="A dataset in the competition's layout, with 192 px images.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Few images and rounds: to see that it runs.")] = False,
+) -> None:
+    """Measure flowerlib beside what a user would take instead, in the same run."""
+    chosen = list(MODULES) if names == ["all"] else names
+    if unknown := [name for name in chosen if name not in MODULES]:
+        raise FlowersError(f"no benchmark {unknown[0]!r}; there are {', '.join(MODULES)}, and all")
+    console = Console()
+    for name in chosen:
+        report = import_module(f"benchmarks.{MODULES[name]}").run(data, quick)
+        show(console, name, report.rows)
+        if not quick:
+            report.save()
+
+
+if __name__ == "__main__":
+    app()

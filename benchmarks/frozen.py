@@ -1,0 +1,162 @@
+"""Seconds until a frozen network's head reaches a macro F1: features once, beside the backbone in the loop.
+
+Every clock starts before the network is built, so that building, compiling and looking all count. Validation counts in
+none: it is the same for all, and how often somebody looks is not a property of the way.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from benchmarks.harness import Report, Row
+from benchmarks.inputs import KAGGLE, kaggle_batches
+from flowerlib import backbones, data, features, heads, metrics, predictions
+from flowerlib.accelerator import keras, tf
+from flowerlib.data import Flowers
+
+GOAL = 0.895
+SIZE, LOOK = 192, 64
+Curve = list[tuple[float, float]]  # seconds, macro F1
+
+
+def run(root: str, quick: bool) -> Report:
+    """Measure the three ways, one after the other."""
+    flowers = data.find(SIZE, root)
+    curves = {
+        "flowerlib": ours(flowers, 5 if quick else 60),
+        "backbone in the loop": in_the_loop(flowers, 1 if quick else 24),
+        "torch and scikit-learn": scikit_learn(flowers),
+    }
+    rows = []
+    for name, curve in curves.items():
+        best = max(score for _, score in curve)
+        rows.append(Row(f"{name}: best macro F1", best, "macro F1"))
+        rows.append(Row(f"{name}: seconds to {GOAL}", reached(curve, GOAL), "s"))
+    theirs, mine = (reached(curves[name], GOAL) for name in ("backbone in the loop", "flowerlib"))
+    rows.append(Row(f"time to macro F1 {GOAL}, backbone in the loop / flowerlib", theirs / mine, "x", ">= 10"))
+    return Report("frozen", rows, {"curves": curves, "goal": GOAL, "in the loop reads": KAGGLE})
+
+
+def reached(curve: Curve, goal: float) -> float:
+    """Return the seconds at which a curve first is at the goal, infinity where it never is."""
+    return next((seconds for seconds, score in curve if score >= goal), float("inf"))
+
+
+class Clock:
+    """Seconds, those within `pause` not counted."""
+
+    def __init__(self) -> None:
+        self.began, self.paused = time.monotonic(), 0.0
+
+    def now(self) -> float:
+        """Return the seconds counted so far."""
+        return time.monotonic() - self.began - self.paused
+
+    def pause(self, measure: Callable[[], float]) -> tuple[float, float]:
+        """Return the seconds counted so far and what `measure` returns, whose time is not counted."""
+        seconds = self.now()
+        began = time.monotonic()
+        value = measure()
+        self.paused += time.monotonic() - began
+        return seconds, value
+
+
+def ours(flowers: Flowers, epochs: int) -> Curve:
+    """Features once, into an empty folder, then a head as `00_quickstart` trains it."""
+    keras.utils.set_random_seed(0)
+    clock = Clock()
+    backbone = backbones.load("EfficientNetLite0", SIZE)
+    looker = keras.Sequential([keras.Input((SIZE, SIZE, 3)), backbone, keras.layers.GlobalAveragePooling2D()])
+    with TemporaryDirectory() as place:
+        train = features.extract(looker, flowers, "train", LOOK, folder=Path(place), progress=False)
+        _, val = clock.pause(lambda: features.extract(looker, flowers, "val", LOOK, folder=Path(place), progress=False))
+        scaling = keras.layers.Normalization()
+        scaling.adapt(train.values[0].astype("float32"))
+        head = keras.Sequential([scaling, heads.linear(len(flowers.classes), 0.6)])
+        steps = flowers.count("train") // 128
+        rate = keras.optimizers.schedules.CosineDecay(0.0, (epochs - 1) * steps, warmup_target=1e-3, warmup_steps=steps)
+        loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
+        head.compile(keras.optimizers.AdamW(rate, weight_decay=0.1), loss)
+        curve: Curve = []
+
+        class Score(keras.callbacks.Callback):
+            def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+                curve.append(clock.pause(lambda: features.predict(head, val, 512).scores()["macro_f1"]))
+
+        batches = features.train_batches(train, 128, len(flowers.classes))
+        head.fit(batches, steps_per_epoch=steps, epochs=epochs, verbose=0, callbacks=[Score()])
+    return curve
+
+
+def in_the_loop(flowers: Flowers, epochs: int) -> Curve:
+    """As the work this series started from: the frozen network sees varied images anew in every epoch."""
+    keras.utils.set_random_seed(0)
+    clock = Clock()
+    backbone = backbones.load("EfficientNetLite0", SIZE)
+    backbone.trainable = False
+    classes = len(flowers.classes)
+    model = keras.Sequential(
+        [
+            keras.Input((SIZE, SIZE, 3)),
+            backbone,
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(classes, activation="softmax"),
+        ]
+    )
+    model.compile(keras.optimizers.Adam(1e-3), keras.losses.CategoricalCrossentropy(label_smoothing=0.1))
+    val = data.eval_batches(flowers, "val", LOOK)
+    curve: Curve = []
+
+    class Score(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+            curve.append(clock.pause(lambda: predictions.predict(model, val, LOOK, mirror=True).scores()["macro_f1"]))
+            self.model.stop_training = curve[-1][1] >= GOAL and epoch >= 7
+
+    batches = kaggle_batches(flowers, 64).map(lambda images, labels: (_vary(images), tf.one_hot(labels, classes)))
+    steps = flowers.count("train") // 64
+    model.fit(batches.prefetch(tf.data.AUTOTUNE), steps_per_epoch=steps, epochs=epochs, verbose=0, callbacks=[Score()])
+    return curve
+
+
+def _vary(images: tf.Tensor) -> tf.Tensor:
+    images = tf.image.random_flip_left_right(images)
+    return tf.clip_by_value(tf.image.random_contrast(tf.image.random_brightness(images, 25.5), 0.8, 1.2), 0.0, 255.0)
+
+
+def scikit_learn(flowers: Flowers) -> Curve:
+    """The same network and weights in torch, one view, then scikit-learn's logistic regression."""
+    from flowerlib.weights import locate
+
+    clock = Clock()
+    network = lite0(locate(backbones.get("EfficientNetLite0").weights))
+
+    def look(split: str) -> tuple[np.ndarray, np.ndarray]:
+        seen, labels = [], []
+        with torch.inference_mode():
+            for images, truth, _ in data.eval_batches(flowers, split, LOOK).as_numpy_iterator():
+                pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().sub(127).div(128)
+                seen.append(network.extract_features(pixels).mean((2, 3)).numpy())
+                labels.append(truth)
+        return np.concatenate(seen), np.concatenate(labels)
+
+    train, labels = look("train")
+    _, (val, truth) = clock.pause(lambda: look("val"))
+    scaling = StandardScaler().fit(train)
+    fitted = LogisticRegression(C=0.01, max_iter=300).fit(scaling.transform(train), labels)
+    said = fitted.classes_[fitted.decision_function(scaling.transform(val)).argmax(axis=1)]
+    return [(clock.now(), metrics.macro_f1(truth, said, len(flowers.classes)))]
+
+
+def lite0(weights: Path) -> torch.nn.Module:
+    """EfficientNet-Lite0 in torch, with the weights that flowerlib uses."""
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(torch.load(weights, weights_only=True))
+    return network.eval()

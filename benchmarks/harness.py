@@ -1,0 +1,113 @@
+"""What every benchmark shares: turns, so that a machine that drifts drifts for all; the report; the table."""
+
+import json
+import os
+import platform
+import shlex
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from flowerlib.accelerator import _cpu_name
+from flowerlib.config import written_whole
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("tensorflow", "keras", "jax", "torch", "simplejpeg", "albumentations", "scikit-learn", "numpy")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        what: what was measured.
+        value: the median, in `unit`; or the ratio, where the unit is `x`.
+        unit: such as images/s, s, macro F1, x.
+        target: what it should be at least (`>=`) or at most (`<=`), as a sign and a number; empty where there is none.
+    """
+
+    what: str
+    value: float
+    unit: str
+    target: str = ""
+
+    @property
+    def met(self) -> str:
+        """`yes`, `no`, or nothing where there is no target."""
+        if not self.target:
+            return ""
+        sign, bound = self.target.split()
+        return "yes" if (self.value >= float(bound) if sign == ">=" else self.value <= float(bound)) else "no"
+
+
+@dataclass
+class Report:
+    """What a benchmark found: its rows, and whatever raw numbers are worth keeping."""
+
+    name: str
+    rows: list[Row]
+    raw: dict = field(default_factory=dict)
+
+    def save(self, figure: Figure | None = None, folder: Path = RESULTS) -> None:
+        """Write `<name>.json` and, where there is a figure, `<name>.png`."""
+        versions = {name: metadata.version(name) for name in PACKAGES if _installed(name)}
+        about = {
+            "date": date.today().isoformat(),
+            "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+            "machine": f"{_cpu_name()}, {platform.system()}, Python {platform.python_version()}",
+            "cores": os.cpu_count(),
+            "versions": versions,
+        }
+        content = about | {"rows": [asdict(row) for row in self.rows], "raw": self.raw}
+        with written_whole(folder / f"{self.name}.json") as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n")
+        if figure is not None:
+            with written_whole(folder / f"{self.name}.png") as temporary:
+                figure.savefig(temporary, dpi=120)
+
+
+def _installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def in_turns(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Let all take their turn, again and again, after one turn that does not count; return what each call returned."""
+    for run in contestants.values():
+        run()
+    results: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, run in contestants.items():
+            results[name].append(run())
+    return results
+
+
+def medians(results: dict[str, list[float]]) -> dict[str, float]:
+    """Return the median of each."""
+    return {name: statistics.median(values) for name, values in results.items()}
+
+
+def ratio(results: dict[str, list[float]], ours: str, theirs: str) -> float:
+    """Return the median over the rounds of ours / theirs."""
+    return statistics.median(a / b for a, b in zip(results[ours], results[theirs], strict=True))
+
+
+def show(console: Console, title: str, rows: list[Row]) -> None:
+    """Print rows as a table."""
+    table = Table("what", "measured", "unit", "target", "met", title=title, title_justify="left")
+    for row in rows:
+        table.add_row(
+            row.what, f"{row.value:,.4g}" if row.value < 1000 else f"{row.value:,.0f}", row.unit, row.target, row.met
+        )
+    console.print(table)

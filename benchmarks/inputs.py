@@ -1,0 +1,175 @@
+"""Images/s from shards to batches: decoding alone and with all six augmentations, beside four other ways."""
+
+import io
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from os import cpu_count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from benchmarks.harness import Report, Row, in_turns, medians, ratio
+from flowerlib import augment, data
+from flowerlib.accelerator import keras, tf
+from flowerlib.data import Flowers
+
+BATCH = 64
+SEED = 0
+
+
+def run(root: str, quick: bool) -> Report:
+    """Measure at 192 px, and at 512 px on the same photographs, enlarged and compressed again (quality 95)."""
+    flowers = data.find(192, root)
+    count = 512 if quick else 2048
+    rounds = 2 if quick else 5
+    rows, raw = [], {}
+    with TemporaryDirectory() as place:
+        for size, source in ((192, flowers), (512, _enlarged(flowers, Path(place), 512, min(count, 512)))):
+            images = min(count, source.count("train")) // BATCH * BATCH
+            decoding = in_turns(_decoding(source, images), rounds)
+            varying = in_turns(_varying(source, images // 2), rounds)
+            raw[str(size)] = {"decode only": decoding, "six augmentations": varying}
+            rows += [Row(f"decode {size} px: {name}", value, "images/s") for name, value in medians(decoding).items()]
+            target = ">= 0.75" if size == 192 else ">= 0.90"
+            rows.append(
+                Row(f"decode {size} px, ratio to libjpeg-turbo", ratio(decoding, "flowerlib", LIMIT), "x", target)
+            )
+            rows += [Row(f"six at {size} px: {name}", value, "images/s") for name, value in medians(varying).items()]
+            for peer, target in ((KERAS, ">= 4"), (ALBUMENTATIONS, ">= 1")):
+                target = target if size == 192 else ""
+                rows.append(Row(f"six at {size} px, ratio to {peer}", ratio(varying, "flowerlib", peer), "x", target))
+    return Report("input", rows, raw)
+
+
+LIMIT = "libjpeg-turbo alone (simplejpeg)"
+KAGGLE = "the usual Kaggle pipeline"
+KERAS = "Keras layers in tf.data"
+ALBUMENTATIONS = "albumentations in threads"
+
+
+def _timed(images: int, batches: Callable[[], Iterator]) -> Callable[[], float]:
+    """Return a function that reads so many images, and returns how many came a second; the first batch is not timed."""
+
+    def run() -> float:
+        iterator = iter(batches())
+        next(iterator)
+        began = time.perf_counter()
+        read = sum(len(batch[0]) for batch in islice(iterator, images // BATCH))
+        return read / (time.perf_counter() - began)
+
+    return run
+
+
+def _decoding(flowers: Flowers, images: int) -> dict[str, Callable[[], float]]:
+    jpegs = _jpegs(flowers)
+    threads = cpu_count()
+
+    def alone() -> float:
+        with ThreadPoolExecutor(threads) as pool:
+            began = time.perf_counter()
+            list(
+                pool.map(
+                    lambda first: [simplejpeg.decode_jpeg(jpeg) for jpeg in jpegs[first:images:threads]], range(threads)
+                )
+            )
+            return images / (time.perf_counter() - began)
+
+    return {
+        "flowerlib": _timed(images, lambda: data.train_batches(flowers, BATCH, seed=SEED)),
+        LIMIT: alone,
+        KAGGLE: _timed(images, lambda: kaggle_batches(flowers, BATCH).prefetch(tf.data.AUTOTUNE)),
+    }
+
+
+def _varying(flowers: Flowers, images: int) -> dict[str, Callable[[], float]]:
+    jpegs = _jpegs(flowers)
+    layers = keras.Sequential(
+        [
+            keras.layers.RandomFlip("horizontal_and_vertical", seed=SEED),
+            keras.layers.RandomRotation(30 / 360, fill_mode="reflect", seed=SEED),
+            keras.layers.RandomZoom((-0.25, 0.0), fill_mode="reflect", seed=SEED),
+            keras.layers.RandomContrast(0.2, value_range=(0, 255), seed=SEED),
+            keras.layers.RandomBrightness(0.1, value_range=(0, 255), seed=SEED),
+        ]
+    )
+
+    def with_keras() -> Iterator:
+        varied = kaggle_batches(flowers, BATCH).map(
+            lambda images, labels: (layers(images, training=True), labels), tf.data.AUTOTUNE
+        )
+        return varied.prefetch(tf.data.AUTOTUNE)
+
+    return {
+        "flowerlib": _timed(
+            images, lambda: data.train_batches(flowers, BATCH, augment=augment.Augmentation(), seed=SEED)
+        ),
+        KERAS: _timed(images, with_keras),
+        ALBUMENTATIONS: _timed(images, lambda: _albumentations(jpegs, flowers.image_size)),
+    }
+
+
+def _albumentations(jpegs: list[bytes], size: int) -> Iterator[tuple[np.ndarray]]:
+    import albumentations as A  # noqa: N812
+    import cv2
+
+    cv2.setNumThreads(0)  # the threads are the pool's
+    vary = A.Compose(
+        [
+            A.HorizontalFlip(p=0.5),
+            A.VerticalFlip(p=0.5),
+            A.Affine(scale=(1.0, 1 / 0.75), rotate=(-30, 30), border_mode=cv2.BORDER_REFLECT, p=1.0),
+            A.RandomBrightnessContrast(brightness_limit=0.1, contrast_limit=0.2, p=1.0),
+        ]
+    )
+    rng = np.random.default_rng(SEED)
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        while True:
+            order = rng.permutation(len(jpegs))
+            for first in range(0, len(order) - BATCH + 1, BATCH):
+                chosen = [jpegs[index] for index in order[first : first + BATCH]]
+                yield (
+                    np.stack(list(pool.map(lambda jpeg: vary(image=simplejpeg.decode_jpeg(jpeg))["image"], chosen))),
+                )
+
+
+def kaggle_batches(flowers: Flowers, batch_size: int) -> tf.data.Dataset:
+    """The way of the competition's public notebooks: one record after the other, floating point on the host."""
+
+    def parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        example = tf.io.parse_single_example(record, {name: data.FEATURES[name] for name in ("image", "class")})
+        image = tf.cast(tf.io.decode_jpeg(example["image"], channels=3), tf.float32)
+        return tf.reshape(image, (flowers.image_size, flowers.image_size, 3)), example["class"]
+
+    shards = tf.data.TFRecordDataset(list(flowers.shards["train"]), num_parallel_reads=tf.data.AUTOTUNE)
+    options = tf.data.Options()
+    options.deterministic = False
+    return shards.with_options(options).map(parse, tf.data.AUTOTUNE).repeat().shuffle(2048).batch(batch_size)
+
+
+def _records(flowers: Flowers, split: str) -> Iterator[tf.train.Example]:
+    for record in tf.data.TFRecordDataset(list(flowers.shards[split])).as_numpy_iterator():
+        yield tf.train.Example.FromString(record)
+
+
+def _jpegs(flowers: Flowers) -> list[bytes]:
+    return [record.features.feature["image"].bytes_list.value[0] for record in _records(flowers, "train")]
+
+
+def _enlarged(flowers: Flowers, folder: Path, size: int, count: int) -> Flowers:
+    """The first images of the training split, enlarged to `size` and compressed again, as one shard."""
+    path = folder / f"00-{size}x{size}-{count}.tfrec"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in islice(_records(flowers, "train"), count):
+            image = record.features.feature["image"].bytes_list
+            Image.open(io.BytesIO(image.value[0])).resize((size, size), Image.Resampling.LANCZOS).save(
+                buffer := io.BytesIO(), "JPEG", quality=95
+            )
+            image.value[0] = buffer.getvalue()
+            writer.write(record.SerializeToString())
+    return replace(flowers, image_size=size, shards=flowers.shards | {"train": (str(path),)}, fingerprint="enlarged")
