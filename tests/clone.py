@@ -25,6 +25,7 @@ def command(*arguments):
 
 
 def flowerlib(folder, *arguments, **environment):
-    """Run a command of the copy."""
-    options = {"cwd": folder, "env": os.environ | environment, "capture_output": True, "text": True}
+    """Run a command of the copy, without the variables of the environment that are None."""
+    wanted = {name: value for name, value in (os.environ | environment).items() if value is not None}
+    options = {"cwd": folder, "env": wanted, "capture_output": True, "text": True}
     return subprocess.run(command(*arguments), **options)

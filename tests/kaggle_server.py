@@ -50,6 +50,7 @@ class Session:
     polls: int = 0  # answers to GetKernelSessionStatus before the end
     files: dict = field(default_factory=dict)
     log: list = field(default_factory=list)
+    state: str | None = None  # to be told instead of its status
     began: datetime = field(default_factory=partial(datetime.now, UTC))
     ended: datetime | None = None
 
@@ -82,6 +83,8 @@ class KaggleServer:
         dataset_polls: answers to GetDatasetStatus, after each new version, before it is ready.
         quota: `tpu`, `gpu` -> (used hours, total hours); None for what the answer leaves out.
         submissions: bodies of CreateCodeSubmission.
+        token: what a login (not a key) has to show, None where none is known.
+        renewals: how many times a login was exchanged for a new one.
         released: an event that ends all stalls.
         faults: method -> faults that `fail_next` queued and that have not happened yet.
     """
@@ -89,7 +92,7 @@ class KaggleServer:
     def __init__(self, port=0):
         self.lock = threading.RLock()
         self.requests, self.arrivals, self.unknown, self.submissions = [], [], [], []
-        self.released = threading.Event()
+        self.released, self.token, self.renewals = threading.Event(), None, 0
         self.polls, self.dataset_polls, self.max_sessions, self.page_size = 2, 1, None, 200
         self.ends, self.outputs, self.logs = {}, {}, {}
         self.kernels, self.datasets, self.competitions = {}, {}, {COMPETITION}
@@ -107,6 +110,7 @@ class KaggleServer:
             "datasets.DatasetApiService/CreateDatasetVersion": self._create_version,
             "blobs.BlobApiService/StartBlobUpload": self._start_upload,
             "competitions.CompetitionApiService/CreateCodeSubmission": self._submit,
+            "users.AccountService/GenerateAccessToken": self._renew,
         }
         self._http = ThreadingHTTPServer(("127.0.0.1", port), partial(_Handler, self))
         self.port = self._http.server_port
@@ -177,7 +181,11 @@ class KaggleServer:
                 method, body = path.split("/")[-1], json.loads(content)
                 self.requests.append((method, body))
                 self.arrivals.append(time.monotonic())
-                if headers.get("Authorization") != "Basic " + base64.b64encode(f"{USER}:{KEY}".encode()).decode():
+                key = "Basic " + base64.b64encode(f"{USER}:{KEY}".encode()).decode()
+                if method != "GenerateAccessToken" and headers.get("Authorization") not in (
+                    key,
+                    f"Bearer {self.token}",
+                ):
                     raise Refusal(401, "Unauthenticated")
                 return method, lambda: _json(200, function(body))
         self.unknown.append(f"{verb} {url}")
@@ -225,6 +233,8 @@ class KaggleServer:
 
     def _kernel_status(self, body):
         session = self._session(body["userName"], body["kernelSlug"], _version(body))
+        if session.state:
+            return {"status": session.state}
         if session.ended is None:
             if session.polls >= self.polls:
                 self._end(session)
@@ -311,6 +321,12 @@ class KaggleServer:
         if missing := [name for name, content in files.items() if content is None]:
             raise Refusal(400, f"not uploaded: {missing}")
         return files
+
+    # Users
+
+    def _renew(self, _):
+        self.renewals += 1
+        return {"token": self.token, "expiresIn": 43200, "userName": USER}
 
     # Competitions
 

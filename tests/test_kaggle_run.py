@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import clone
@@ -178,7 +178,7 @@ def test_a_recap_that_fails_stops_no_submission_and_holds_no_old_runs(server, ka
     (folder / "outputs/kaggle/input" / FEEDING[0] / ".version").unlink()
     submission.unlink()
     done = kaggle("run", *NAMED, "--submit", *POLL)
-    fails(done, "all came back from Kaggle, but the recap could not be made here: ")
+    fails(done, "the recap could not be made here: ")
     assert submission.read_bytes() == b"id,label\nmade,104\n"
     assert len(server.submissions) == 1
 
@@ -217,7 +217,7 @@ def test_an_ensemble_of_older_outputs_is_sent_again(server, kaggle):
     assert kaggle("push", "12_resnet152v2").returncode == 0
     done = kaggle("run", *NAMED, *POLL)
     assert done.returncode == 0, done.stderr
-    assert f"20_ensemble: version 1 does not read {REFS['12_resnet152v2']}/2, and is sent again" in done.stdout
+    assert "20_ensemble: version 1 did not read what its sources leave now, and is sent again" in done.stdout
     assert sorted(sent(server)) == sorted([*ALL_NAMED, "12_resnet152v2", "20_ensemble"])
     assert kaggle("run", *NAMED, *POLL).returncode == 0
     assert len(sent(server)) == len(ALL_NAMED) + 2
@@ -229,7 +229,7 @@ def test_one_that_runs_without_its_data_is_sent_again(server, kaggle):
     server.competitions.add("tpu-getting-started")
     done = kaggle("run", "01_eda", *POLL)
     assert done.returncode == 0
-    assert "01_eda: version 1 does not read tpu-getting-started, and is sent again" in done.stdout
+    assert "01_eda: version 1 runs without tpu-getting-started, and is sent again" in done.stdout
     assert sent(server) == ["01_eda", "01_eda"]
 
 
@@ -256,7 +256,7 @@ def test_one_that_fails_leaves_the_others_and_is_all_that_is_sent_again(server, 
     server.logs[REFS["13_efficientnetb7"]] = [f"line {number}\n" for number in range(50)]
     server.outputs[REFS["12_resnet152v2"]] = {"kept.txt": b"kept"}
     done = kaggle("run", *NAMED, *POLL)
-    fails(done, "failed: 13_efficientnetb7: ended in " + end, "the same command sends only what failed again")
+    fails(done, "failed: 13_efficientnetb7: ended in " + end, "the same command takes up again what failed")
     assert "\nline 49\n" in done.stdout
     assert "\nline 29\n" not in done.stdout
     assert re.search(r"^20_ensemble +left out +needs 13_efficientnetb7$", done.stdout, re.MULTILINE)
@@ -370,11 +370,42 @@ def test_a_running_kernel_fails_only_when_it_is_denied_again_and_again(server, k
     fails(kaggle("run", "02_augmentation", *POLL), "02_augmentation: Kaggle says: no such thing")
 
 
-def test_a_login_that_runs_out_is_renewed(server, kaggle):
-    for method in ("GetKernelSessionStatus", "ListKernelSessionOutput"):
-        server.fail_next(method, ("http", 401, "Unauthenticated"))
-    done = kaggle("run", "01_eda", *POLL)
+@pytest.mark.parametrize("late", [5, 45])  # minutes: the package itself renews after 30
+def test_a_login_that_runs_out_is_renewed(server, kaggle, tmp_path, late):
+    ran_out = datetime.now(UTC) - timedelta(minutes=late)
+    login = {"refresh_token": "r", "access_token": "old", "username": "someone", "scopes": []}
+    (tmp_path / ".kaggle").mkdir()
+    (tmp_path / ".kaggle/credentials.json").write_text(
+        json.dumps(login | {"access_token_expiration": ran_out.isoformat()})
+    )
+    server.token = "new"
+    no_key = dict.fromkeys(["KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN"])
+    done = kaggle("run", "01_eda", *POLL, **no_key)
     assert done.returncode == 0, done.stderr
+    assert "trying again" not in done.stdout
+    assert server.renewals == 1
+    server.token = "another"
+    server.fail_next("GenerateAccessToken", ("http", 401, "Unauthenticated"))
+    fails(kaggle("run", "01_eda", *POLL, **no_key), "Kaggle refuses these credentials")
+
+
+def test_one_that_was_edited_on_kaggle_is_not_taken_for_ours(server, kaggle):
+    assert kaggle("run", "01_eda", *POLL).returncode == 0
+    [session] = server.kernels[REFS["01_eda"]]
+    notebook = json.loads(session.body["text"])
+    notebook["cells"][-1] = {**notebook["cells"][-1], "cell_type": "code", "source": "print('edited')"}
+    session.body["text"] = json.dumps(notebook)
+    done = kaggle("run", "01_eda", *POLL)
+    assert "01_eda: version 1 was edited on Kaggle, and is sent again" in done.stdout
+    assert sent(server) == ["01_eda", "01_eda"]
+
+
+def test_one_that_was_only_saved_is_run(server, kaggle):
+    server.polls = 10**6
+    assert kaggle("push", "01_eda").returncode == 0
+    server.polls, server.kernels[REFS["01_eda"]][0].state = 2, "NEW_SCRIPT"
+    assert kaggle("run", "01_eda", *POLL).returncode == 0
+    assert sent(server) == ["01_eda", "01_eda"]
 
 
 def ask(server, tmp_path, code):
@@ -386,8 +417,10 @@ def ask(server, tmp_path, code):
 
 def test_silence_is_a_cut_connection(server, tmp_path):
     server.fail_next("GetAcceleratorQuotaStatistics", ("stall",))
+    began = time.monotonic()
     done = ask(server, tmp_path, "service.SILENCE = 0.2; s.quota('tpu')")
     assert done.stderr.splitlines()[-1].startswith("flowerlib.kaggle.service.Unreachable: Kaggle cannot be reached")
+    assert time.monotonic() - began < 30  # the server is silent for 60
 
 
 def test_output_and_log_are_those_of_the_version(server, kaggle, folder, tmp_path):
@@ -423,6 +456,8 @@ def test_a_lost_answer_of_one_that_fails_at_once_sends_nothing_twice(server, kag
 def test_a_log_that_cannot_be_had_hides_no_failure(server, kaggle):
     server.ends[REFS["01_eda"]] = "ERROR"
     server.fail_next("ListKernelSessionOutput", ("http", 500, "oops"))
+    assert "all is not well" in kaggle("run", "01_eda", *POLL).stdout
+    server.fail_next("ListKernelSessionOutput", *[("http", 500, "oops")] * 5)
     fails(kaggle("run", "01_eda", *POLL), "01_eda: ended in ERROR", "its log cannot be had")
 
 
@@ -648,10 +683,39 @@ def test_a_submission_whose_answer_is_lost_is_not_made_again(server, kaggle):
     assert server.submissions == []
     fails(kaggle("run", *NAMED, "--submit", *POLL), "it is not known whether the submission arrived")
     assert len(server.submissions) == 1
-    done = kaggle("run", *NAMED, "--submit", *POLL)
-    assert done.returncode == 0
-    assert "Version 1 was submitted before: but Kaggle's answer was lost: look at your submissions" in done.stdout
+    fails(
+        kaggle("run", *NAMED, "--submit", *POLL), "version 1 may have been submitted before: look at your submissions"
+    )
     assert len(server.submissions) == 1
+
+
+@pytest.mark.usefixtures("made")
+@pytest.mark.parametrize("refusals", [[("http", 401, "Unauthenticated")] * 2, [("http", 429, "too many")]])
+def test_a_submission_that_is_refused_is_made_the_next_time(server, kaggle, refusals):
+    server.fail_next("CreateCodeSubmission", *refusals)
+    assert kaggle("run", *NAMED, "--submit", *POLL).returncode == 1
+    assert server.submissions == []
+    assert kaggle("run", *NAMED, "--submit", *POLL).returncode == 0
+    assert len(server.submissions) == 1
+
+
+@pytest.mark.usefixtures("made")
+def test_a_failure_that_does_not_feed_the_ensemble_keeps_no_submission_back(server, kaggle):
+    server.ends[REFS["01_eda"]] = "ERROR"
+    fails(kaggle("run", *NAMED, "--submit", *POLL), "failed: 01_eda")
+    assert len(server.submissions) == 1
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(kaggle, tmp_path):
+    (tmp_path / "file").touch()
+    fails(kaggle("run", "01_eda", "--out", tmp_path / "file/out"), "`out` (=", "cannot be made", "name another folder")
+
+
+def test_a_submission_by_hand_says_when_it_may_have_arrived(server, kaggle):
+    server.outputs[REFS["01_eda"]] = {"submission.csv": b"id,label\n1,2\n"}
+    assert kaggle("run", "01_eda", *POLL).returncode == 0
+    server.fail_next("CreateCodeSubmission", ("lost",))
+    fails(kaggle("submit", "01_eda"), "it is not known whether the submission arrived", "look at your submissions")
 
 
 def test_the_official_command_sends_what_is_built(server, kaggle, folder, tmp_path):

@@ -21,7 +21,7 @@ from flowerlib.kaggle.kernels import ACCELERATORS, FLAGSHIP, METADATA, NOBODY, R
 DEFAULT = Path("build/kernels")
 ROOT_CODE = Path("build") / f"{FLAGSHIP}.ipynb"  # what the kernel-metadata.json at the top of the repository sends
 CONTENT = re.compile(r"^# content ([0-9a-f]{16})$", re.MULTILINE)
-READS = re.compile(r"^# reads (.+)$", re.MULTILINE)
+READS = re.compile(r"^# reads (.+)\n", re.MULTILINE)
 PENDING = "0" * 16  # in the place of the hash, while that is computed
 CELL = """\
 # flowerlib {version}, the library behind this series of notebooks, travels in this cell, so that a copy runs as it is.
@@ -104,6 +104,17 @@ def _package(name: str) -> dict[str, Path]:
         imported = re.findall(rf"^from (?:{module})?\.?(\w+) import", paths[file].read_text(), re.MULTILINE)
         todo += [f"{each}.py" for each in imported if f"{each}.py" in paths and f"{each}.py" not in wanted]
     return {f"{module}/{file}": paths[file] for file in wanted}
+
+
+def code_sources(notebook: dict) -> list[str]:
+    """Return the sources of a notebook's code cells, each as one string."""
+    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def code_digest(notebook: dict) -> str:
+    """Return a digest of what a notebook executes: the line of what it reads, and space at the ends, do not count."""
+    sources = [READS.sub("", source).strip() for source in code_sources(notebook)]
+    return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
 
 
 def make(

@@ -189,6 +189,8 @@ def submit(
 ) -> None:
     """Submit what the newest run of a kernel answered to the competition."""
 
+    from flowerlib.kaggle.service import UNKNOWN, Unreachable
+
     def send(service: "Service", kernel: "Kernel", ref: str) -> None:
         remote = service.remote(ref)
         state = remote and service.status(ref, remote.version)[0]
@@ -198,7 +200,10 @@ def submit(
             service.output(ref, remote.version, Path(folder), r"^submission\.csv$")
             if not Path(folder, "submission.csv").exists():
                 raise RuntimeError(f"version {remote.version} of {ref} left no submission.csv")
-        print(service.submit(ref, remote.version, message))
+        try:
+            print(service.submit(ref, remote.version, message))
+        except Unreachable as error:
+            raise RuntimeError(f"it is not known whether the submission arrived ({error}): {UNKNOWN}") from None
 
     _each([notebook], user, send)
 

@@ -57,11 +57,11 @@ def _metadata(ref: str) -> dict:
 
 def _wait(service: Service, ref: str, poll: float) -> None:
     """Return when Kaggle has taken the dataset in; a cut connection is waited out."""
-    shown = None
+    shown = ""
     while shown != "ready":
         time.sleep(poll if shown else 0)
         try:
-            state = service.dataset_state(ref)
+            state = service.dataset_state(ref) or "not there yet"
         except Unreachable as error:
             state = str(error)
         if state in ("failed", "deleted"):

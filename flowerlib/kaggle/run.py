@@ -20,13 +20,14 @@ from rich.text import Text
 
 from flowerlib.config import FlowersError, written_whole
 from flowerlib.kaggle import build, check, kernels
-from flowerlib.kaggle.build import Built
-from flowerlib.kaggle.service import ENDED_BADLY, ENDED_WELL, QueueFull, Remote, Service, Unreachable
+from flowerlib.kaggle.build import Built, code_digest
+from flowerlib.kaggle.service import ENDED_BADLY, ENDED_WELL, UNKNOWN, Busy, QueueFull, Remote, Service, Unreachable
 
 SESSION_HOURS = 9.0  # the longest that Kaggle lets an accelerator work at a time
 ENSEMBLE = "20_ensemble"
 LONGEST_PAUSE = 20  # times the usual one
 PATIENCE = 5  # times that something is asked before its failure is believed
+ADOPTED = ("QUEUED", "RUNNING", "CANCEL_REQUESTED", *ENDED_WELL)  # states of a run that is taken over
 TAIL = 20  # lines of a failed kernel's log
 RECAP = ("run.json", "predictions.npz", "curves.png")  # what the recap needs of a run
 
@@ -47,6 +48,7 @@ class Job:
     minutes: float = 0.0
     note: str = ""
     failures: int = 0  # to be told how it stands, or to be given what it left, in a row
+    looks: int = 0  # for one that is unsure
 
     @property
     def name(self) -> str:
@@ -89,12 +91,13 @@ class Series:
             return
         if remote.content != job.built.content or remote.version <= job.version:
             return
-        if lacking := self._lacking(job, remote):
-            job.note = f"version {remote.version} does not read {', '.join(lacking)}"
+        if wrong := self._wrong(job, remote):
+            job.note = f"version {remote.version} {wrong}"
             return
         state, _ = self.service.status(job.built.ref, remote.version)
         job.version = remote.version
-        if state not in ENDED_BADLY or job.state == "unsure":  # then it was sent just now, even if it failed at once
+        if state in ADOPTED or job.state == "unsure":  # then it was sent just now, even if it failed at once
+            self.log_file(job).unlink(missing_ok=True)  # of an earlier version
             job.state, job.note, job.began = "queued", f"version {job.version}, found on Kaggle", remote.last_run
 
     def _require_unknown(self, job: Job) -> None:
@@ -105,13 +108,16 @@ class Series:
                 f"logged in? If you deleted it, remove {label.parent} to send it anew"
             )
 
-    def _lacking(self, job: Job, remote: Remote) -> list[str]:
-        """What a version should read and does not: sources that Kaggle dropped, and newer outputs of other kernels."""
+    def _wrong(self, job: Job, remote: Remote) -> str:
+        """What keeps a version with the right content hash from being this very run; nothing where it is."""
         metadata = job.built.metadata
         wanted = [source for kind in ("dataset", "kernel", "competition") for source in metadata[f"{kind}_sources"]]
         attached = {_unversioned(source) for source in remote.sources}
-        lacking = [source for source in wanted if _unversioned(source) not in attached]
-        return lacking + [source for source in self._read_by(job) if source not in remote.reads]
+        if lacking := [source for source in wanted if _unversioned(source) not in attached]:
+            return f"runs without {', '.join(lacking)}"
+        if list(remote.reads) != self._read_by(job):
+            return "did not read what its sources leave now"
+        return "" if remote.code == code_digest(job.built.notebook) else "was edited on Kaggle"
 
     def _read_by(self, job: Job) -> list[str]:
         """The versions that a job reads."""
@@ -126,8 +132,7 @@ class Series:
         """
         try:
             if job.state == "unsure":
-                self.look(job)
-                job.state = "to send" if job.state == "unsure" else job.state
+                self._look_again(job)
             if job.state in ("to send", "refused"):
                 self._send(job)
             elif not job.ended:
@@ -140,6 +145,15 @@ class Series:
             if job.failures < PATIENCE:
                 raise Unreachable(f"{job.name}: {error}") from None
             job.state, job.note = "failed", str(error)
+
+    def _look_again(self, job: Job) -> None:
+        """Find out whether a kernel arrived whose answer was lost; it may take a while to show."""
+        self.look(job)
+        if job.state == "unsure":
+            job.looks += 1
+            if job.looks < PATIENCE:
+                raise Unreachable(f"{job.name}: the answer to sending it was lost, and Kaggle does not show it yet")
+            job.state, job.looks = "to send", 0
 
     def _send(self, job: Job) -> None:
         sources = [self.jobs[name] for name in job.built.kernel.sources]
@@ -197,7 +211,7 @@ class Series:
         """Download a kernel's output, whole or not at all, unless this version's is here."""
         this = json.dumps({"kernel": job.built.ref, "version": job.version, "content": job.built.content})
         if not self._label(job).exists() or self._label(job).read_text() != this:
-            for left in self.out.glob(f"input/.*.{job.name}"):  # by a call that was killed
+            for left in self.out.glob(f"input/.*.{job.name}*"):  # by a call that was killed
                 shutil.rmtree(left)
             with written_whole(self.folder(job)) as temporary:
                 self.service.output(job.built.ref, job.version, temporary)
@@ -205,13 +219,17 @@ class Series:
 
     def _save_log(self, job: Job) -> None:
         """Keep a failed kernel's log; that it cannot be had hides no failure."""
-        try:
-            text = self.service.log(job.built.ref, job.version)
-        except RuntimeError as error:
-            job.note += f"; its log cannot be had: {error}"
-            return
-        with written_whole(self.log_file(job)) as temporary:
-            temporary.write_text(text)
+        for _ in range(PATIENCE):
+            try:
+                text = self.service.log(job.built.ref, job.version)
+            except RuntimeError as error:
+                trouble = error
+                time.sleep(self.poll)
+            else:
+                with written_whole(self.log_file(job)) as temporary:
+                    temporary.write_text(text)
+                return
+        job.note += f"; its log cannot be had: {trouble}"
 
 
 def _unversioned(source: str) -> str:
@@ -262,7 +280,10 @@ def run(
     built = build.make_all(names, user=user or service.user, accelerator=accelerator, online=online, root=root)
     check.require_built(built)
     series = Series([Job(each) for each in built], service, out, hours, poll)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FlowersError(f"`out` (={out}) cannot be made ({error}); name another folder") from None
     try:
         with FileLock(out / ".lock", timeout=0):
             _patiently(console, poll, service.require_datasets, [each.metadata for each in built])
@@ -362,17 +383,21 @@ def _finish(series: Series, console: Console, submit: bool) -> Path | None:
             tail = series.log_file(job).read_text().splitlines()[-TAIL:]
             _print(console, "\n".join([f"\nThe end of {series.log_file(job)}:", *tail]))
     _print(console, f"What the kernels left: {series.out / 'input'}")
-    submission = _submission(series, console)
-    if submit and submission and not failed:
-        _submit(series, console)
-    recap_error = _recap(series)
+    submission, wrong = None, []
+    try:
+        submission = _submission(series, console)
+        if submit and submission:
+            _submit(series, console)
+    except (FlowersError, RuntimeError) as error:
+        wrong.append(str(error))
+    if error := _recap(series):
+        wrong.append(f"the recap could not be made here: {error}")
     if failed:
         what = f"{failed[0].name}: {failed[0].note}" if len(failed) == 1 else ", ".join(job.name for job in failed)
-        raise RuntimeError(
-            f"failed: {what}. What the others left is in {series.out}; the same command sends only what failed again"
-        )
-    if recap_error:
-        raise RuntimeError(f"all came back from Kaggle, but the recap could not be made here: {recap_error}")
+        rest = f"What the others left is in {series.out}; the same command takes up again what failed"
+        wrong.insert(0, f"failed: {what}. {rest}")
+    if wrong:
+        raise RuntimeError("; ".join(wrong))
     return submission
 
 
@@ -402,18 +427,19 @@ def _submit(series: Series, console: Console) -> None:
     this = {"kernel": ensemble.built.ref, "version": ensemble.version}
     before = json.loads(record.read_text()) if record.exists() else {}
     if before.items() >= this.items():
-        answer = before["answer"] or "but Kaggle's answer was lost: look at your submissions on the competition's page"
-        _print(console, f"Version {ensemble.version} was submitted before: {answer}")
+        if before["answer"] is None:
+            raise RuntimeError(f"version {ensemble.version} may have been submitted before: {UNKNOWN}")
+        _print(console, f"Version {ensemble.version} was submitted before: {before['answer']}")
         return
     _write_json(record, this | {"answer": None})  # should the answer be lost, it is known to have been asked
     try:
         answer = series.service.submit(ensemble.built.ref, ensemble.version, f"flowerlib {ensemble.built.content}")
     except Unreachable as error:
-        raise RuntimeError(
-            f"it is not known whether the submission arrived ({error}): look at your submissions on the competition's "
-            "page; `flowerlib kaggle submit` submits it again"
-        ) from None
-    except RuntimeError:
+        if not isinstance(error, Busy):
+            raise RuntimeError(f"it is not known whether the submission arrived ({error}): {UNKNOWN}") from None
+        record.unlink()
+        raise
+    except (FlowersError, RuntimeError):
         record.unlink()
         raise
     _write_json(record, this | {"answer": answer})
@@ -435,7 +461,8 @@ def _recap(series: Series) -> RuntimeError | FlowersError | None:
         for path in series.folder(job).glob("runs/*/predictions.npz") if job.state == "complete" else ():
             (there := recap / "input" / job.name / "runs" / path.parent.name).mkdir(parents=True)
             for name in RECAP:
-                shutil.copyfile(path.with_name(name), there / name)
+                if path.with_name(name).exists():
+                    shutil.copyfile(path.with_name(name), there / name)
     if not recap.exists():
         return None
     os.environ["FLOWERS_KAGGLE"] = str(recap.resolve())  # nothing but these

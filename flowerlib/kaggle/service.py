@@ -14,14 +14,16 @@ from functools import wraps
 from glob import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
+import requests
+from requests import PreparedRequest, Response
 from requests.adapters import HTTPAdapter
 from requests.exceptions import HTTPError, RequestException
 
 import flowerlib
 from flowerlib.config import COMPETITION, FlowersError
-from flowerlib.kaggle.build import CONTENT, READS, Built, write
+from flowerlib.kaggle.build import CONTENT, READS, Built, code_digest, code_sources, write
 from flowerlib.kaggle.kernels import WEIGHTS_SLUG
 
 if TYPE_CHECKING:
@@ -30,11 +32,17 @@ if TYPE_CHECKING:
 P, T = ParamSpec("P"), TypeVar("T")
 LOGIN = "log in with `kaggle auth login`, or put an API token from kaggle.com/settings/api into KAGGLE_API_TOKEN"
 ENDED_WELL, ENDED_BADLY = ("COMPLETE",), ("ERROR", "CANCEL_ACKNOWLEDGED")
-SILENCE = 60.0  # seconds without a byte after which an answer is given up
+# What to do where the answer to a submission was lost.
+UNKNOWN = "look at your submissions on the competition's page; `flowerlib kaggle submit` submits it again"
+SILENCE = 120.0  # seconds without a byte after which an answer is given up
 
 
 class Unreachable(RuntimeError):
     """The network or the server is out of order for now; ask again later."""
+
+
+class Busy(Unreachable):
+    """Kaggle did not do what was asked, because it is asked too much; ask again later."""
 
 
 class QueueFull(RuntimeError):
@@ -50,6 +58,7 @@ class Remote:
         content: the content hash in its notebook, None where there is none.
         reads: the versions of other kernels that its notebook says it was sent to read, as owner/slug/number.
         sources: what is attached to it: datasets and kernels as owner/slug, competitions as slug.
+        code: the digest of its notebook's code, as `build.code_digest` makes it.
         last_run: when it was last run, in UTC, None where that is not known.
     """
 
@@ -57,6 +66,7 @@ class Remote:
     content: str | None
     reads: tuple[str, ...]
     sources: frozenset[str]
+    code: str
     last_run: datetime | None
 
 
@@ -69,39 +79,40 @@ class Quota:
     refresh: datetime | None
 
 
-def connect() -> "KaggleApi":
+class _Impatient(HTTPAdapter):
+    """Give up an answer after a while's silence: the package would wait for ever on a connection that died."""
+
+    def send(self, request: PreparedRequest, **options: object) -> Response:
+        return super().send(request, **options | {"timeout": options.get("timeout") or SILENCE})
+
+
+def connect(*, renew: bool = False) -> "KaggleApi":
     """Return the package's API with the user's credentials.
+
+    Args:
+        renew: exchange the login for a new one first, where it is one that runs out; the package does so half an hour
+            too late.
 
     Raises:
         FlowersError: there are none.
     """
+    requests.sessions.HTTPAdapter = _Impatient  # in every session that the package opens, by its import already
     with redirect_stdout(io.StringIO()):  # without credentials, importing it prints a page
         from kaggle.api.kaggle_api_extended import KaggleApi
+        from kagglesdk.kaggle_creds import KaggleCredentials
 
-        class Api(KaggleApi):
-            def build_kaggle_client(self) -> Any:  # noqa: ANN401
-                client = super().build_kaggle_client()
-                with client:  # makes the session
-                    session = client.http_client()._session
-                for scheme in ("http://", "https://"):
-                    session.mount(scheme, _Impatient())
-                return client
-
-        api = Api()
+        api = KaggleApi()
         try:
+            if renew:
+                with api.build_kaggle_client() as client:
+                    if login := KaggleCredentials.load(client):
+                        login.refresh_access_token()
             api.authenticate()
         except SystemExit:
             api.config_values = {}
     if not api.config_values.get(api.CONFIG_NAME_USER):
         raise FlowersError(f"no Kaggle credentials: {LOGIN}")
     return api
-
-
-class _Impatient(HTTPAdapter):
-    """Give up an answer after a minute's silence: the package would wait for ever on a connection that died."""
-
-    def send(self, request: Any, **options: Any) -> Any:  # noqa: ANN401
-        return super().send(request, **options | {"timeout": options.get("timeout") or SILENCE})
 
 
 def logged_in() -> str | None:
@@ -121,18 +132,25 @@ def _told() -> Iterator[None]:
     except FlowersError:
         raise
     except HTTPError as error:
-        code = _code(error)
-        if code == 401:
-            raise FlowersError(f"Kaggle refuses these credentials ({error}): {LOGIN}") from None
-        if code == 429 or code >= 500:
-            raise Unreachable(f"Kaggle is out of order for now ({error})") from None
-        raise RuntimeError(f"Kaggle says: {error}") from None
+        raise _refusal(error, _code(error)) from None
     except RequestException as error:  # no connection, silence, or an answer that is cut or garbled
         raise Unreachable(f"Kaggle cannot be reached: {error}") from None
+    except OSError as error:
+        raise RuntimeError(f"{error}; make room, or name another folder") from None
     except ValueError as error:
-        raise RuntimeError(f"Kaggle says: {error}") from None
+        raise _refusal(error, _code(error)) from None
     except (KeyError, TypeError, AttributeError) as error:
         raise RuntimeError(f"Kaggle answers what the kaggle package does not understand: {error!r}") from error
+
+
+def _refusal(error: Exception, code: int) -> Exception:
+    if code == 401:
+        return FlowersError(f"Kaggle refuses these credentials ({error}): {LOGIN}")
+    if code == 429:
+        return Busy(f"Kaggle is asked too much ({error})")
+    if code >= 500:
+        return Unreachable(f"Kaggle is out of order for now ({error})")
+    return RuntimeError(f"Kaggle says: {error}")
 
 
 def _code(error: Exception) -> int:
@@ -154,7 +172,7 @@ def _asking(method: Callable[Concatenate["Service", P], T]) -> Callable[Concaten
             except (HTTPError, ValueError) as error:
                 if _code(error) != 401:
                     raise
-            self.api = connect()
+            self.api = connect(renew=True)
             return method(self, *arguments, **options)
 
     return asking
@@ -207,7 +225,8 @@ class Service:
                 return None
             raise
         metadata = answer.metadata
-        cell = _first_code(answer.blob.source)
+        notebook = _read_notebook(answer.blob.source)
+        cell = next((source for source in code_sources(notebook)), "")
         content, reads = CONTENT.search(cell), READS.search(cell)
         attached = (
             *(metadata.dataset_data_sources or ()),
@@ -219,6 +238,7 @@ class Service:
             content=content and content[1],
             reads=tuple(reads[1].split()) if reads else (),
             sources=frozenset(attached),
+            code=code_digest(notebook),
             last_run=metadata.last_run_time and metadata.last_run_time.replace(tzinfo=UTC),
         )
 
@@ -309,14 +329,16 @@ class Service:
         else:
             answer = self.api.dataset_create_version(str(folder), f"flowerlib {flowerlib.__version__}", **options)
         if answer.error or (answer.status or "").lower() != "ok":
-            again = "; it may just have been made: run the same command again" if "in use" in answer.error else ""
-            raise RuntimeError(f"Kaggle refused the dataset in {folder}: {answer.error or answer.status}{again}")
+            why = answer.error or str(answer.status)
+            again = "; it may just have been made: run the same command again" if "in use" in why else ""
+            raise RuntimeError(f"Kaggle refused the dataset in {folder}: {why}{again}")
 
 
-def _first_code(notebook: str) -> str:
-    """The source of a notebook's first code cell, empty where there is none."""
+def _read_notebook(text: str) -> dict:
+    """A notebook as JSON; one without cells where the text is none."""
     try:
-        cells = json.loads(notebook)["cells"]
-        return next("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    except (ValueError, TypeError, KeyError, StopIteration):
-        return ""
+        notebook = json.loads(text)
+        code_sources(notebook)
+    except (ValueError, TypeError, KeyError):
+        return {"cells": []}
+    return notebook
