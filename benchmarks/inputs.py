@@ -115,7 +115,7 @@ def _varying(flowers: Flowers, images: int) -> dict[str, Callable[[], float]]:
 
 
 def _albumentations(jpegs: list[bytes], size: int) -> Iterator[tuple[np.ndarray]]:
-    import albumentations as A  # noqa: N812
+    import albumentations as A
     import cv2
 
     cv2.setNumThreads(0)  # the threads are the pool's

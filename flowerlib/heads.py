@@ -1,6 +1,15 @@
-"""What sits on the features: the layers that turn a vector of features into probabilities."""
+"""What sits on the features: the layers that turn a vector of features into probabilities, alone or many at once."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from flowerlib import features
 from flowerlib.accelerator import keras
+from flowerlib.features import Features
+
+ops = keras.ops
 
 
 def linear(num_classes: int, dropout: float = 0.0) -> keras.Sequential:
@@ -12,3 +21,106 @@ def linear(num_classes: int, dropout: float = 0.0) -> keras.Sequential:
         [keras.layers.Dropout(dropout), keras.layers.Dense(num_classes, activation="softmax", dtype="float32")],
         name="head",
     )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How one of many heads is trained: the largest learning rate and AdamW's weight decay."""
+
+    peak_lr: float
+    weight_decay: float
+
+
+class _Side(keras.layers.Layer):
+    """Dense layers side by side: features `(B, d)` -> probabilities `(B, K, num_classes)`, all in one product."""
+
+    def __init__(self, count: int, num_classes: int) -> None:
+        super().__init__(dtype="float32", name="heads")
+        self.count, self.num_classes = count, num_classes
+
+    def build(self, shape: tuple[int, int]) -> None:
+        one = keras.initializers.GlorotUniform(seed=0)((shape[-1], self.num_classes))
+        start = keras.initializers.Constant(ops.stack([one] * self.count))
+        self.kernel = self.add_weight((self.count, shape[-1], self.num_classes), start, name="kernel")
+        self.bias = self.add_weight((self.count, 1, self.num_classes), "zeros", name="bias")
+
+    def call(self, seen: keras.KerasTensor) -> keras.KerasTensor:
+        logits = ops.matmul(seen, self.kernel) + self.bias
+        return ops.softmax(ops.swapaxes(logits, 0, 1))
+
+
+class _AdamWs(keras.optimizers.AdamW):
+    """AdamW with a rate and a decay for each of the heads, the first axis of every variable."""
+
+    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, choices: Sequence[Choice]) -> None:
+        super().__init__(schedule, weight_decay=1.0, name="adamws")
+        self.rates = np.array([[[choice.peak_lr]] for choice in choices], np.float32)
+        self.decays = np.array([[[choice.weight_decay]] for choice in choices], np.float32)
+
+    def update_step(
+        self, gradient: keras.KerasTensor, variable: keras.Variable, learning_rate: keras.KerasTensor
+    ) -> None:
+        super().update_step(gradient, variable, learning_rate * self.rates)
+
+    def _apply_weight_decay(self, variables: list[keras.Variable]) -> None:
+        for variable in variables:
+            if variable.name == "kernel":
+                variable.assign(variable * (1.0 - self.learning_rate * self.rates * self.decays))
+
+
+def train_many(
+    train: Features,
+    num_classes: int,
+    choices: Sequence[Choice],
+    *,
+    epochs: int,
+    batch_size: int,
+    label_smoothing: float = 0.0,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> list[keras.Sequential]:
+    """Train a linear head for each choice, all on the same batches and in one computation.
+
+    Args:
+        train: what the network sees.
+        num_classes: how many classes there are.
+        choices: one for each head.
+        epochs: passes over the images; each draws one of an image's views. The rate climbs in the first, then falls
+            along half a cosine to zero.
+        batch_size: global, over all replicas.
+        label_smoothing: share of each label spread evenly over all classes.
+        dropout: share of the features that no head sees in a training step.
+        seed: of the order, the views, and what is dropped.
+
+    Returns:
+        The heads, features `(B, d)` -> probabilities `(B, num_classes)`; each first brings the features to mean 0 and
+        spread 1.
+    """
+    scaling = keras.layers.Normalization()
+    scaling.adapt(train.values[0].astype(np.float32))
+    side = _Side(len(choices), num_classes)
+    model = keras.Sequential(
+        [keras.Input(train.values.shape[-1:]), scaling, keras.layers.Dropout(dropout, seed=seed), side]
+    )
+    steps = len(train.labels) // batch_size
+    rate = keras.optimizers.schedules.CosineDecay(0.0, (epochs - 1) * steps, warmup_target=1.0, warmup_steps=steps)
+
+    def loss(truth: keras.KerasTensor, said: keras.KerasTensor) -> keras.KerasTensor:
+        smoothed = truth * (1.0 - label_smoothing) + label_smoothing / num_classes
+        return -ops.sum(smoothed[:, None] * ops.log(ops.maximum(said, 1e-7)), axis=(1, 2))
+
+    model.compile(_AdamWs(rate, choices), loss)
+    batches = features.train_batches(train, batch_size, num_classes, seed)
+    model.fit(batches, steps_per_epoch=steps, epochs=epochs, verbose=0, shuffle=False)
+    return [_alone(scaling, side, index) for index in range(len(choices))]
+
+
+def _alone(scaling: keras.layers.Layer, side: _Side, index: int) -> keras.Sequential:
+    head = keras.Sequential([keras.Input(side.kernel.shape[1:2]), scaling, linear(side.num_classes)])
+    head.layers[-1].set_weights([side.kernel[index], side.bias[index, 0]])
+    return head
+
+
+def scores(heads: Sequence[keras.Sequential], val: Features, batch_size: int) -> list[dict[str, float]]:
+    """Return each head's `loss`, `accuracy` and `macro_f1` on `val`."""
+    return [features.predict(head, val, batch_size).scores() for head in heads]

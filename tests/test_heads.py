@@ -1,6 +1,7 @@
 import numpy as np
+import pytest
 
-from flowerlib import heads
+from flowerlib import features, heads
 from flowerlib.accelerator import keras
 
 
@@ -23,3 +24,43 @@ def test_linear_answers_in_float32_under_mixed_precision():
         assert str(keras.ops.convert_to_numpy(heads.linear(5)(np.ones((2, 12), "float32"))).dtype) == "float32"
     finally:
         keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """Features of 60 images, two views each, of four classes that can be told apart but for noise."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 4
+    values = rng.normal(3 * np.eye(4, 10)[labels], 1.5, (2, 60, 10)).astype(np.float16)
+    return features.Features(values, labels, labels.astype(str))
+
+
+def alone(seen, choice):
+    """A head trained by Keras' own AdamW, on the same batches."""
+    scaling = keras.layers.Normalization()
+    scaling.adapt(seen.values[0].astype("float32"))
+    glorot = keras.initializers.GlorotUniform(seed=0)
+    dense = keras.layers.Dense(4, activation="softmax", kernel_initializer=glorot)
+    head = keras.Sequential([keras.Input((10,)), scaling, dense])
+    rate = keras.optimizers.schedules.CosineDecay(0.0, 3 * 7, warmup_target=choice.peak_lr, warmup_steps=7)
+    adamw = keras.optimizers.AdamW(rate, weight_decay=choice.weight_decay)
+    adamw.exclude_from_weight_decay(var_names=["bias"])
+    head.compile(adamw, keras.losses.CategoricalCrossentropy(label_smoothing=0.1))
+    head.fit(features.train_batches(seen, 8, 4, seed=5), steps_per_epoch=7, epochs=4, verbose=0, shuffle=False)
+    return head
+
+
+def test_heads_trained_together_are_those_trained_alone(seen):
+    choices = [heads.Choice(1e-2, 0.0), heads.Choice(1e-2, 5.0), heads.Choice(1e-1, 0.1)]
+    together = heads.train_many(seen, 4, choices, epochs=4, batch_size=8, label_smoothing=0.1, seed=5)
+    for head, choice in zip(together, choices, strict=True):
+        for one, other in zip(head.get_weights()[-2:], alone(seen, choice).get_weights()[-2:], strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+    assert not np.allclose(together[0].get_weights()[-2], together[1].get_weights()[-2], atol=1e-2)
+
+
+def test_the_scores_are_each_heads_own(seen):
+    choices = [heads.Choice(1e-1, 0.0), heads.Choice(1e-7, 0.0)]
+    learned, guessing = heads.scores(heads.train_many(seen, 4, choices, epochs=4, batch_size=8), seen, 16)
+    assert learned["accuracy"] > 0.8
+    assert guessing["macro_f1"] < 0.7
