@@ -1,5 +1,6 @@
 """`python -m benchmarks NAME... --data DIR`: measure, print the table, keep it in `benchmarks/results`."""
 
+import sys
 from importlib import import_module
 from typing import Annotated
 
@@ -7,27 +8,24 @@ import typer
 from rich.console import Console
 
 from benchmarks.harness import show
-from flowerlib.config import FlowersError
 
-MODULES = {"input": "inputs", "frozen": "frozen"}
+NAMES = ("start", "input", "frozen", "finetune")
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 @app.command(epilog="Example: python -m benchmarks input --data ~/flowers --quick")
 def main(
-    names: Annotated[
-        list[str], typer.Argument(help=f"One or more of {', '.join(MODULES)}; or all.", show_default=False)
-    ],
+    names: Annotated[list[str], typer.Argument(help=f"One or more of {', '.join(NAMES)}; or all.", show_default=False)],
     data: Annotated[str, typer.Option(help="A dataset in the competition's layout, with 192 px images.")],
     quick: Annotated[bool, typer.Option("--quick", help="Few images and rounds: to see that it runs.")] = False,
 ) -> None:
     """Measure flowerlib beside what a user would take instead, in the same run."""
-    chosen = list(MODULES) if names == ["all"] else names
-    if unknown := [name for name in chosen if name not in MODULES]:
-        raise FlowersError(f"no benchmark {unknown[0]!r}; there are {', '.join(MODULES)}, and all")
+    chosen = NAMES if names == ["all"] else names
+    if unknown := [name for name in chosen if name not in NAMES]:
+        sys.exit(f"error: no benchmark {unknown[0]!r}; there are {', '.join(NAMES)}, and all")
     console = Console()
     for name in chosen:
-        report = import_module(f"benchmarks.{MODULES[name]}").run(data, quick)
+        report = import_module(f"benchmarks.{name}").run(data, quick)
         show(console, name, report.rows)
         if not quick:
             report.save()

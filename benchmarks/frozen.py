@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.harness import Report, Row
-from benchmarks.inputs import KAGGLE, kaggle_batches
+from benchmarks.input import KAGGLE, kaggle_batches
 from flowerlib import backbones, data, features, heads, metrics, predictions
 from flowerlib.accelerator import keras, tf
 from flowerlib.data import Flowers

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flowerlib.config import FlowersError, silenced
+from flowerlib.config import FlowersError, cache_dir, silenced
 
 
 def _choose_backend() -> str:
@@ -110,8 +110,21 @@ def _jax_device() -> Device:
         # auto_shard_dataset would give each *process* its part of the files; here one process feeds all devices.
         keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
     kind = devices[0].platform
+    if kind != "cpu":  # which differ from machine to machine, and compile in little time what is run on them
+        keep_compiled()
     name = _cpu_name() if kind == "cpu" else devices[0].device_kind
     return Device(kind, name, len(devices), "jax")
+
+
+def keep_compiled() -> None:
+    """Have JAX keep compiled programs on disk, for the next process: the large networks take minutes to compile.
+
+    In `xla` in `config.cache_dir()`, or where `JAX_COMPILATION_CACHE_DIR` says.
+    """
+    import jax
+
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
 
 
 def _tensorflow_device() -> Device:

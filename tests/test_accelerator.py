@@ -199,3 +199,24 @@ def test_keras_imported_before_with_another_backend_is_refused(refusals):
     assert "Keras was imported before flowerlib and runs on jax" in refusals["keras first"]
     assert "restart the kernel" in refusals["keras first"]
     assert "\n" not in refusals["keras first"]
+
+
+COMPILED = """
+from flowerlib import accelerator
+import jax
+accelerator.keep_compiled()
+read = []
+jax.monitoring.register_event_listener(lambda event, **_: read.append(event) if "cache_hits" in event else None)
+print(jax.jit(lambda x: (x @ x).sum())(jax.numpy.ones((64, 64))), len(read))
+"""
+
+
+def test_a_compiled_program_is_read_by_the_next_process(tmp_path):
+    environment = os.environ | {"KERAS_BACKEND": "jax", "XDG_CACHE_HOME": str(tmp_path)}
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # else only what takes a second is kept
+    for hits in (0, 1):
+        done = subprocess.run([sys.executable, "-c", COMPILED], env=environment, capture_output=True, text=True)
+        total, read = done.stdout.split()
+        assert float(total) == 64**3
+        assert (int(read) > 0) == bool(hits), done.stderr
+    assert list((tmp_path / "flowerlib/xla").iterdir())
