@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from flowerlib.accelerator import _cpu_name
+from flowerlib import accelerator
 from flowerlib.config import written_whole
 
 RESULTS = Path(__file__).parent / "results"
@@ -62,7 +62,7 @@ class Report:
         about = {
             "date": date.today().isoformat(),
             "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
-            "machine": f"{_cpu_name()}, {platform.system()}, Python {platform.python_version()}",
+            "machine": f"{accelerator.cpu_name()}, {platform.system()}, Python {platform.python_version()}",
             "cores": os.cpu_count(),
             "versions": versions,
         }

@@ -112,7 +112,7 @@ def _jax_device() -> Device:
     kind = devices[0].platform
     if kind != "cpu":  # which differ from machine to machine, and compile in little time what is run on them
         keep_compiled()
-    name = _cpu_name() if kind == "cpu" else devices[0].device_kind
+    name = cpu_name() if kind == "cpu" else devices[0].device_kind
     return Device(kind, name, len(devices), "jax")
 
 
@@ -133,7 +133,7 @@ def _tensorflow_device() -> Device:
     kind = "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
     devices = tf.config.list_logical_devices(kind.upper())
     strategy = tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else None
-    name = _cpu_name() if kind == "cpu" else _gpu_name()
+    name = cpu_name() if kind == "cpu" else _gpu_name()
     return Device(kind, name, len(devices), "tensorflow", strategy)
 
 
@@ -152,7 +152,8 @@ def _gpu_name() -> str:
     return tf.config.experimental.get_device_details(physical).get("device_name", "GPU")
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """Return the processor's name and how many cores it has."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
