@@ -61,7 +61,7 @@ class Report:
         versions = {name: metadata.version(name) for name in PACKAGES if _installed(name)}
         about = {
             "date": date.today().isoformat(),
-            "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+            "command": shlex.join(["python", "-m", "benchmarks", *_arguments()]),
             "machine": f"{accelerator.cpu_name()}, {platform.system()}, Python {platform.python_version()}",
             "cores": os.cpu_count(),
             "versions": versions,
@@ -72,6 +72,11 @@ class Report:
         if figure is not None:
             with written_whole(folder / f"{self.name}.png") as temporary:
                 figure.savefig(temporary, dpi=120)
+
+
+def _arguments() -> list[str]:
+    """The command line's arguments, without the place of the data on this machine."""
+    return ["DIR" if before == "--data" else argument for before, argument in zip(sys.argv, sys.argv[1:], strict=False)]
 
 
 def _installed(package: str) -> bool:
