@@ -10,7 +10,12 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import cv2
+import numpy as np
+
 from flowerlib.accelerator import tf
+
+cv2.setNumThreads(1)  # tf.data has threads enough
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,9 @@ class Augmentation:
         images = tf.convert_to_tensor(images)
         uniform = self.draw(seed, tf.shape(images)[0])
         affine = tf.stack(self.turn(uniform, images.shape[1], tf), axis=1)
-        moved = _resample(tf.cast(images, tf.float32), affine)
-        gain = 1.0 + self.contrast * uniform[:, 6, tf.newaxis]
-        offset = (1.0 - gain) * tf.reduce_mean(moved, axis=(1, 2)) + 255.0 * self.brightness * uniform[:, 7, tf.newaxis]
-        coloured = moved * gain[:, tf.newaxis, tf.newaxis] + offset[:, tf.newaxis, tf.newaxis]
-        return _typed(tf.clip_by_value(coloured, 0.0, 255.0), images)
+        gain, brighter = 1.0 + self.contrast * uniform[:, 6], 255.0 * self.brightness * uniform[:, 7]
+        varied = tf.numpy_function(_vary, [images, affine, gain, brighter], images.dtype, stateful=False)
+        return tf.ensure_shape(varied, images.shape)
 
     def draw(self, seed: tf.Tensor, count: int | tf.Tensor) -> tf.Tensor:
         """Return the random numbers behind the variations of `count` images, `(count, 8)` float32 in [-1, 1)."""
@@ -90,16 +93,25 @@ UNCHANGED = Augmentation(
 )
 
 
-def _resample(images: tf.Tensor, affine: tf.Tensor) -> tf.Tensor:
-    moved = tf.raw_ops.ImageProjectiveTransformV3(
-        images=images,
-        transforms=tf.pad(affine, [[0, 0], [0, 2]]),  # (B, 8): an affine map is a projective one without perspective
-        output_shape=images.shape[1:3],
-        fill_value=0.0,
-        interpolation="BILINEAR",
-        fill_mode="REFLECT",
-    )
-    return tf.ensure_shape(moved, images.shape)
+def _vary(images: np.ndarray, affine: np.ndarray, gain: np.ndarray, brighter: np.ndarray) -> np.ndarray:
+    """Move and colour each image, with OpenCV: several times faster than TensorFlow, and without Python's lock."""
+    varied = np.empty_like(images)
+    for index, image in enumerate(images):
+        moved = cv2.warpAffine(
+            image,
+            affine[index].reshape(2, 3),
+            image.shape[1::-1],
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REFLECT,
+        )
+        offset = (1.0 - gain[index]) * np.array(cv2.mean(moved)[:3], np.float32) + brighter[index]
+        if images.dtype == np.uint8:
+            levels = np.arange(256, dtype=np.float32)[:, np.newaxis] * gain[index] + offset
+            table = np.clip(np.round(levels), 0, 255).astype(np.uint8)
+            varied[index] = cv2.LUT(moved, table[:, np.newaxis])
+        else:
+            varied[index] = np.clip(moved * gain[index] + offset, 0, 255)
+    return varied
 
 
 def _typed(images: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
