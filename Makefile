@@ -1,4 +1,4 @@
-# Four commands: `make setup`, `make run`, `make test`, `make twin`. They need Python >= 3.11 with pip, and nothing else.
+# Four commands: `make setup`, `make run`, `make test`, `make twin`. They need Python 3.11 to 3.13 with pip, and nothing else.
 PYTHON ?= python3
 # Kaggle has Python 3.12: where there is one, the twin has it too.
 TWIN_PYTHON ?= $(shell for python in python3.12 "$$(pyenv prefix 3.12 2>/dev/null)/bin/python"; do \
@@ -11,7 +11,7 @@ INSTALLED := .venv/installed
 setup: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml requirements.txt tests/requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or later is needed, $(PYTHON) is " + sys.version.split()[0] + "; name another with PYTHON=")'
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "error: Python 3.11, 3.12 or 3.13 is needed, $(PYTHON) is " + sys.version.split()[0] + "; name another with PYTHON=")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable '.[test]'
 	@touch $@

@@ -82,8 +82,8 @@ def setup() -> Device:
     float32's range, it needs no loss scaling.
 
     Raises:
-        FlowersError: `FLOWERS_EXPECT` asks for another kind of device than the one found. A TPU job that landed on
-            a CPU should stop in seconds, not crawl for hours.
+        FlowersError: `FLOWERS_EXPECT` is no kind of device, or asks for another than the one found. A TPU job that
+            landed on a CPU should stop in seconds, not crawl for hours.
     """
     if keras.backend.backend() != os.environ["KERAS_BACKEND"]:
         raise FlowersError(
@@ -92,6 +92,8 @@ def setup() -> Device:
         )
     device = _jax_device() if keras.backend.backend() == "jax" else _tensorflow_device()
     expected = os.environ.get("FLOWERS_EXPECT") or device.kind
+    if expected not in ("tpu", "gpu", "cpu"):
+        raise FlowersError(f"`FLOWERS_EXPECT` (={expected}) must be tpu, gpu or cpu, or unset to take what is there")
     if expected != device.kind:
         raise FlowersError(
             f"`FLOWERS_EXPECT` (={expected}) asks for that kind of device but only {device} is here; "

@@ -80,11 +80,11 @@ def find(image_size: int | None = None, path: str | None = None) -> Flowers:
     places = [str(place) for place in ([named] if named else [*competition_mounts(), sample_dir()])]
     found = {place: sizes for place in places if (sizes := _sizes(place))}
     if not found:
-        looked = ", ".join(f"`{place}`{'' if tf.io.gfile.isdir(place) else ' (not there)'}" for place in places)
+        looked = ", ".join(f"`{place}`{_trouble(place)}" for place in places)
         instead = "" if named else ", or use `flowerlib run --sample`, which draws a small synthetic dataset"
         raise FlowersError(
-            f"no flowers found: no folder `tfrecords-jpeg-<S>x<S>` in {looked}; set FLOWERS_DATA to the folder that "
-            f"holds them{instead}"
+            f"no flowers found: no folder `tfrecords-jpeg-<S>x<S>` in {looked}; name the folder that holds them with "
+            f"--data or FLOWERS_DATA{instead}"
         )
     root, sizes = next(iter(found.items()))
     image_size = image_size or sizes[0]
@@ -93,6 +93,17 @@ def find(image_size: int | None = None, path: str | None = None) -> Flowers:
     folder = _join(root, f"tfrecords-jpeg-{image_size}x{image_size}")
     shards = {split: _shards(_join(folder, split), image_size) for split in SPLITS}
     return Flowers(root, image_size, _classes(root), shards, _fingerprint(shards))
+
+
+def _trouble(place: str) -> str:
+    """Why a place cannot be read, in brackets; nothing where it can."""
+    try:
+        tf.io.gfile.stat(place)
+    except tf.errors.NotFoundError:
+        return " (not there)"
+    except tf.errors.OpError as error:
+        return f" ({' '.join(error.message.split())})"
+    return ""
 
 
 def _join(root: str, *parts: str) -> str:

@@ -60,11 +60,12 @@ report["copies"] = COPIES
 
 os.environ["FLOWERS_EXPECT"] = "cpu"
 accelerator.setup()
-os.environ["FLOWERS_EXPECT"] = "tpu"
-try:
-    accelerator.setup()
-except accelerator.FlowersError as error:
-    report["refusal"] = str(error)
+for expected in ("tpu", "npu"):
+    os.environ["FLOWERS_EXPECT"] = expected
+    try:
+        accelerator.setup()
+    except accelerator.FlowersError as error:
+        report[expected] = str(error)
 print(json.dumps(report))
 """
 
@@ -179,10 +180,14 @@ def test_eight_devices_train_as_one_does(run):
 
 
 def test_a_job_that_expects_a_tpu_stops_on_a_cpu(run):
-    message = run["refusal"]
+    message = run["tpu"]
     assert message.startswith("`FLOWERS_EXPECT` (=tpu) asks for that kind of device but only 8 x CPU (")
     assert "choose the accelerator in the notebook's settings, or unset FLOWERS_EXPECT" in message
     assert "\n" not in message
+
+
+def test_a_device_that_there_is_not_is_an_error(run):
+    assert run["npu"] == "`FLOWERS_EXPECT` (=npu) must be tpu, gpu or cpu, or unset to take what is there"
 
 
 def test_a_warning_in_place_of_host_names_is_removed_and_host_names_are_kept(tensorflow_run, jax_run):

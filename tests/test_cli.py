@@ -56,7 +56,7 @@ def test_check_names_the_sizes_that_are_there(flowers):
 @pytest.mark.parametrize("notebook", ["00_quickstart", "01_eda"])
 def test_run_without_data_says_what_to_do_and_writes_nothing(tmp_path, notebook):
     done = flowerlib("run", notebook, "--data", tmp_path / "nowhere", "--out", tmp_path / "out")
-    fails_in_one_line(done, f"`{tmp_path}/nowhere`", "set FLOWERS_DATA")
+    fails_in_one_line(done, f"`{tmp_path}/nowhere`", "--data or FLOWERS_DATA")
     assert not any(tmp_path.iterdir())
 
 

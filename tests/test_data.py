@@ -110,14 +110,21 @@ def test_a_named_place_without_flowers_is_an_error_although_others_have_them(
         monkeypatch.setenv("FLOWERS_DATA", places["environment"])
     message = refusal(data.find, path=places["path"] if named_by == "path" else None)
     assert f"in `{places[named_by]}`;" in message.replace(" (not there)", "")  # this place and no other
-    assert "set FLOWERS_DATA" in message
+    assert "--data or FLOWERS_DATA" in message
+
+
+def test_a_place_that_cannot_be_read_is_not_called_missing(tmp_path):
+    (tmp_path / "file").touch()
+    message = refusal(data.find, path=f"{tmp_path}/file/flowers")  # a file is no folder
+    assert f"in `{tmp_path}/file/flowers` (" in message
+    assert "Not a directory" in message
 
 
 def test_the_error_lists_every_place_that_was_looked_at(places):
     message = refusal(data.find)
     for place in places["unnamed"]:
         assert f"`{place}`" in message
-    assert "set FLOWERS_DATA" in message
+    assert "--data or FLOWERS_DATA" in message
     assert "flowerlib run --sample" in message
 
 

@@ -306,8 +306,9 @@ def _patiently(console: Console, poll: float, ask: Callable[P, T], *arguments: P
         except Unreachable as error:
             if times == PATIENCE - 1:
                 raise
-            _print(console, f"{error}; trying again")
-            time.sleep(poll * 2**times)
+            pause = poll * 2**times
+            _print(console, f"{error}; trying again in {pause:.0f} s ({times + 1} of {PATIENCE - 1})")
+            time.sleep(pause)
 
 
 def _print(console: Console, text: str) -> None:
