@@ -4,8 +4,6 @@ Every clock starts before the network is built, so that building, compiling and 
 none: it is the same for all, and how often somebody looks is not a property of the way.
 """
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,7 +12,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.harness import Report, Row
+from benchmarks.harness import Clock, Curve, Report, Row, reached
 from benchmarks.input import KAGGLE, kaggle_batches
 from flowerlib import backbones, data, features, heads, metrics, predictions
 from flowerlib.accelerator import keras, tf
@@ -22,7 +20,6 @@ from flowerlib.data import Flowers
 
 GOAL = 0.895
 SIZE, LOOK = 192, 64
-Curve = list[tuple[float, float]]  # seconds, macro F1
 
 
 def run(root: str, quick: bool) -> Report:
@@ -41,30 +38,6 @@ def run(root: str, quick: bool) -> Report:
     theirs, mine = (reached(curves[name], GOAL) for name in ("backbone in the loop", "flowerlib"))
     rows.append(Row(f"time to macro F1 {GOAL}, backbone in the loop / flowerlib", theirs / mine, "x", ">= 10"))
     return Report("frozen", rows, {"curves": curves, "goal": GOAL, "in the loop reads": KAGGLE})
-
-
-def reached(curve: Curve, goal: float) -> float:
-    """Return the seconds at which a curve first is at the goal, infinity where it never is."""
-    return next((seconds for seconds, score in curve if score >= goal), float("inf"))
-
-
-class Clock:
-    """Seconds, those within `pause` not counted."""
-
-    def __init__(self) -> None:
-        self.began, self.paused = time.monotonic(), 0.0
-
-    def now(self) -> float:
-        """Return the seconds counted so far."""
-        return time.monotonic() - self.began - self.paused
-
-    def pause(self, measure: Callable[[], float]) -> tuple[float, float]:
-        """Return the seconds counted so far and what `measure` returns, whose time is not counted."""
-        seconds = self.now()
-        began = time.monotonic()
-        value = measure()
-        self.paused += time.monotonic() - began
-        return seconds, value
 
 
 def ours(flowers: Flowers, epochs: int) -> Curve:

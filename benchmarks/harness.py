@@ -6,6 +6,7 @@ import platform
 import shlex
 import statistics
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import date
@@ -21,6 +22,7 @@ from flowerlib.config import written_whole
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("tensorflow", "keras", "jax", "torch", "simplejpeg", "albumentations", "scikit-learn", "numpy")
+Curve = list[tuple[float, float]]  # seconds, macro F1
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,30 @@ def medians(results: dict[str, list[float]]) -> dict[str, float]:
 def ratio(results: dict[str, list[float]], ours: str, theirs: str) -> float:
     """Return the median over the rounds of ours / theirs."""
     return statistics.median(a / b for a, b in zip(results[ours], results[theirs], strict=True))
+
+
+class Clock:
+    """Seconds, those within `pause` not counted."""
+
+    def __init__(self) -> None:
+        self.began, self.paused = time.monotonic(), 0.0
+
+    def now(self) -> float:
+        """Return the seconds counted so far."""
+        return time.monotonic() - self.began - self.paused
+
+    def pause(self, measure: Callable[[], float]) -> tuple[float, float]:
+        """Return the seconds counted so far and what `measure` returns, whose time is not counted."""
+        seconds = self.now()
+        began = time.monotonic()
+        value = measure()
+        self.paused += time.monotonic() - began
+        return seconds, value
+
+
+def reached(curve: Curve, goal: float) -> float:
+    """Return the seconds at which a curve first is at the goal, infinity where it never is."""
+    return next((seconds for seconds, score in curve if score >= goal), float("inf"))
 
 
 def show(console: Console, title: str, rows: list[Row]) -> None:

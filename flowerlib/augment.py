@@ -6,6 +6,7 @@ quarter of the size, and are cast to floating point where they are used.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 
 from flowerlib.accelerator import tf
 
+Mix = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 cv2.setNumThreads(1)  # tf.data has threads enough
 
 
@@ -158,6 +160,16 @@ def mixup(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Ten
         _typed(pixels * (1.0 - pixel_share) + pixels[::-1] * pixel_share, images),
         labels * (1.0 - share) + labels[::-1] * share,
     )
+
+
+def sometimes(mix: Mix, share: float) -> Mix:
+    """Return what mixes that share of the batches, drawn from the seed, and leaves the others as they are."""
+
+    def mixed(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        draw = tf.random.stateless_uniform([], seed + 1)
+        return tf.cond(draw < share, lambda: mix(images, labels, seed), lambda: (images, labels))
+
+    return mixed
 
 
 MIXES = {"cutmix": cutmix, "mixup": mixup, "none": None}

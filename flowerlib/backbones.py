@@ -23,14 +23,15 @@ Numbers = float | tuple[float, ...]
 class Backbone:
     """What is fixed about one pretrained network.
 
-    `build` maps an image size S to the network without weights: scaled pixels (B, S, S, 3) -> maps (B, h, w, features).
+    `build` maps an image size S, or None for any, to the network without weights: scaled pixels (B, S, S, 3) -> maps
+    (B, h, w, features).
     `scale` and `offset`, one number or one per channel (RGB), turn pixels in [0, 255] into what the network was
     trained on: `pixels * scale + offset`. `native_size` is the image size of that training.
     `read` yields the layers of the weights file; `by_name` says whether they go by name or by order.
     """
 
     name: str
-    build: Callable[[int], keras.Model]
+    build: Callable[[int | None], keras.Model]
     scale: Numbers
     offset: Numbers
     features: int
@@ -41,8 +42,12 @@ class Backbone:
     by_name: bool = False
 
 
-def load(name: str, image_size: int, weights: Literal["pretrained", "random"] = "pretrained") -> keras.Sequential:
+def load(
+    name: str, image_size: int | None, weights: Literal["pretrained", "random"] = "pretrained"
+) -> keras.Sequential:
     """Build a network: float32 pixels in [0, 255] (B, S, S, 3) -> feature maps (B, h, w, features).
+
+    Where `image_size` is None, S may be another for every batch.
 
     Its first layer scales the pixels, in float32 under any policy. In mixed precision put `keras.Input` before it in a
     `keras.Sequential`: one that begins with a model rounds the pixels to bfloat16 first.
@@ -63,6 +68,26 @@ def load(name: str, image_size: int, weights: Literal["pretrained", "random"] = 
     return keras.Sequential([keras.Input((image_size, image_size, 3)), scaling, network], name=name)
 
 
+def freeze(backbone: keras.Sequential, before: str) -> None:
+    """Keep the early layers of a loaded network as they are: they are neither trained nor do they normalise anew.
+
+    Edges and colours are the same in every photograph; and these layers, where the maps are large, cost most.
+
+    Args:
+        backbone: as `load` returns it.
+        before: the name of the first layer that is trained.
+
+    Raises:
+        FlowersError: there is no such layer.
+    """
+    layers = backbone.layers[-1].layers
+    names = [layer.name for layer in layers]
+    if before not in names:
+        raise FlowersError(f"`before` (={before!r}) must be a layer of {backbone.name}, such as {names[1]}")
+    for layer in layers[: names.index(before)]:
+        layer.trainable = False
+
+
 def _settle(network: keras.Model) -> None:
     """Set the moving statistics of a random network from one batch of noise.
 
@@ -73,7 +98,8 @@ def _settle(network: keras.Model) -> None:
     usual = [layer.momentum for layer in norms]
     for layer in norms:
         layer.momentum = 0.0  # take over the batch's own statistics
-    noise = keras.random.uniform((4, *network.input_shape[1:]), -1.0, 1.0, seed=0)
+    side = network.input_shape[1] or 192
+    noise = keras.random.uniform((4, side, side, 3), -1.0, 1.0, seed=0)
     if keras.backend.backend() == "jax":
         _run_as_one_program(network, noise)
     else:
@@ -113,18 +139,18 @@ def available(name: str) -> Literal["pretrained", "random"]:
     return "pretrained" if find(get(name).weights) else "random"
 
 
-def _application(name: str) -> Callable[[int], keras.Model]:
-    def build(image_size: int) -> keras.Model:
+def _application(name: str) -> Callable[[int | None], keras.Model]:
+    def build(image_size: int | None) -> keras.Model:
         network = getattr(keras.applications, name)
         return network(include_top=False, weights=None, input_shape=(image_size, image_size, 3))
 
     return build
 
 
-def _package(name: str) -> Callable[[int], keras.Model]:
+def _package(name: str) -> Callable[[int | None], keras.Model]:
     """Build with keras-efficientnet-v2, which asks TensorFlow for one thing that Keras 3 refuses it."""
 
-    def build(image_size: int) -> keras.Model:
+    def build(image_size: int | None) -> keras.Model:
         try:
             import keras_efficientnet_v2
             from keras_efficientnet_v2 import efficientnet_v2

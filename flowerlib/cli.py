@@ -26,6 +26,9 @@ def run(
     notebooks: Annotated[list[str] | None, typer.Argument(help="Such as 00_quickstart; all unless given.")] = None,
     data: Annotated[str | None, typer.Option(help="The dataset's folder or address, instead of FLOWERS_DATA.")] = None,
     out: Annotated[Path, typer.Option(help="Where everything is left.")] = Path("outputs"),
+    full: Annotated[
+        bool, typer.Option("--full", help="Train in earnest on a CPU too, as FLOWERS_PROFILE=full.")
+    ] = False,
     sample: Annotated[
         bool, typer.Option("--sample", help="Draw the sample where no data is named or mounted.")
     ] = False,
@@ -33,6 +36,8 @@ def run(
     """Run notebooks and leave what they make, with an index.html that shows it all."""
     from flowerlib import series
 
+    if full:
+        os.environ["FLOWERS_PROFILE"] = "full"
     there = data or os.environ.get("FLOWERS_DATA") or any(mount.exists() for mount in competition_mounts())
     # In a process of its own: importing TensorFlow changes the environment that the notebooks would inherit.
     draw = [sys.executable, "-m", "flowerlib", "sample", sample_dir()]

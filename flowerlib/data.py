@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from flowerlib import classes
 from flowerlib.accelerator import tf
+from flowerlib.augment import Mix
 from flowerlib.config import FlowersError, competition_mounts, sample_dir
 
 SPLITS = ("train", "val", "test")
@@ -30,7 +31,6 @@ FEATURES = {  # of a record; what is missing gets the last value
 }
 
 Augment = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-Mix = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,5 @@ def predict(head: keras.Model, features: Features, batch_size: int) -> Predictio
 
     `batch_size` and errors as in `predictions.predict`.
     """
-    views = [
-        predictions.predict(head, eval_batches(features, batch_size, view), batch_size).probabilities for view in (0, 1)
-    ]
-    return Predictions(np.mean(views, axis=0), features.labels, features.ids)
+    views = (eval_batches(features, batch_size, view) for view in (0, 1))
+    return predictions.average([predictions.predict(head, view, batch_size) for view in views])

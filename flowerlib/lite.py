@@ -51,7 +51,7 @@ MAGIC = 0x1950A86A20F9469CFC6C  # opens every file of torch.save's format before
 _DAMAGE = (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError)
 
 
-def build(image_size: int) -> keras.Model:
+def build(image_size: int | None) -> keras.Model:
     """Build the network without weights: scaled pixels (B, S, S, 3) -> (B, ceil(S / 32), ceil(S / 32), 1280)."""
     inputs = keras.Input((image_size, image_size, 3))
     x = _normalised(keras.layers.Conv2D(32, 3, 2, "same", use_bias=False, name="stem_conv")(inputs), "stem_bn")

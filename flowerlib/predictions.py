@@ -2,8 +2,8 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -114,6 +114,11 @@ def predict(model: keras.Model, batches: Iterable, batch_size: int, *, mirror: b
     if not np.isfinite(probabilities).all():
         raise FlowersError("the model's probabilities are not numbers: training diverged; lower the learning rate")
     return Predictions(probabilities.mean(axis=0), labels, ids)
+
+
+def average(views: Sequence[Predictions]) -> Predictions:
+    """Average what was said of the same images, in the same order, in several views."""
+    return replace(views[0], probabilities=np.mean([view.probabilities for view in views], axis=0))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The record of a run and the files it leaves in `runs/<name>/`."""
 
 import json
+import math
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -60,7 +61,8 @@ def _save_model(model: keras.Model, folder: Path, record: dict, flowers: Flowers
     """A folder that can be moved: the network, the class names, what to do to an image, and where it comes from."""
     folder.mkdir()
     keras.Model(model.inputs, model.outputs).save(folder / "model.keras")  # without its optimiser
-    preprocessing = {"image_size": record["choices"]["image_size"], "channels": "RGB", "pixels": [0, 255]}
+    choices = record["choices"]
+    preprocessing = {"image_size": choices["eval_size"] or choices["image_size"], "channels": "RGB", "pixels": [0, 255]}
     for name, content in (("classes", flowers.classes), ("preprocessing", preprocessing), ("run", record)):
         (folder / f"{name}.json").write_text(json.dumps(content, indent=2))
 
@@ -81,7 +83,7 @@ def _record(run: Run, model: keras.Model, history: History, flowers: Flowers, de
         },
         **device_record(device),
         "parameters": model.count_params(),
-        "trainable_parameters": sum(int(np.prod(weight.shape)) for weight in model.trainable_weights),
+        "trainable_parameters": count_trainable(model),
         "layers": count_layers(model),
         **timing(history["seconds"], history["compiled"]),
         "complete": len(history["loss"]) == run.epochs,
@@ -157,6 +159,11 @@ def find_timings() -> pd.DataFrame:
         what = {"train": timed["data"]["train"]} | {key: timed["choices"][key] for key in ("image_size", "batch_size")}
         rows.append({"device": name} | {column: timed[column] for column in columns} | what)
     return pd.DataFrame(rows)
+
+
+def count_trainable(model: keras.Model) -> int:
+    """Count the numbers that training changes."""
+    return sum(math.prod(weight.shape) for weight in model.trainable_weights)
 
 
 def count_layers(model: keras.Model) -> int:

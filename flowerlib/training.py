@@ -36,6 +36,7 @@ class Run:
         seed: of everything random.
         rehearsal: shrunk to show that everything works; its numbers mean nothing.
         steps: steps an epoch; None for all training images.
+        eval_size: side of the images that are judged, in pixels; None for `image_size`.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Run:
     seed: int
     rehearsal: bool = False
     steps: int | None = None
+    eval_size: int | None = None
 
     @property
     def folder(self) -> Path:
@@ -99,7 +101,9 @@ def plan(device: Device, *, shrink: bool = True, **choices: object) -> Run:
         raise FlowersError(f"`FLOWERS_PROFILE` (={profile}) must be full or rehearsal, or unset to go by the device")
     if shrink and profile == "rehearsal":
         # 72 px is the least that all five networks take (Xception's limit is 71).
-        run = replace(run, image_size=72, batch_size=4, epochs=2, warmup_epochs=1, steps=2, rehearsal=True)
+        run = replace(
+            run, image_size=72, eval_size=None, batch_size=4, epochs=2, warmup_epochs=1, steps=2, rehearsal=True
+        )
         print(
             f"REHEARSAL on {device.kind.upper()}: {run.epochs} epochs of {run.steps} steps at {run.image_size} px, to "
             "show that everything works; no number below is a result. FLOWERS_PROFILE=full trains in earnest."

@@ -11,7 +11,7 @@ import pytest
 from scipy import ndimage, stats
 
 from flowerlib.accelerator import tf
-from flowerlib.augment import UNCHANGED, Augmentation, cutmix, mixup
+from flowerlib.augment import UNCHANGED, Augmentation, cutmix, mixup, sometimes
 
 SIZE = 32
 OPERATIONS = {
@@ -353,3 +353,17 @@ def test_the_same_seed_mixes_the_same_and_each_image_its_own_way(mix):
     np.testing.assert_array_equal(one, again)
     assert not np.array_equal(one, other)
     assert len(np.unique(one.max(axis=1).round(5))) > 4
+
+
+def test_sometimes_mixes_its_share_of_the_batches_and_leaves_the_others():
+    images, labels = tf.constant(numbered(4)[0]), tf.eye(4)
+    half = sometimes(cutmix, 0.5)
+    seeds = [(7, number) for number in range(200)]
+    mixed = 0
+    for seed in seeds:
+        said = half(images, labels, tf.constant(seed))
+        whole = cutmix(images, labels, tf.constant(seed))
+        plain = all(np.array_equal(one, other) for one, other in zip(said, (images, labels), strict=True))
+        assert plain or all(np.array_equal(one, other) for one, other in zip(said, whole, strict=True))
+        mixed += not plain
+    assert 80 < mixed < 120  # 100 expected, 7 the standard deviation

@@ -91,9 +91,9 @@ def test_links_lead_to_the_kernels(root):
     assert "[02_augmentation](https://www.kaggle.com/code/someone/flowers-02-augmentation)" in text
 
 
-def test_the_ensemble_is_fed_by_the_quickstart_and_the_five(root):
+def test_the_ensemble_is_fed_by_the_seven_that_predict(root):
     sources = read(root, "20_ensemble")[0]["kernel_sources"]
-    assert sources == [read(root, name)[0]["id"] for name in ["00_quickstart", *BACKBONES]]
+    assert sources == [read(root, name)[0]["id"] for name in ["00_quickstart", "03_finetune", *BACKBONES]]
     assert all(read(root, name)[0]["kernel_sources"] == [] for name in kernels.SERIES if name != "20_ensemble")
 
 
@@ -231,7 +231,7 @@ def test_offline_kernels_take_their_weights_from_the_dataset(tmp_path):
         for name in kernels.SERIES:
             metadata, _ = read(folder, name)
             assert metadata["enable_internet"] is online
-            pretrained = name in ["00_quickstart", *BACKBONES]
+            pretrained = name in ["00_quickstart", "03_finetune", *BACKBONES]
             assert metadata["dataset_sources"] == (datasets if pretrained else [])
 
 

@@ -183,7 +183,7 @@ def test_a_recap_that_fails_stops_no_submission_and_holds_no_old_runs(server, ka
     assert len(server.submissions) == 1
 
 
-NAMED = ("20_ensemble", "01_eda")  # and so the six that feed the ensemble
+NAMED = ("20_ensemble", "01_eda")  # and so the seven that feed the ensemble
 ALL_NAMED = sorted([*NAMED, *FEEDING])
 
 

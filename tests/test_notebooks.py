@@ -18,7 +18,7 @@ def cells(notebook):
 def test_the_series_is_whole():
     backbones = ["10_densenet201", "11_xception", "12_resnet152v2", "13_efficientnetb7", "14_efficientnetv2xl"]
     assert {
-        "00_quickstart", "01_eda", "02_augmentation", *backbones, "20_ensemble", "30_tpu_vs_gpu",
+        "00_quickstart", "01_eda", "02_augmentation", "03_finetune", *backbones, "20_ensemble", "30_tpu_vs_gpu",
     } <= set(NAMES)  # fmt: skip
     assert sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")) == NAMES
 

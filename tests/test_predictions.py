@@ -31,6 +31,17 @@ def test_padding_leaves_no_trace(model, flowers, batch_size):
     assert said.labels.tolist() == [number % 4 for number in range(23, 32)]
 
 
+def test_views_are_averaged_by_hand():
+    labels, ids = np.array([1, -1]), np.array(["a", "b"])
+    views = [
+        Predictions(np.array(said, np.float32), labels, ids)
+        for said in ([[1, 0], [0.25, 0.75]], [[0, 1], [0.75, 0.25]])
+    ]
+    averaged = predictions.average(views)
+    assert averaged.probabilities.tolist() == [[0.5, 0.5], [0.5, 0.5]]
+    assert (averaged.labels is labels, averaged.ids is ids) == (True, True)
+
+
 def test_mirror_averages_an_image_and_its_mirror_image(model, flowers):
     said = predictions.predict(model, data.eval_batches(flowers, "test", 4), 4, mirror=True)
     expected = (one_by_one(model, flowers, "test") + one_by_one(model, flowers, "test", flip=True)) / 2

@@ -16,7 +16,7 @@ from flowerlib.accelerator import Device, keras
 
 CPU = Device("cpu", "a test", 1, "tensorflow")
 RUN = training.Run(
-    "10_tiny", "DenseNet201", True, 24, 8, 3, 1, 0.05, 0.01, 0.1, 0.0, "none", 0, rehearsal=True, steps=2
+    "10_tiny", "DenseNet201", True, 16, 8, 3, 1, 0.05, 0.01, 0.1, 0.0, "none", 0, rehearsal=True, steps=2, eval_size=24
 )  # fmt: skip
 HISTORY = {
     "loss": [1.2, 1.0, 0.9],
@@ -101,6 +101,7 @@ def test_the_model_folder_stands_alone(left, flowers):
     np.testing.assert_allclose(said, np.asarray(model(images)), atol=1e-6)
     assert json.loads((folder / "model/classes.json").read_text()) == list(flowers.classes)
     preprocessing = json.loads((folder / "model/preprocessing.json").read_text())
+    # The size at which it is judged, not the one it was trained at.
     assert preprocessing == {"image_size": 24, "channels": "RGB", "pixels": [0, 255]}
 
 
@@ -165,7 +166,7 @@ def test_timings_of_several_devices_stand_side_by_side(flowers, tmp_path, monkey
             "images_per_second": 2 * 8 / 3,
             "rehearsal": True,
             "train": 23,
-            "image_size": 24,
+            "image_size": 16,
             "batch_size": 8,
         },
         {
@@ -175,7 +176,7 @@ def test_timings_of_several_devices_stand_side_by_side(flowers, tmp_path, monkey
             "images_per_second": 16.0,
             "rehearsal": True,
             "train": 23,
-            "image_size": 24,
+            "image_size": 16,
             "batch_size": 8,
         },
     ]

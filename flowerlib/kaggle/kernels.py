@@ -65,6 +65,7 @@ _BACKBONE = {"accelerated": True, "pretrained": True}
 _PACKAGE = {**_BACKBONE, "carries": ("keras-efficientnet-v2",)}
 _FEEDING = (
     Kernel("00_quickstart", "Flowers 00: quickstart on a CPU", 20, pretrained=True),
+    Kernel("03_finetune", "Flowers 03: EfficientNet-Lite0, fine-tuned", 20, **_BACKBONE),
     Kernel("10_densenet201", "Flowers 10: DenseNet201", 50, **_BACKBONE),
     Kernel("11_xception", "Flowers 11: Xception", 45, **_BACKBONE),
     Kernel("12_resnet152v2", "Flowers 12: ResNet152V2", 45, **_BACKBONE),
