@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks.harness import Clock, Curve, Report, Row, reached
 from benchmarks.input import KAGGLE, kaggle_batches
+from benchmarks.torch_loop import lite0
 from flowerlib import backbones, data, features, heads, metrics, predictions
 from flowerlib.accelerator import keras, tf
 from flowerlib.data import Flowers
@@ -124,12 +125,3 @@ def scikit_learn(flowers: Flowers) -> Curve:
     fitted = LogisticRegression(C=0.01, max_iter=300).fit(scaling.transform(train), labels)
     said = fitted.classes_[fitted.decision_function(scaling.transform(val)).argmax(axis=1)]
     return [(clock.now(), metrics.macro_f1(truth, said, len(flowers.classes)))]
-
-
-def lite0(weights: Path) -> torch.nn.Module:
-    """EfficientNet-Lite0 in torch, with the weights that flowerlib uses."""
-    from efficientnet_lite_pytorch import EfficientNet
-
-    network = EfficientNet.from_name("efficientnet-lite0")
-    network.load_state_dict(torch.load(weights, weights_only=True))
-    return network.eval()

@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from flowerlib import accelerator
 from flowerlib.config import written_whole
 
 RESULTS = Path(__file__).parent / "results"
+PARTS = Path(__file__).parents[1] / "build/benchmarks"
 PACKAGES = ("tensorflow", "keras", "jax", "torch", "simplejpeg", "albumentations", "scikit-learn", "numpy")
 Curve = list[tuple[float, float]]  # seconds, macro F1
 
@@ -52,28 +52,33 @@ class Row:
 
 @dataclass
 class Report:
-    """What a benchmark found: its rows, and whatever raw numbers are worth keeping."""
+    """What a benchmark found: its rows, whatever raw numbers are worth keeping, and a figure where one says more."""
 
     name: str
     rows: list[Row]
     raw: dict = field(default_factory=dict)
+    figure: Figure | None = None
 
-    def save(self, figure: Figure | None = None, folder: Path = RESULTS) -> None:
-        """Write `<name>.json` and, where there is a figure, `<name>.png`."""
+    def save(self, folder: Path = RESULTS) -> None:
+        """Write `<name>.json` and, where there is a figure, `<name>.png`; forget the parts they were made of."""
+        from flowerlib.accelerator import cpu_name  # not for all who need the rest: it imports TensorFlow
+
         versions = {name: metadata.version(name) for name in PACKAGES if _installed(name)}
         about = {
             "date": date.today().isoformat(),
             "command": shlex.join(["python", "-m", "benchmarks", *_arguments()]),
-            "machine": f"{accelerator.cpu_name()}, {platform.system()}, Python {platform.python_version()}",
+            "machine": f"{cpu_name()}, {platform.system()}, Python {platform.python_version()}",
             "cores": os.cpu_count(),
             "versions": versions,
         }
         content = about | {"rows": [asdict(row) for row in self.rows], "raw": self.raw}
         with written_whole(folder / f"{self.name}.json") as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n")
-        if figure is not None:
+        if self.figure is not None:
             with written_whole(folder / f"{self.name}.png") as temporary:
-                figure.savefig(temporary, dpi=120)
+                self.figure.savefig(temporary, dpi=120, format="png")
+        for part in PARTS.glob(f"{self.name}-*.json"):
+            part.unlink()
 
 
 def _arguments() -> list[str]:
@@ -110,6 +115,21 @@ def ratio(results: dict[str, list[float]], ours: str, theirs: str) -> float:
     return statistics.median(a / b for a, b in zip(results[ours], results[theirs], strict=True))
 
 
+def kept(name: str, what: list, compute: Callable[[], list]) -> list:
+    """Return what `compute` returns; or what it returned before, where a stopped benchmark had come so far.
+
+    Kept in `build/benchmarks/` until `Report.save`; `what` it depends on must be the same.
+    """
+    path = PARTS / f"{name}.json"
+    if path.exists() and (part := json.loads(path.read_text()))["what"] == what:
+        return part["value"]
+    value = compute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps({"what": what, "value": value}))
+    return value
+
+
 class Clock:
     """Seconds, those within `pause` not counted."""
 
@@ -132,6 +152,19 @@ class Clock:
 def reached(curve: Curve, goal: float) -> float:
     """Return the seconds at which a curve first is at the goal, infinity where it never is."""
     return next((seconds for seconds, score in curve if score >= goal), float("inf"))
+
+
+def curves_figure(curves: dict[str, Curve], goal: float) -> Figure:
+    """Draw macro F1 over minutes, one line a contestant, and the goal as a dotted line."""
+    figure = Figure((8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for (name, curve), style in zip(curves.items(), ("o-", "s--", "^-."), strict=False):
+        axes.plot([seconds / 60 for seconds, _ in curve], [score for _, score in curve], style, label=name)
+    axes.axhline(goal, color="0.5", linestyle=":", label=f"macro F1 {goal}")
+    axes.set(xlabel="minutes, validation not counted", ylabel="macro F1 on val")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
 
 
 def show(console: Console, title: str, rows: list[Row]) -> None:

@@ -157,20 +157,21 @@ def kaggle_batches(flowers: Flowers, batch_size: int) -> tf.data.Dataset:
     return shards.with_options(options).map(parse, tf.data.AUTOTUNE).repeat().shuffle(2048).batch(batch_size)
 
 
-def _records(flowers: Flowers, split: str) -> Iterator[tf.train.Example]:
+def records(flowers: Flowers, split: str) -> Iterator[tf.train.Example]:
+    """Read a split's records, in file order."""
     for record in tf.data.TFRecordDataset(list(flowers.shards[split])).as_numpy_iterator():
         yield tf.train.Example.FromString(record)
 
 
 def _jpegs(flowers: Flowers) -> list[bytes]:
-    return [record.features.feature["image"].bytes_list.value[0] for record in _records(flowers, "train")]
+    return [record.features.feature["image"].bytes_list.value[0] for record in records(flowers, "train")]
 
 
 def _enlarged(flowers: Flowers, folder: Path, size: int, count: int) -> Flowers:
     """The first images of the training split, enlarged to `size` and compressed again, as one shard."""
     path = folder / f"00-{size}x{size}-{count}.tfrec"
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for record in islice(_records(flowers, "train"), count):
+        for record in islice(records(flowers, "train"), count):
             image = record.features.feature["image"].bytes_list
             Image.open(io.BytesIO(image.value[0])).resize((size, size), Image.Resampling.LANCZOS).save(
                 buffer := io.BytesIO(), "JPEG", quality=95

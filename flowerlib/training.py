@@ -123,9 +123,29 @@ def learning_rate(run: Run, flowers: Flowers) -> keras.optimizers.schedules.Lear
     )
 
 
-def optimizer(run: Run, flowers: Flowers) -> keras.optimizers.Optimizer:
-    """Return AdamW over `learning_rate`; biases and normalisation's scales, which cannot over-fit, do not decay."""
-    adamw = keras.optimizers.AdamW(learning_rate(run, flowers), weight_decay=run.weight_decay)
+class _AdamW(keras.optimizers.AdamW):
+    """AdamW whose last two variables, the head's, learn so many times as fast; all decay alike."""
+
+    def __init__(self, *arguments: object, head_times: float, **options: object) -> None:
+        super().__init__(*arguments, name="adamw", **options)
+        self.head_times = head_times
+
+    def update_step(
+        self, gradient: keras.KerasTensor, variable: keras.Variable, learning_rate: keras.KerasTensor
+    ) -> None:
+        of_head = self._get_variable_index(variable) >= len(self._trainable_variables) - 2
+        super().update_step(gradient, variable, learning_rate * (self.head_times if of_head else 1.0))
+
+
+def optimizer(run: Run, flowers: Flowers, *, head_times: float = 1.0) -> keras.optimizers.Optimizer:
+    """Return AdamW over `learning_rate`; biases and normalisation's scales, which cannot over-fit, do not decay.
+
+    Args:
+        run: the choices.
+        flowers: the dataset; its count gives the steps an epoch.
+        head_times: the learning rate of the last layer, which is new, over that of all others.
+    """
+    adamw = _AdamW(learning_rate(run, flowers), weight_decay=run.weight_decay, head_times=head_times)
     adamw.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
     return adamw
 

@@ -15,7 +15,7 @@ from flowerlib.config import FlowersError
 from flowerlib.kaggle import build, kernels
 
 BACKBONES = ["10_densenet201", "11_xception", "12_resnet152v2", "13_efficientnetb7", "14_efficientnetv2xl"]
-TRAINED = [*BACKBONES, "30_tpu_vs_gpu"]
+TRAINED = ["03_finetune", *BACKBONES, "30_tpu_vs_gpu"]
 
 
 @pytest.fixture(scope="module")

@@ -58,6 +58,22 @@ def test_learning_rate_by_hand(run, flowers):
     np.testing.assert_allclose([float(schedule(step)) for step in range(9)], expected, atol=1e-8)
 
 
+@pytest.mark.parametrize("head_times", [1.0, 10.0])
+def test_the_head_learns_so_many_times_as_fast(run, flowers, head_times):
+    """Adam's first step is the learning rate, whatever the gradient; here without decay."""
+    keras.utils.set_random_seed(0)
+    first, last = keras.layers.Dense(3), keras.layers.Dense(4)
+    model = keras.Sequential([keras.Input((5,)), first, last])
+    adamw = training.optimizer(replace(run, weight_decay=0.0, warmup_epochs=0), flowers, head_times=head_times)
+    model.compile(adamw, "mse")
+    before = model.get_weights()
+    rng = np.random.default_rng(0)
+    model.fit(rng.normal(size=(8, 5)), rng.normal(size=(8, 4)), epochs=1, batch_size=8, verbose=0)
+    moved = [abs(new - old) for new, old in zip(model.get_weights(), before, strict=True)]
+    for change, rate in zip(moved, [0.05, 0.05, 0.05 * head_times, 0.05 * head_times], strict=True):
+        np.testing.assert_allclose(change, rate, rtol=1e-3)
+
+
 def test_plan_shrinks_on_a_cpu_and_says_so_in_one_line(flowers, capsys):
     planned = training.plan(CPU, **CHOICES)
     assert planned.rehearsal

@@ -1,0 +1,123 @@
+"""Sixteen times the images: sixteen times as long, and no more memory? Eight devices: the same as one?"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.harness import Report, Row
+from flowerlib import data
+from flowerlib.data import Flowers
+
+FACTORS = (1, 4, 16)
+DEVICES = (1, 2, 4, 8)
+AGREE = 1e-4  # losses, relative: sums over other shares of a batch are rounded differently
+
+READ = """
+import json, resource, sys, time
+from flowerlib import augment, data
+root, way = sys.argv[1:]
+flowers = data.find(192, root)
+steps = flowers.count("train") // 64
+if way == "training":
+    batches = data.train_batches(flowers, 64, augment=augment.Augmentation())
+else:
+    batches = data.eval_batches(flowers, "train", 64)
+iterator = batches.as_numpy_iterator()
+next(iterator)
+began = time.perf_counter()
+for _ in range(steps - 1):
+    next(iterator)
+seconds = time.perf_counter() - began
+print(json.dumps({"seconds": seconds, "MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+"""
+
+TRAIN = """
+import json, sys, time
+from flowerlib import accelerator, data
+from flowerlib.accelerator import keras
+root, steps = sys.argv[1], int(sys.argv[2])
+flowers = data.find(192, root)
+device = accelerator.setup()
+keras.utils.set_random_seed(0)
+with device.scope():
+    layers = [keras.layers.Rescaling(1 / 127.5, -1.0), keras.layers.Conv2D(16, 3, 2), keras.layers.BatchNormalization()]
+    layers += [keras.layers.ReLU(), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(len(flowers.classes))]
+    model = keras.Sequential([keras.Input((64, 64, 3)), *layers])
+    model.compile(keras.optimizers.SGD(0.1), keras.losses.CategoricalCrossentropy(from_logits=True))
+batches = data.train_batches(flowers, 64, image_size=64)
+losses, began = [], []
+
+class Note(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs):
+        losses.append(float(logs["loss"]))
+        began.append(time.perf_counter())
+
+model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[Note()])
+seconds = (began[-1] - began[1]) / (len(began) - 2)
+print(json.dumps({"devices": device.num_replicas, "losses": losses, "seconds": seconds}))
+"""
+
+
+def run(root: str, quick: bool) -> Report:
+    """Measure whole processes, each on its own."""
+    flowers = data.find(192, root)
+    factors = FACTORS[:2] if quick else FACTORS
+    rows, raw = [], {}
+    with TemporaryDirectory() as place:
+        roots = {factor: _repeated(flowers, Path(place) / str(factor), factor) for factor in factors}
+        for way in ("evaluation", "training"):
+            found = {factor: _process(READ, roots[factor], way) for factor in factors}
+            rows += _grown(way, found, factors[-1])
+            raw[way] = found
+    encoded = sum(Path(path).stat().st_size for path in flowers.shards["train"]) / 2**20
+    rows.append(Row("the training images as they are stored", encoded, "MB"))
+    shared = {count: _process(TRAIN, root, 5 if quick else 30, devices=count) for count in DEVICES}
+    raw["devices"] = shared
+    assert [found["devices"] for found in shared.values()] == list(DEVICES)
+    alone = shared[1]
+    for count in DEVICES[1:]:
+        losses = zip(shared[count]["losses"], alone["losses"], strict=True)
+        apart = max(abs(one / other - 1) for one, other in losses)
+        rows.append(Row(f"{count} virtual devices: losses differ from one device's by", apart, "x", f"<= {AGREE}"))
+        rows.append(
+            Row(f"{count} virtual devices: a step over one device's", shared[count]["seconds"] / alone["seconds"], "x")
+        )
+    return Report("growth", rows, raw)
+
+
+def _grown(way: str, found: dict[int, dict], most: int) -> list[Row]:
+    once, often = found[1], found[most]
+    return [
+        Row(
+            f"{way}, {most} x the images: time over {most} x", often["seconds"] / once["seconds"] / most, "x", "<= 1.1"
+        ),
+        Row(f"{way}, {most} x the images: more memory", often["MB"] - once["MB"], "MB", "<= 200"),
+    ]
+
+
+def _repeated(flowers: Flowers, folder: Path, times: int) -> Path:
+    """The dataset with every training shard so many times, as links."""
+    for split, shards in flowers.shards.items():
+        place = folder / f"tfrecords-jpeg-192x192/{split}"
+        place.mkdir(parents=True)
+        for number, shard in enumerate(shards * (times if split == "train" else 1)):
+            name = Path(shard).name.split("-", 1)[1]
+            (place / f"{number:03d}-{name}").symlink_to(Path(shard).resolve())
+    (folder / "classes.json").write_text(json.dumps(flowers.classes))
+    return folder
+
+
+def _process(script: str, *arguments: object, devices: int = 1) -> dict:
+    several = {"KERAS_BACKEND": "jax", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        env=os.environ | (several if script is TRAIN else {}),
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        sys.exit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
