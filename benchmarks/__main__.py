@@ -9,7 +9,7 @@ from rich.console import Console
 
 from benchmarks.harness import show
 
-NAMES = ("start", "input", "growth", "frozen", "finetune")
+NAMES = ("start", "input", "growth", "frozen", "finetune", "tpu")
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 

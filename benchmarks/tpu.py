@@ -1,0 +1,70 @@
+"""What eight cores of a TPU v5e should do an epoch in, on paper: nothing here has run on one.
+
+Operations are counted in the program that JAX hands to the compiler, for a training step at 512 px as the notebooks 10
+to 14 take it. An epoch takes as long as the slower of two: computing, at an assumed share of the peak, and decoding on
+the host.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+from benchmarks.harness import Report, Row
+
+NETWORKS = {
+    "DenseNet201": True,
+    "Xception": True,
+    "ResNet152V2": True,
+    "EfficientNetB7": True,
+    "EfficientNetV2XL": False,  # frozen: forward only
+}
+IMAGES = 12_753  # of the competition's training split
+PEAK = 8 * 197e12  # bfloat16 operations/s: cloud.google.com/tpu/docs/v5e
+SHARE = 0.35  # of the peak; an assumption, to be replaced by the first real run
+SIZE, BATCH = 512, 4
+
+COUNT = """
+import json, sys
+import jax
+from flowerlib import backbones
+from flowerlib.accelerator import keras
+name, size, batch, trained = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "True"
+backbones._settle = lambda network: None  # weights do not matter, and settling them takes minutes
+network = backbones.load(name, size, "random")
+network.trainable = trained
+variables = network.trainable_variables, network.non_trainable_variables
+trainable, others = ([variable.value for variable in part] for part in variables)
+
+def forward(trainable, others, images):
+    maps, _ = network.stateless_call(trainable, others, images, training=trained)
+    return maps.astype("float32").mean()
+
+step = jax.grad(forward) if trained else forward
+images = jax.ShapeDtypeStruct((batch, size, size, 3), "float32")
+cost = jax.jit(step).lower(trainable, others, images).cost_analysis()
+print(json.dumps(cost["flops"] / batch))
+"""
+
+
+def run(root: str, quick: bool) -> Report:
+    """Count; no data are read."""
+    rows, raw = [], {}
+    for name in list(NETWORKS)[: 1 if quick else None]:
+        arguments = map(str, (name, SIZE, BATCH, NETWORKS[name]))
+        done = subprocess.run(
+            [sys.executable, "-c", COUNT, *arguments],
+            env=os.environ | {"KERAS_BACKEND": "jax"},
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            sys.exit(done.stderr)
+        raw[name] = operations = json.loads(done.stdout.splitlines()[-1])
+        seconds = IMAGES * operations / (PEAK * SHARE)
+        rows += [
+            Row(f"{name}: operations an image", operations / 1e9, "10^9"),
+            Row(f"{name}: computing, an epoch on a v5e-8, expected", seconds, "s"),
+            Row(f"{name}: decoding that keeps up with it", IMAGES / seconds, "images/s"),
+        ]
+    return Report("tpu", rows, raw)
