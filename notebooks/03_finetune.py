@@ -9,11 +9,11 @@
 # ---
 
 # %% [markdown]
-# # Fine-tuning: from good features to the right ones, on a CPU within the hour
+# # Fine-tuning: from good features to the right ones, on a CPU in half an hour
 #
 # The quickstart looks through a network that was made for a thousand things of every kind, and learns only what to make of
-# what it sees. Here the network itself learns to see flowers. It costs the better part of an hour where the quickstart
-# costs minutes, and it halves the mistakes.
+# what it sees. Here the network itself learns to see flowers. It takes half an hour where the quickstart takes a minute or
+# two, and leaves a quarter of the mistakes.
 #
 # The network is the quickstart's, EfficientNet-Lite0. Two ideas make it affordable without a GPU:
 #
@@ -22,6 +22,12 @@
 # - **Train small, look large.** Random crops are enlarged, so in training a flower looks larger than it will later. Looking
 #   at larger images afterwards makes up for it, and costs nothing while training (Touvron et al., *Fixing the train-test
 #   resolution discrepancy*, arXiv 1906.06423).
+#
+# | data | device | val macro F1, one view | six views | val accuracy | minutes |
+# |---|---|---|---|---|---|
+# | 7,123 photographs (Oxford Flowers-102 and tulips), 192 px | 2 CPU cores | 0.9765 | 0.9793 | 0.9793 | 32 |
+#
+# One run of this notebook; the quickstart has 0.9161 on the same images.
 
 # %%
 from flowerlib import accelerator, augment, backbones, data, eda, heads
