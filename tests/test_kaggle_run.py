@@ -296,7 +296,7 @@ def test_the_log_of_an_earlier_failure_is_not_shown_for_a_refusal(server, kaggle
 def test_inputs_that_kaggle_drops_are_an_error(server, kaggle):
     fails(
         kaggle("push", "20_ensemble"),
-        "started 20_ensemble without kernel someone/flowers-00-quickstart-on-a-cpu, someone/flowers-10-densenet201",
+        "started 20_ensemble without kernel someone/flowers-00-quickstart-on-a-cpu, someone/flowers-03-efficient",
         "stop it at https://",
     )
 
@@ -606,7 +606,7 @@ def test_a_series_that_cannot_fit_is_refused_with_the_figures(server, kaggle):
     server.quota["tpu"] = (18.5, 20)
     fails(
         kaggle("run", *POLL),
-        "TPU hours do not suffice: about 4.6 h to run 6, 1.5 h of 20 h left until Saturday 05 January, 00:00 UTC",
+        "TPU hours do not suffice: about 4.9 h to run 7, 1.5 h of 20 h left until Saturday 05 January, 00:00 UTC",
         "; name fewer notebooks, or wait",
     )
     assert sent(server) == []
