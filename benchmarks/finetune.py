@@ -102,9 +102,9 @@ def ours(flowers: Flowers, epochs: int) -> tuple[Curve, float]:
     clock = Clock()
     choices = training.Run(
         "03_finetune", "EfficientNetLite0", True, SIZE, BATCH, epochs, warmup_epochs=1, peak_lr=5e-4,
-        weight_decay=0.05, label_smoothing=0.1, dropout=0.3, mix="cutmix", seed=0, eval_size=224,
+        weight_decay=0.05, label_smoothing=0.1, dropout=0.3, mix="cutmix", seed=0, eval_size=224, head_times=10,
     )  # fmt: skip
-    model = network(len(flowers.classes), optimizer=training.optimizer(choices, flowers, head_times=10))
+    model = network(len(flowers.classes), optimizer=training.optimizer(choices, flowers))
     steps = choices.steps_per_epoch(flowers)
     curve: Curve = []
 

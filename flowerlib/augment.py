@@ -162,8 +162,10 @@ def mixup(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Ten
     )
 
 
-def sometimes(mix: Mix, share: float) -> Mix:
+def sometimes(mix: Mix | None, share: float) -> Mix | None:
     """Return what mixes that share of the batches, drawn from the seed, and leaves the others as they are."""
+    if mix is None:
+        return None
 
     def mixed(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         draw = tf.random.stateless_uniform([], seed + 1)

@@ -37,6 +37,9 @@ class Run:
         rehearsal: shrunk to show that everything works; its numbers mean nothing.
         steps: steps an epoch; None for all training images.
         eval_size: side of the images that are judged, in pixels; None for `image_size`.
+        head_times: the learning rate of the last layer, which is new, over that of all others.
+        mixed: the share of batches that `mix` mixes.
+        frozen_before: the first layer that is trained; None for all.
     """
 
     name: str
@@ -55,6 +58,9 @@ class Run:
     rehearsal: bool = False
     steps: int | None = None
     eval_size: int | None = None
+    head_times: float = 1.0
+    mixed: float = 1.0
+    frozen_before: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -137,15 +143,9 @@ class _AdamW(keras.optimizers.AdamW):
         super().update_step(gradient, variable, learning_rate * (self.head_times if of_head else 1.0))
 
 
-def optimizer(run: Run, flowers: Flowers, *, head_times: float = 1.0) -> keras.optimizers.Optimizer:
-    """Return AdamW over `learning_rate`; biases and normalisation's scales, which cannot over-fit, do not decay.
-
-    Args:
-        run: the choices.
-        flowers: the dataset; its count gives the steps an epoch.
-        head_times: the learning rate of the last layer, which is new, over that of all others.
-    """
-    adamw = _AdamW(learning_rate(run, flowers), weight_decay=run.weight_decay, head_times=head_times)
+def optimizer(run: Run, flowers: Flowers) -> keras.optimizers.Optimizer:
+    """Return AdamW over `learning_rate`; biases and normalisation's scales, which cannot over-fit, do not decay."""
+    adamw = _AdamW(learning_rate(run, flowers), weight_decay=run.weight_decay, head_times=run.head_times)
     adamw.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
     return adamw
 

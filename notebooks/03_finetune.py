@@ -70,7 +70,7 @@ run = training.plan(
     device, name=NAME, backbone=BACKBONE, retrain=True, image_size=IMAGE_SIZE, eval_size=EVAL_SIZE,
     batch_size=BATCH_SIZE, epochs=EPOCHS, warmup_epochs=WARMUP_EPOCHS, peak_lr=PEAK_LR,
     weight_decay=WEIGHT_DECAY, label_smoothing=LABEL_SMOOTHING, dropout=DROPOUT, mix=MIX,
-    seed=SEED,
+    seed=SEED, head_times=HEAD_TIMES, mixed=MIXED, frozen_before=FROZEN_BEFORE,
 )  # fmt: skip
 flowers = data.find(run.stored_size)
 data.check(flowers)
@@ -84,7 +84,7 @@ print(flowers)
 vary = augment.Augmentation(vertical_flip=False, crop=0.5)
 train = data.train_batches(
     flowers, run.batch_size, image_size=run.image_size, augment=vary,
-    mix=augment.sometimes(augment.MIXES[run.mix], MIXED), seed=run.seed,
+    mix=augment.sometimes(augment.MIXES[run.mix], run.mixed), seed=run.seed,
 )  # fmt: skip
 val = data.eval_batches(
     flowers, "val", run.eval_batch_size, image_size=run.eval_size or run.image_size
@@ -101,12 +101,12 @@ plots.gallery(images[:12], plots.label_texts(labels[:12], flowers.classes))
 # %%
 with device.scope():
     backbone = backbones.load(BACKBONE, None)
-    backbones.freeze(backbone, FROZEN_BEFORE)
+    backbones.freeze(backbone, run.frozen_before)
     head = heads.linear(len(flowers.classes), run.dropout)
     pixels = keras.Input((None, None, 3))  # in float32: bfloat16 would round them
     model = keras.Sequential([pixels, backbone, keras.layers.GlobalAveragePooling2D(), head])
     model.compile(
-        training.optimizer(run, flowers, head_times=HEAD_TIMES),
+        training.optimizer(run, flowers),
         keras.losses.CategoricalCrossentropy(label_smoothing=run.label_smoothing),
         metrics=["accuracy"],
     )

@@ -64,7 +64,7 @@ def test_the_head_learns_so_many_times_as_fast(run, flowers, head_times):
     keras.utils.set_random_seed(0)
     first, last = keras.layers.Dense(3), keras.layers.Dense(4)
     model = keras.Sequential([keras.Input((5,)), first, last])
-    adamw = training.optimizer(replace(run, weight_decay=0.0, warmup_epochs=0), flowers, head_times=head_times)
+    adamw = training.optimizer(replace(run, weight_decay=0.0, warmup_epochs=0, head_times=head_times), flowers)
     model.compile(adamw, "mse")
     before = model.get_weights()
     rng = np.random.default_rng(0)
