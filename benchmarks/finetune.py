@@ -1,4 +1,4 @@
-"""Fine-tuning EfficientNet-Lite0: images/s of a step, and macro F1 over time beside the plain torch loop."""
+"""Fine-tuning beside torch: images/s of a step, an epoch over its bare steps, macro F1 over time."""
 
 import json
 import pickle
@@ -6,79 +6,137 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 
-from benchmarks.harness import Clock, Curve, Report, Row, curves_figure, in_turns, kept, medians, ratio, reached
+from benchmarks import torch_loop
+from benchmarks.harness import (
+    Clock,
+    Curve,
+    Report,
+    Row,
+    curves_figure,
+    gain,
+    in_turns,
+    kept,
+    medians,
+    ratio,
+    reached,
+    small,
+)
 from benchmarks.input import records
-from benchmarks.torch_loop import lite0
 from flowerlib import augment, backbones, data, heads, predictions, training
 from flowerlib.accelerator import keras, tf
 from flowerlib.data import Flowers
 from flowerlib.weights import locate
 
 SIZE, BATCH = 192, 32
+FROZEN = "block3_expand_conv", 3  # the first layer trained; how many of torch's blocks lie before it
 GOAL = 0.95
-OURS = "flowerlib, early layers frozen"
-PLAIN, LAST = "torch, plain", "torch, channels_last"
 
 
 def run(root: str, quick: bool) -> Report:
-    """Measure single steps on one batch in memory, an epoch with reading and augmenting, then whole trainings."""
+    """Measure single steps on one batch in memory, epochs with reading and augmenting, then whole trainings."""
     flowers = data.find(SIZE, root)
-    rows, raw = _speed(flowers, quick)
-    trainings = {
-        "flowerlib": (ours, 2 if quick else 24),
-        "torch, plain loop": (theirs, 1 if quick else 8),
-    }
-    found = {
-        name: kept(f"finetune-{train.__name__}", [epochs, flowers.fingerprint], lambda t=train, e=epochs: t(flowers, e))
-        for name, (train, epochs) in trainings.items()
-    }
-    curves = {name: [tuple(point) for point in curve] for name, (curve, _) in found.items()}
-    for name, (curve, views) in found.items():
+    if quick:
+        flowers = small(flowers)
+    rows, raw = [], {}
+    for measure in (_steps, _epochs) if quick else (_steps, _dense_steps, _epochs):
+        more, values = measure(flowers, quick)
+        rows += more
+        raw |= values
+    curves = {}
+    for name, (train, epochs) in {"flowerlib": (ours, 24), "torch": (theirs, 8)}.items():
+        compute = partial(train, flowers, 2 if quick else epochs)
+        found = compute() if quick else kept(f"finetune-{name}", [epochs, flowers.fingerprint], compute)
+        curve, views = [tuple(point) for point in found[0]], found[1]
+        curves[name] = curve
+        mine = name == "flowerlib"
         rows += [
-            Row(f"{name}: minutes in all", curve[-1][0] / 60, "min", "<= 60" if name == "flowerlib" else ""),
-            Row(f"{name}: macro F1, one view", curve[-1][1], "macro F1", ">= 0.965" if name == "flowerlib" else ""),
-            Row(f"{name}: macro F1, several views", views, "macro F1", ">= 0.970" if name == "flowerlib" else ""),
-            Row(f"{name}: seconds to {GOAL}", reached(curve, GOAL), "s"),
+            Row(f"{name}: minutes of training", curve[-1][0] / 60, "min", "<= 60" if mine else ""),
+            Row(f"{name}: macro F1, one view", curve[-1][1], "macro F1", ">= 0.965" if mine else ""),
+            Row(f"{name}: macro F1, several views", views, "macro F1", ">= 0.970" if mine else ""),
+            Row(f"{name}: time to macro F1 {GOAL}", reached(curve, GOAL), "s"),
         ]
-    gain = reached(curves["torch, plain loop"], GOAL) / reached(curves["flowerlib"], GOAL)
-    rows.append(Row(f"time to macro F1 {GOAL}, torch / flowerlib", gain, "x", ">= 1.3"))
+    faster = gain(curves["flowerlib"], curves["torch"], GOAL)
+    rows.append(Row(f"time to macro F1 {GOAL}, torch / flowerlib", faster, "x", ">= 1.3"))
     return Report("finetune", rows, raw | {"curves": curves}, None if quick else curves_figure(curves, GOAL))
 
 
-def _speed(flowers: Flowers, quick: bool) -> tuple[list[Row], dict]:
-    images, labels = next(iter(data.train_batches(flowers, BATCH)))
-    model, whole = network(len(flowers.classes)), network(len(flowers.classes), before=None)
-    steps = in_turns(
-        {
-            OURS: _step(lambda: model.train_on_batch(images, labels)),
-            "flowerlib, trained whole": _step(lambda: whole.train_on_batch(images, labels)),
-            PLAIN: _torch(flowers, images.numpy(), labels.numpy(), last=False),
-            LAST: _torch(flowers, images.numpy(), labels.numpy(), last=True),
-        },
-        2 if quick else 6,
-    )
-    count = 10 if quick else 80
-    began = time.perf_counter()
-    model.fit(_batches(flowers), steps_per_epoch=count, epochs=1, verbose=0, shuffle=False)
-    epoch = time.perf_counter() - began
-    bare = count * BATCH / medians(steps)[OURS]
-    rows = [Row(f"a step: {name}", value, "images/s") for name, value in medians(steps).items()]
-    rows += [
-        Row("a step, flowerlib / torch plain", ratio(steps, OURS, PLAIN), "x", ">= 1.2"),
-        Row("a step, flowerlib / torch channels_last", ratio(steps, OURS, LAST), "x"),
-        Row("an epoch over its bare steps", epoch / bare, "x", "<= 1.05"),
-    ]
-    return rows, {"images/s": steps, "seconds of an epoch": epoch, "steps": count}
+def _steps(flowers: Flowers, quick: bool) -> tuple[list[Row], dict]:
+    """EfficientNet-Lite0, trained whole and with the same early blocks frozen; torch in both layouts of its memory."""
+    classes = len(flowers.classes)
+    images, labels = _batch(flowers, BATCH, SIZE)
+    frozen, whole = network(classes), network(classes, before=None)
+    ways = {
+        "flowerlib, early layers frozen": _step(lambda: frozen.train_on_batch(images, labels), BATCH),
+        "flowerlib, whole": _step(lambda: whole.train_on_batch(images, labels), BATCH),
+    }
+    for last in (False, True):
+        for blocks in (FROZEN[1], 0):
+            name = f"torch, {'early layers frozen' if blocks else 'whole'}{', channels_last' if last else ''}"
+            model = torch_loop.lite0(locate(backbones.get("EfficientNetLite0").weights), classes)
+            torch_loop.freeze(model, blocks)
+            ways[name] = _step(_torch(model, images, labels, last=last), BATCH)
+    found = in_turns(ways, 1 if quick else 6)
+    rows = [Row(f"a step of Lite0: {name}", value, "images/s") for name, value in medians(found).items()]
+    for part in ("early layers frozen", "whole"):
+        for layout in ("", ", channels_last"):
+            times = ratio(found, f"flowerlib, {part}", f"torch, {part}{layout}")
+            rows.append(Row(f"a step of Lite0, {part}: flowerlib / torch{layout}", times, "x", ">= 1.2"))
+    return rows, {"Lite0 images/s": found}
+
+
+def _dense_steps(flowers: Flowers, quick: bool) -> tuple[list[Row], dict]:
+    """DenseNet201 at 224 px, random weights: its pretrained ones cannot be had in torch from a package."""
+    side, batch, classes = 224, 8, len(flowers.classes)
+    images, labels = _batch(flowers, batch, side)
+    pooling = keras.layers.GlobalAveragePooling2D()
+    backbone = backbones.load("DenseNet201", side, "random")
+    model = keras.Sequential([keras.Input((side, side, 3)), backbone, pooling, heads.linear(classes)])
+    model.compile(keras.optimizers.AdamW(5e-4), "categorical_crossentropy")
+    ways = {"flowerlib": _step(lambda: model.train_on_batch(images, labels), batch)}
+    for last in (False, True):
+        peer = _torch(torch_loop.densenet201(classes).train(), images, labels, last=last)
+        ways["torch, channels_last" if last else "torch"] = _step(peer, batch)
+    found = in_turns(ways, 1 if quick else 4)
+    rows = [Row(f"a step of DenseNet201: {name}", value, "images/s") for name, value in medians(found).items()]
+    for name in ("torch", "torch, channels_last"):
+        rows.append(Row(f"a step of DenseNet201: flowerlib / {name}", ratio(found, "flowerlib", name), "x"))
+    return rows, {"DenseNet201 images/s": found}
+
+
+def _epochs(flowers: Flowers, quick: bool) -> tuple[list[Row], dict]:
+    """`fit` on varied batches as they are read, beside as many calls of the compiled step on one batch in memory."""
+    model, steps = network(len(flowers.classes)), 5 if quick else 60
+    batches = _batches(flowers)
+    same = iter(batches.take(1).cache().repeat())
+    model.fit(batches, steps_per_epoch=2, verbose=0, shuffle=False)  # compiles the step
+
+    def bare() -> float:
+        began = time.perf_counter()
+        for _ in range(steps):
+            logs = model.train_function(same)
+        float(logs["loss"])  # waits for the last
+        return time.perf_counter() - began
+
+    def epoch() -> float:
+        began = time.perf_counter()
+        model.fit(batches, steps_per_epoch=steps, verbose=0, shuffle=False)
+        return time.perf_counter() - began
+
+    found = in_turns({"epoch": epoch, "bare steps": bare}, 1 if quick else 5)
+    over = ratio(found, "epoch", "bare steps")
+    row = Row(f"Lite0, {steps} steps: an epoch over its bare steps", over, "x", "<= 1.05")
+    return [row], {f"seconds of {steps} steps": found}
 
 
 def network(
-    classes: int, *, before: str | None = "block3_expand_conv", optimizer: keras.optimizers.Optimizer | None = None
+    classes: int, *, before: str | None = FROZEN[0], optimizer: keras.optimizers.Optimizer | None = None
 ) -> keras.Model:
     """The network of `03_finetune`, compiled; trained from the layer `before` on, or whole."""
     backbone = backbones.load("EfficientNetLite0", None)
@@ -123,8 +181,8 @@ def ours(flowers: Flowers, epochs: int) -> tuple[Curve, float]:
 
 def theirs(flowers: Flowers, epochs: int) -> tuple[Curve, float]:
     """`benchmarks/torch_loop.py`, in a process of its own."""
-    classes = len(flowers.classes)
-    given = {split: _jpegs(flowers, split) for split in ("train", "val")} | {"classes": classes, "epochs": epochs}
+    given = {split: _jpegs(flowers, split) for split in ("train", "val")}
+    given |= {"classes": len(flowers.classes), "epochs": epochs}
     with TemporaryDirectory() as place:
         path = Path(place) / "given.pickle"
         path.write_bytes(pickle.dumps(given | {"weights": locate(backbones.get("EfficientNetLite0").weights)}))
@@ -138,30 +196,30 @@ def _jpegs(flowers: Flowers, split: str) -> tuple[list[bytes], list[int]]:
     return [one["image"].bytes_list.value[0] for one in found], [one["class"].int64_list.value[0] for one in found]
 
 
-def _step(step: Callable[[], object]) -> Callable[[], float]:
+def _batch(flowers: Flowers, batch: int, side: int) -> list[np.ndarray]:
+    return [value.numpy() for value in next(iter(data.train_batches(flowers, batch, image_size=side)))]
+
+
+def _step(step: Callable[[], object], batch: int) -> Callable[[], float]:
     def run() -> float:
         began = time.perf_counter()
         for _ in range(4):
             step()
-        return 4 * BATCH / (time.perf_counter() - began)
+        return 4 * batch / (time.perf_counter() - began)
 
     return run
 
 
-def _torch(flowers: Flowers, images: np.ndarray, labels: np.ndarray, *, last: bool) -> Callable[[], float]:
-    model = lite0(locate(backbones.get("EfficientNetLite0").weights))
-    model._fc = torch.nn.Linear(1280, len(flowers.classes))
-    model.train()
-    pixels, truth = torch.from_numpy(images).permute(0, 3, 1, 2).float().sub(127).div(128), torch.from_numpy(labels)
-    if last:
-        model, pixels = (x.to(memory_format=torch.channels_last) for x in (model, pixels))
-    else:
-        pixels = pixels.contiguous()
-    adamw = torch.optim.AdamW(model.parameters(), 1e-4)
+def _torch(model: torch.nn.Module, images: np.ndarray, labels: np.ndarray, *, last: bool) -> Callable[[], None]:
+    layout = torch.channels_last if last else torch.contiguous_format
+    model = model.to(memory_format=layout)
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().sub(127).div(128).contiguous(memory_format=layout)
+    truth = torch.from_numpy(labels)
+    adamw = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], 1e-4)
 
     def step() -> None:
         adamw.zero_grad()
         torch.nn.functional.cross_entropy(model(pixels), truth, label_smoothing=0.1).backward()
         adamw.step()
 
-    return _step(step)
+    return step

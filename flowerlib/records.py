@@ -1,0 +1,65 @@
+"""Fetch records of TFRecord files by their position: memory does not grow with the data, and any order is as good.
+
+A TFRecord file holds, for each record, its length (8 bytes, little-endian), a checksum of that (4 bytes), the record, a
+checksum of the record (4 bytes). Source: tensorflow/core/lib/io/record_writer.h. `data.check` verifies the checksums.
+"""
+
+import os
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from flowerlib.accelerator import tf
+from flowerlib.config import cache_dir, written_whole
+
+
+class Records:
+    """The records of several files, one after the other, left on disk.
+
+    Args:
+        paths: the files, in order. One that is not on this machine (`gs://...`) is fetched once and kept in
+            `records/<key>` in `config.cache_dir()`.
+        key: differs wherever the contents of the files do.
+    """
+
+    def __init__(self, paths: Sequence[str], key: str) -> None:
+        self.files = [os.open(_local(path, cache_dir() / "records" / key), os.O_RDONLY) for path in paths]
+        weakref.finalize(self, _close, self.files)
+        places = [(file, *place) for file in self.files for place in _places(file)]
+        self.places = np.array(places, np.int64).reshape(-1, 3)  # file, first byte, length
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def fetch(self, indices: np.ndarray) -> np.ndarray:
+        """Return the records at those positions, `(n,)` bytes."""
+        files, firsts, lengths = self.places[indices].T.tolist()
+        found = [os.pread(*place) for place in zip(files, lengths, firsts, strict=True)]
+        return np.array(found, object)
+
+
+def _places(file: int) -> Iterator[tuple[int, int]]:
+    """Yield the first byte and the length of each whole record."""
+    size, at = os.fstat(file).st_size, 0
+    while at < size:
+        length = int.from_bytes(os.pread(file, 8, at), "little")
+        if at + length + 16 <= size:
+            yield at + 12, length
+        at += length + 16
+
+
+def _close(files: list[int]) -> None:
+    for file in files:
+        os.close(file)
+
+
+def _local(path: str, folder: Path) -> Path:
+    if os.path.exists(path):
+        return Path(path)
+    copy = folder / PurePosixPath(path).name
+    if not copy.exists():
+        with written_whole(copy) as temporary:
+            tf.io.gfile.copy(path, str(temporary))
+    return copy
