@@ -1,4 +1,5 @@
-# Four commands: `make setup`, `make run`, `make test`, `make twin`. They need Python 3.11 to 3.13 with pip, and nothing else.
+# Four commands: `make setup`, `make run`, `make test`, `make twin`.
+# They need Python 3.11 to 3.13 with pip, and nothing else.
 PYTHON ?= python3
 # Kaggle has Python 3.12: where there is one, the twin has it too.
 TWIN_PYTHON ?= $(shell for python in python3.12 "$$(pyenv prefix 3.12 2>/dev/null)/bin/python"; do \

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks.harness import show
+from benchmarks.harness import show, write_table
 
 NAMES = ("start", "input", "growth", "frozen", "finetune", "tpu")
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -29,6 +29,7 @@ def main(
         show(console, name, report.rows)
         if not quick:
             report.save()
+            write_table()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from flowerlib.config import written_whole
 from flowerlib.data import Flowers
 
 RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parent / "README.md"
+BEGIN, END = "<!-- results: written by python -m benchmarks -->", "<!-- end of results -->"
 PARTS = Path(__file__).parents[1] / "build/benchmarks"
 PACKAGES = ("tensorflow", "keras", "jax", "torch", "simplejpeg", "albumentations", "scikit-learn", "numpy")
 Curve = list[tuple[float, float]]  # seconds, macro F1
@@ -131,6 +133,31 @@ def kept(name: str, what: list, compute: Callable[[], list]) -> list:
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps({"what": what, "value": value}))
     return value
+
+
+def write_table(readme: Path = README, results: Path = RESULTS) -> None:
+    """Put all that is kept in `results` into the README, between its two marks."""
+    before, rest = readme.read_text().split(BEGIN)
+    _, after = rest.split(END)
+    with written_whole(readme) as temporary:
+        temporary.write_text(f"{before}{BEGIN}\n{markdown(results)}{END}{after}")
+
+
+def markdown(results: Path = RESULTS) -> str:
+    """Return a table for each benchmark that is kept, with where and how it was measured."""
+    parts = []
+    for path in sorted(results.glob("*.json")):
+        kept = json.loads(path.read_text())
+        rows = [Row(**row) for row in kept["rows"]]
+        parts += [
+            f"### {path.stem}",
+            f"{kept['date']}, {kept['machine']}: `{kept['command']}`",
+            "| what | measured | unit | target | met |\n|---|---|---|---|---|\n"
+            + "\n".join(f"| {row.what} | {shown(row.value)} | {row.unit} | {row.target} | {row.met} |" for row in rows),
+        ]
+        if path.with_suffix(".png").exists():
+            parts.append(f"![{path.stem}](results/{path.stem}.png)")
+    return "".join(f"\n{part}\n" for part in parts) + "\n"
 
 
 def small(flowers: Flowers) -> Flowers:

@@ -357,10 +357,14 @@ def _parse(records: tf.Tensor, flowers: Flowers, image_size: int | None) -> tupl
 
 
 def _decode(jpegs: tf.Tensor, side: int) -> tf.Tensor:
-    """Decode JPEGs `(B,)` into `(B, side, side, 3)` uint8, a static shape: a TPU compiles for those."""
+    """Decode JPEGs `(B,)` into `(B, side, side, 3)` uint8, a static shape: a TPU compiles for those.
+
+    The same pixels as from Pillow, OpenCV and others; TensorFlow's own choice is up to 5 of 255 off.
+    """
 
     def one(jpeg: tf.Tensor) -> tf.Tensor:
-        return tf.ensure_shape(tf.io.decode_jpeg(jpeg, channels=3), (side, side, 3))
+        pixels = tf.io.decode_jpeg(jpeg, channels=3, dct_method="INTEGER_ACCURATE")
+        return tf.ensure_shape(pixels, (side, side, 3))
 
     if jpegs.shape[0] is None:
         return tf.map_fn(one, jpegs, fn_output_signature=tf.TensorSpec((side, side, 3), tf.uint8))

@@ -75,16 +75,20 @@ def cross_fitted(probabilities: np.ndarray, labels: np.ndarray, *, folds: int = 
 
 
 def recap(runs: Sequence[RunOutput]) -> pd.DataFrame:
-    """Return one row a run: what it is, how good on val, what it cost. Seconds an epoch are of training alone."""
+    """Return one row a run: what it is, how good on val, what it cost.
+
+    `seconds_per_epoch` are of training alone, `trained` is the share of the parameters that training changed,
+    `image_size` the side in pixels in training.
+    """
     return pd.DataFrame([_recap_row(run) for run in runs])
 
 
 def _recap_row(run: RunOutput) -> dict:
     fields = ("name", "rehearsal", "val_macro_f1", "val_accuracy", "val_loss", "seconds_per_epoch", "epochs")
-    more = ("retrained", "weights", "parameters", "layers")
     device = run.record["device"]
     return {
-        **{field: run.record[field] for field in (*fields, *more)},
+        **{field: run.record[field] for field in (*fields, "weights", "parameters", "layers")},
+        "trained": run.record["trainable_parameters"] / run.record["parameters"],
         "image_size": run.record["choices"]["image_size"],
         "device": f"{device['num_replicas']} x {device['kind']}",
     }

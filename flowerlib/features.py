@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -25,14 +25,16 @@ class Features:
     """What a frozen network sees in one split, in file order.
 
     Attributes:
-        values: `(views, n, d)` float16, in a file; view 0 is the image, view 1 its mirror image, the others are varied.
+        values: `(views, n, d)` float16, in a file; view 0 is the image, then its mirror image, then varied ones.
         labels: `(n,)` int64, -1 where the truth is not known (test).
         ids: `(n,)` strings.
+        plain: how many of the views are not varied: 2, or 1 without the mirror image.
     """
 
     values: np.ndarray
     labels: np.ndarray
     ids: np.ndarray
+    plain: int = 2
 
 
 def extract(
@@ -41,13 +43,13 @@ def extract(
     split: str,
     batch_size: int,
     *,
+    mirror: bool = True,
     varied: int = 0,
     augment: Augmentation | None = None,
     folder: Path | None = None,
     progress: bool = True,
 ) -> Features:
-    """Run a network over every image of a split, its mirror image and variations of it; or read what an earlier call
-    kept.
+    """Run a network over every image of a split, its mirror image and variations of it; or read what is kept of that.
 
     What is kept is found again by the network's weights, the precision, the images and the views. A call that was
     stopped goes on with the batch that it was at.
@@ -57,7 +59,8 @@ def extract(
         flowers: the dataset, resized to S where its images have another side.
         split: `train`, `val` or `test`.
         batch_size: global; a multiple of the number of replicas.
-        varied: how many varied views to add to the two.
+        mirror: whether to look at the mirror image too.
+        varied: how many varied views to add.
         augment: how they vary; as `Augmentation()` unless given.
         folder: where to keep it; `features` in `config.cache_dir()` unless given.
         progress: whether to show a bar.
@@ -67,23 +70,24 @@ def extract(
     """
     augment = augment or Augmentation()
     labels, ids = data.truth(flowers, split)
-    shape = (2 + varied, len(labels), looker.output_shape[-1])
-    key = _key(looker, flowers, [batch_size, varied, repr(augment)] if varied else [])
+    plain = 1 + mirror
+    shape = (plain + varied, len(labels), looker.output_shape[-1])
+    key = _key(looker, flowers, [plain, *([batch_size, varied, repr(augment)] if varied else [])])
     path = (folder or cache_dir() / "features") / key / f"{split}.npy"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tqdm(desc=f"looking at {split}", total=shape[0] * shape[1], unit="img", disable=not progress) as bar:
-            _look(looker, flowers, split, batch_size, augment, path, shape, bar)
-    return Features(np.load(path, mmap_mode="r"), labels, ids)
+            _look(looker, flowers, split, batch_size, plain, augment, path, shape, bar)
+    return Features(np.load(path, mmap_mode="r"), labels, ids, plain)
 
 
-def _key(looker: keras.Model, flowers: Flowers, variations: list) -> str:
+def _key(looker: keras.Model, flowers: Flowers, views: list) -> str:
     """16 hex digits that differ wherever the features would."""
     weights = hashlib.sha256()
     for weight in looker.get_weights():
         weights.update(str(weight.shape).encode() + weight.tobytes())
     size, policy = looker.input_shape[1], keras.config.dtype_policy().name
-    what = [weights.hexdigest(), policy, size, variations, flowers.fingerprint]
+    what = [weights.hexdigest(), policy, size, views, flowers.fingerprint]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 
@@ -92,17 +96,18 @@ def _look(
     flowers: Flowers,
     split: str,
     batch_size: int,
+    plain: int,
     augment: Augmentation,
     path: Path,
     shape: tuple[int, int, int],
     bar: tqdm,
 ) -> None:
-    """Fill the file, from where an earlier call was stopped: first the two plain views, then each varied one."""
+    """Fill the file, from where an earlier call was stopped: first the plain views, then each varied one."""
     half, mark = path.with_name(f".{path.name}"), path.with_name(f".{path.name}.done")
     done = int(mark.read_text()) if mark.exists() and half.exists() else 0
     values = np.lib.format.open_memmap(half, "r+" if done else "w+", np.float16, shape)
     views, count, _ = shape
-    bar.update(done + min(done, count))
+    bar.update(done + (plain - 1) * min(done, count))
 
     def keep(seen: np.ndarray) -> None:
         nonlocal done
@@ -112,7 +117,7 @@ def _look(
                 f"the network, {looker.name}"
             )
         number, start = divmod(done, count)
-        first = 0 if number == 0 else number + 1  # view, of the pass
+        first = 0 if number == 0 else plain - 1 + number  # view, of the pass
         values[first : first + seen.shape[0], start : start + seen.shape[1]] = seen
         values.flush()
         done += seen.shape[1]
@@ -120,14 +125,14 @@ def _look(
             temporary.write_text(str(done))
         bar.update(seen.shape[0] * seen.shape[1])
 
-    while done < (views - 1) * count:
+    while done < (1 + views - plain) * count:
         number, start = divmod(done, count)
         varying = augment if number else None
         batches = iter(_batches(flowers, split, batch_size, looker.input_shape[1], start, varying, number))
         while number == done // count:
             steps = min(CHUNK, math.ceil((count - done % count) / batch_size))
             chunk = islice(batches, steps)
-            predictions.outputs(looker, chunk, batch_size, mirror=number == 0, steps=steps, take=keep)
+            predictions.outputs(looker, chunk, batch_size, mirror=number == 0 and plain == 2, steps=steps, take=keep)
     half.replace(path)
     mark.unlink()
 
@@ -152,6 +157,15 @@ def _batches(
     return batches.enumerate(start // batch_size).map(vary, tf.data.AUTOTUNE)
 
 
+def hold_out(features: Features, every: int) -> tuple[Features, Features]:
+    """Return the others, and every so many images (the first, ...), with all views of each."""
+    held = np.arange(len(features.labels)) % every == 0
+    return tuple(
+        replace(features, values=features.values[:, part], labels=features.labels[part], ids=features.ids[part])
+        for part in (~held, held)
+    )
+
+
 def train_batches(features: Features, batch_size: int, num_classes: int, seed: int = 0) -> tf.data.Dataset:
     """Return endless batches, features `(B, d)` and labels `(B, num_classes)`; each time one view, drawn at random."""
     views, count, _ = features.values.shape
@@ -174,9 +188,9 @@ def eval_batches(features: Features, batch_size: int, view: int = 0) -> tf.data.
 
 
 def predict(head: keras.Model, features: Features, batch_size: int) -> Predictions:
-    """Return a head's probabilities for every image, averaged over the image and its mirror image.
+    """Return a head's probabilities for every image, averaged over its plain views.
 
     `batch_size` and errors as in `predictions.predict`.
     """
-    views = (eval_batches(features, batch_size, view) for view in (0, 1))
+    views = (eval_batches(features, batch_size, view) for view in range(features.plain))
     return predictions.average([predictions.predict(head, view, batch_size) for view in views])

@@ -124,3 +124,28 @@ def _alone(scaling: keras.layers.Layer, side: _Side, index: int) -> keras.Sequen
 def scores(heads: Sequence[keras.Sequential], val: Features, batch_size: int) -> list[dict[str, float]]:
     """Return each head's `loss`, `accuracy` and `macro_f1` on `val`."""
     return [features.predict(head, val, batch_size).scores() for head in heads]
+
+
+def redense(head: keras.Sequential, dropout: float = 0.0, seed: int = 0) -> keras.Sequential:
+    """Return a head with one more dense layer, which begins by saying exactly what a trained one says.
+
+    The new layer multiplies what the last one gets, `(B, d)`, by a fixed random rotation R and keeps the positive and
+    the negative part apart, ReLU(Rx) and ReLU(-Rx): nothing is lost, since their difference is Rx. The last layer
+    begins with the trained weights turned back by R, and learns from there. Source: Javid, Das, Skoglund and
+    Chatterjee, "A ReLU Dense Layer to Improve the Performance of Neural Networks", arXiv 2010.13572.
+
+    Args:
+        head: as `train_many` returns it.
+        dropout: share of what the last layer gets that it does not see in a training step.
+        seed: of the rotation.
+    """
+    scaling, trained = head.layers
+    kernel, bias = (np.asarray(weight) for weight in trained.get_weights())
+    width, num_classes = kernel.shape
+    rotation, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((width, width)))
+    split = keras.layers.Dense(2 * width, "relu", use_bias=False, trainable=False, dtype="float32")
+    last = linear(num_classes, dropout)
+    deeper = keras.Sequential([keras.Input((width,)), scaling, split, last])
+    split.set_weights([np.concatenate([rotation, -rotation], axis=1)])
+    last.set_weights([np.concatenate([rotation.T @ kernel, -rotation.T @ kernel]), bias])
+    return deeper

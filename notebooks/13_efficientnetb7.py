@@ -34,7 +34,7 @@ from flowerlib import metrics, mistakes, plots, predictions, record, training
 from flowerlib.accelerator import keras
 
 # %% [markdown]
-# Every choice stands in the next cell, with its reason. The notebooks 10 to 14 differ in this cell and in their prose,
+# Every choice stands in the next cell, with its reason. The notebooks 10 to 13 differ in this cell and in their prose,
 # in nothing else.
 
 # %% tags=["parameters"]

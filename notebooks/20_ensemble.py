@@ -38,9 +38,10 @@ if len(runs) == 1:
 recap.style.format(precision=4, thousands=",").hide(axis="index")
 
 # %% [markdown]
-# `val_loss` is the mean of -ln of the probability given to the true class; `layers` counts those with weights;
-# `retrained` says whether the whole network was trained or its head alone. Rows marked as a rehearsal come from a run
-# that was shrunk to show that everything works; they say nothing about the network.
+# `val_loss` is the mean of -ln of the probability given to the true class; `layers` counts those with weights; `trained`
+# is the share of the parameters that training changed: a few hundredths where only a head was trained, nearly all where
+# the whole network was. Rows marked as a rehearsal come from a run that was shrunk to show that everything works; they
+# say nothing about the network.
 
 # %%
 figure = plots.recap(recap)

@@ -11,7 +11,7 @@ import pytest
 from scipy import ndimage, stats
 
 from flowerlib.accelerator import tf
-from flowerlib.augment import UNCHANGED, Augmentation, cutmix, mixup, sometimes
+from flowerlib.augment import MIXES, UNCHANGED, Augmentation, cutmix, mixup, sometimes
 
 SIZE = 32
 OPERATIONS = {
@@ -367,3 +367,4 @@ def test_sometimes_mixes_its_share_of_the_batches_and_leaves_the_others():
         assert plain or all(np.array_equal(one, other) for one, other in zip(said, whole, strict=True))
         mixed += not plain
     assert 80 < mixed < 120  # 100 expected, 7 the standard deviation
+    assert sometimes(MIXES["none"], 0.5) is None

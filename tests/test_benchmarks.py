@@ -1,4 +1,5 @@
 import json
+import time
 
 from benchmarks import harness
 from benchmarks.harness import Report, Row
@@ -39,3 +40,58 @@ def test_a_report_keeps_what_was_measured_and_where(tmp_path):
     assert kept["raw"] == {"seconds": [0.02, 0.03]}
     assert kept["versions"]["numpy"]
     assert kept["cores"] > 0
+
+
+def test_what_a_stopped_benchmark_had_computed_is_not_computed_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "PARTS", tmp_path)
+    calls = []
+
+    def compute():
+        calls.append(1)
+        return [len(calls)]
+
+    assert harness.kept("start-ours", [1, "data"], compute) == [1]
+    assert harness.kept("start-ours", [1, "data"], compute) == [1]
+    assert harness.kept("start-ours", [2, "data"], compute) == [2]  # another number of epochs, say
+    Report("start", []).save(folder=tmp_path / "results")  # it is whole: the next one begins anew
+    assert harness.kept("start-ours", [2, "data"], compute) == [3]
+
+
+def test_the_clock_does_not_count_what_it_pauses_for():
+    clock = harness.Clock()
+    time.sleep(0.05)
+    seconds, value = clock.pause(lambda: time.sleep(0.5) or 7)
+    assert value == 7
+    assert 0.05 <= seconds <= clock.now() < 0.4
+
+
+def test_the_time_to_a_goal_is_that_of_the_first_point_at_it_and_never_is_no_number():
+    ours, theirs = [(10.0, 0.5), (20.0, 0.9), (30.0, 0.8)], [(50.0, 0.7), (90.0, 0.95)]
+    assert harness.reached(ours, 0.9) == 20
+    assert harness.reached(ours, 0.91) is None
+    assert harness.gain(ours, theirs, 0.9) == 4.5
+    assert harness.gain(ours, theirs[:1], 0.9) == 2.5  # they were not there after 50 s: at least that
+    assert harness.gain(ours, theirs, 0.91) is None
+    assert Row("", None, "x", ">= 1").met == Row("", None, "x", "<= 1").met == "no"
+    assert harness.shown(None) == "never"
+
+
+def test_the_readme_holds_all_results_as_they_are_kept(tmp_path):
+    text = harness.README.read_text()
+    (copy := tmp_path / "README.md").write_text(text)
+    harness.write_table(copy)
+    assert copy.read_text() == text, "run: python -m benchmarks"
+
+
+def test_a_table_tells_what_was_measured_where_and_how(tmp_path):
+    rows = [Row("import", 0.0213, "s", "<= 0.3"), Row("decode", 16026.4, "images/s"), Row("goal", None, "s", "<= 9")]
+    Report("start", rows).save(folder=tmp_path)
+    table = harness.markdown(tmp_path)
+    assert "\n### start\n\n" in table
+    assert " cores: `python -m benchmarks" in table
+    for row in (
+        "| import | 0.0213 | s | <= 0.3 | yes |",
+        "| decode | 16,026 | images/s |  |  |",
+        "| goal | never | s | <= 9 | no |",
+    ):
+        assert f"\n{row}\n" in table

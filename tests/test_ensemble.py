@@ -97,3 +97,16 @@ def test_runs_in_another_order_are_brought_into_the_first_ones():
 def test_runs_that_do_not_fit_together_are_refused(other, what):
     with pytest.raises(FlowersError, match=rf"run 11_other has other {what} than 10_first"):
         ensemble.aligned([run("10_first", 0), run("11_other", 1, **other)])
+
+
+def test_a_recap_tells_of_each_run_what_its_record_holds():
+    record = {
+        "name": "00_quickstart", "rehearsal": False, "val_macro_f1": 0.9, "val_accuracy": 0.8, "val_loss": 0.7,
+        "seconds_per_epoch": 1.5, "epochs": 60, "weights": "pretrained", "parameters": 1000, "layers": 9,
+        "trainable_parameters": 25, "choices": {"image_size": 192, "eval_size": 224},
+        "device": {"num_replicas": 8, "kind": "tpu"},
+    }  # fmt: skip
+    (row,) = ensemble.recap([replace(run("any", 0), record=record)]).to_dict("records")
+    kept = record.keys() - {"trainable_parameters", "choices", "device"}
+    assert {name: row.pop(name) for name in kept} == {name: record[name] for name in kept}
+    assert row == {"trained": 0.025, "image_size": 192, "device": "8 x tpu"}

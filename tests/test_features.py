@@ -149,3 +149,21 @@ def test_a_head_on_features_says_what_the_whole_network_says(flowers, tmp_path):
     images = np.concatenate([images for images, _, _ in data.eval_batches(flowers, "val", 9)])
     expected = (np.asarray(whole(images)) + np.asarray(whole(images[:, :, ::-1]))) / 2
     np.testing.assert_allclose(features.predict(head, seen, 4).probabilities, expected, atol=1e-3)
+
+
+def test_without_the_mirror_image_there_is_a_view_less_and_the_others_are_the_same(looker, seen, flowers, tmp_path):
+    once = features.extract(looker, flowers, "val", 4, mirror=False, varied=2, folder=tmp_path)
+    assert (once.plain, seen.plain) == (1, 2)
+    np.testing.assert_array_equal(once.values, seen.values[[0, 2, 3]])
+    head = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4, activation="softmax")])
+    expected = np.asarray(head(once.values[0].astype("float32")))
+    np.testing.assert_allclose(features.predict(head, once, 4).probabilities, expected, atol=1e-6)
+
+
+def test_what_is_held_out_is_every_so_many_images_with_all_their_views(seen):
+    others, held = features.hold_out(seen, every=4)
+    assert held.ids.tolist() == seen.ids[[0, 4, 8]].tolist()
+    assert others.ids.tolist() == seen.ids[[1, 2, 3, 5, 6, 7]].tolist()
+    np.testing.assert_array_equal(held.values, seen.values[:, [0, 4, 8]])
+    np.testing.assert_array_equal(others.labels, seen.labels[[1, 2, 3, 5, 6, 7]])
+    assert held.plain == others.plain == 2

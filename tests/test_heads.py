@@ -64,3 +64,14 @@ def test_the_scores_are_each_heads_own(seen):
     learned, guessing = heads.scores(heads.train_many(seen, 4, choices, epochs=4, batch_size=8), seen, 16)
     assert learned["accuracy"] > 0.8
     assert guessing["macro_f1"] < 0.7
+
+
+def test_one_more_layer_begins_by_saying_the_same_and_learns_in_the_last_layer_only(seen):
+    (head,) = heads.train_many(seen, 4, [heads.Choice(1e-1, 0.0)], epochs=4, batch_size=8)
+    deeper = heads.redense(head, dropout=0.5, seed=3)
+    inputs = seen.values[0].astype("float32")
+    np.testing.assert_allclose(deeper(inputs), head(inputs), atol=1e-5)
+    split = deeper.layers[1].get_weights()[0]
+    np.testing.assert_allclose(split @ split.T, 2 * np.eye(10), atol=1e-5)  # a rotation, twice: lengths are kept
+    np.testing.assert_array_equal(split[:, :10], -split[:, 10:])
+    assert [weight.shape for weight in deeper.trainable_weights] == [(20, 4), (4,)]

@@ -75,8 +75,9 @@ def test_the_head_learns_so_many_times_as_fast(run, flowers, head_times):
 
 
 def test_plan_shrinks_on_a_cpu_and_says_so_in_one_line(flowers, capsys):
-    planned = training.plan(CPU, **CHOICES)
+    planned = training.plan(CPU, **CHOICES, eval_size=224)
     assert planned.rehearsal
+    assert planned.eval_size is None  # as small as in training
     assert planned.stored_size is None
     assert planned.steps_per_epoch(flowers) == planned.steps
     said = capsys.readouterr().out

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -74,3 +75,22 @@ def test_the_compiled_program_has_no_gather():
         assert word in done.stdout  # it is the program, before and after XLA has worked on it
     for word in ("gather", "scatter", "dynamic_slice", "dynamic-slice"):
         assert word not in done.stdout
+
+
+class Slow(augment.Augmentation):
+    """An augmentation that takes at least a tenth of a second on the host."""
+
+    def __call__(self, images, seed):
+        def sleep(images):
+            time.sleep(0.1 * (os.cpu_count() or 1))
+            return images
+
+        return tf.ensure_shape(tf.numpy_function(sleep, [images], images.dtype), images.shape)
+
+
+def test_a_race_tells_the_images_that_each_way_varies_a_second():
+    images = tf.zeros((8, 32, 32, 3), tf.uint8)
+    rates = warp.race(images, Slow(), batches=4)
+    assert rates.keys() == {"host", "device"}
+    assert 8 < rates["host"] < 8 / 0.1 * 2  # eight at a time, at most as many at once as there are cores
+    assert rates["device"] > rates["host"]

@@ -40,7 +40,7 @@ class Kernel:
         title: 5 to 50 characters; Kaggle makes the slug of it.
         minutes: what a run should take there, to hold against the weekly quota. For those that train: 20 epochs at the
             seconds that the work this series started from took on a TPU v3-8, half as much again, and a quarter of an
-            hour for the rest. Never measured on a v5e-8.
+            hour for the rest; for 03, which it had not, a guess. Never measured on a v5e-8.
         accelerated: whether it needs a TPU or GPU; the others run on a CPU and cost no quota.
         pretrained: whether it needs pretrained weights.
         carries: packages it uses that Kaggle's TPU image lacks.
