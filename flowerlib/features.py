@@ -154,7 +154,7 @@ def _batches(
     def vary(number: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, ...]:
         return augment(batch[0], tf.stack([seed, tf.cast(number, tf.int32)])), *batch[1:]
 
-    return batches.enumerate(start // batch_size).map(vary, tf.data.AUTOTUNE)
+    return data.ahead(batches.enumerate(start // batch_size).map(vary, data.CALLS))
 
 
 def hold_out(features: Features, every: int) -> tuple[Features, Features]:
@@ -178,7 +178,7 @@ def train_batches(features: Features, batch_size: int, num_classes: int, seed: i
     values, labels = tf.constant(features.values), tf.constant(features.labels)
     order = tf.data.Dataset.range(count).shuffle(count, seed=seed).repeat()
     numbered = tf.data.Dataset.zip(order, tf.data.Dataset.counter())
-    return numbered.map(example, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    return data.ahead(numbered.map(example, data.CALLS).batch(batch_size, drop_remainder=True))
 
 
 def eval_batches(features: Features, batch_size: int, view: int = 0) -> tf.data.Dataset:

@@ -4,13 +4,14 @@ import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 
-from flowerlib import metrics
-from flowerlib.accelerator import keras
+from flowerlib import data, metrics
+from flowerlib.accelerator import keras, tf
 from flowerlib.config import FlowersError, kaggle_input, search, written_whole
 
 
@@ -84,20 +85,25 @@ def outputs(
     labels: list[np.ndarray] = []
     ids: list[np.ndarray] = []
 
-    def padded() -> Iterator[tuple[np.ndarray]]:
+    def padded() -> Iterator[np.ndarray]:
         for inputs, batch_labels, batch_ids in batches:
             labels.append(np.asarray(batch_labels))
             ids.append(np.asarray(batch_ids).astype(str))
             inputs = np.asarray(inputs)
             whole = np.zeros((batch_size, *inputs.shape[1:]), inputs.dtype)
             whole[: len(inputs)] = inputs
-            yield (whole,)
+            yield whole
             if mirror:
-                yield (whole[:, :, ::-1],)
+                yield whole[:, :, ::-1]
 
-    taken = iter(range(steps := len(batches) if steps is None else steps))
+    steps = len(batches) if steps is None else steps
+    whole = padded()
+    first = next(whole)
+    signature = tf.TensorSpec(first.shape, first.dtype)
+    inputs = data.ahead(tf.data.Dataset.from_generator(lambda: chain([first], whole), output_signature=signature))
+    taken = iter(range(steps))
     each = _Each(1 + mirror, lambda values: take(values[:, : len(labels[next(taken)])]))
-    values = np.asarray(model.predict(padded(), steps=steps * (1 + mirror), verbose=0, callbacks=[each]), np.float32)
+    values = np.asarray(model.predict(inputs, steps=steps * (1 + mirror), verbose=0, callbacks=[each]), np.float32)
     values = values.reshape(len(labels), 1 + mirror, batch_size, -1).swapaxes(0, 1)
     kept = [values[:, index, : len(part)] for index, part in enumerate(labels)]
     return np.concatenate(kept, axis=1), np.concatenate(labels), np.concatenate(ids)
