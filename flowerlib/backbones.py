@@ -71,7 +71,7 @@ def load(
 def freeze(backbone: keras.Sequential, before: str) -> None:
     """Keep the early layers of a loaded network as they are: they are neither trained nor do they normalise anew.
 
-    Edges and colours are the same in every photograph; and these layers, where the maps are large, cost most.
+    Edges and colours are the same in every photograph; and where the maps are large, training is slow.
 
     Args:
         backbone: as `load` returns it.

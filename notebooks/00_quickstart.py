@@ -147,7 +147,8 @@ pd.DataFrame(
 ).round(4)
 
 # %% [markdown]
-# DENSE_VERDICT
+# On 7,123 photographs (Oxford Flowers-102 and tulips) it made no difference: macro F1 0.866 instead of 0.867. Features
+# that a thousand classes were told apart by need no further layer, and the head stays as it is.
 
 # %% [markdown]
 # ## Training the head

@@ -163,7 +163,7 @@ pd.DataFrame(
 ).round(4)
 
 # %% [markdown]
-# In `00_quickstart` it did not help. If it does here, put `deeper` in place of `head` below.
+# In `00_quickstart`, on other photographs, it made no difference. If it does here, say so in the table above.
 
 # %% [markdown]
 # ## Training the head
