@@ -163,7 +163,7 @@ pd.DataFrame(
 ).round(4)
 
 # %% [markdown]
-# In `00_quickstart`, on other photographs, it made no difference. If it does here, say so in the table above.
+# In `00_quickstart`, on other photographs, it made no difference: the head below keeps to one layer.
 
 # %% [markdown]
 # ## Training the head
