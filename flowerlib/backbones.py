@@ -49,6 +49,8 @@ def load(
 
     Where `image_size` is None, S may be another for every batch.
 
+    Features of random weights are brought to length one: of some pictures they would be millions.
+
     Its first layer scales the pixels, in float32 under any policy. In mixed precision put `keras.Input` before it in a
     `keras.Sequential`: one that begins with a model rounds the pixels to bfloat16 first.
 
@@ -60,12 +62,14 @@ def load(
         raise FlowersError(f"`weights` (={weights!r}) must be 'pretrained' or 'random'")
     path = locate(backbone.weights) if weights == "pretrained" else None
     network = backbone.build(image_size)
+    scaling = keras.layers.Rescaling(backbone.scale, backbone.offset, dtype="float32", name="scaling")
+    layers = [keras.Input((image_size, image_size, 3)), scaling, network]
     if path is not None:
         filling.fill(network, backbone.read(path), by_name=backbone.by_name, source=path)
     else:
         _settle(network)
-    scaling = keras.layers.Rescaling(backbone.scale, backbone.offset, dtype="float32", name="scaling")
-    return keras.Sequential([keras.Input((image_size, image_size, 3)), scaling, network], name=name)
+        layers.append(keras.layers.UnitNormalization(dtype="float32"))
+    return keras.Sequential(layers, name=name)
 
 
 def freeze(backbone: keras.Sequential, before: str) -> None:
@@ -80,7 +84,7 @@ def freeze(backbone: keras.Sequential, before: str) -> None:
     Raises:
         FlowersError: there is no such layer.
     """
-    layers = backbone.layers[-1].layers
+    layers = backbone.layers[1].layers
     names = [layer.name for layer in layers]
     if before not in names:
         raise FlowersError(f"`before` (={before!r}) must be a layer of {backbone.name}, such as {names[1]}")

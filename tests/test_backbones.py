@@ -58,11 +58,11 @@ def test_counts(name):
     head = 104 * features + 104
     assert backbone.count_params() + head == parameters
     assert sum(math.prod(weight.shape) for weight in backbone.trainable_weights) + head == trainable
-    assert sum(bool(layer.weights) for layer in backbone.layers[-1].layers) + 1 == layers
+    assert sum(bool(layer.weights) for layer in backbone.layers[1].layers) + 1 == layers
     assert backbone.output_shape == (None, 6, 6, features)
     assert BACKBONES[name].features == features
     modes = {"EfficientNetB7": "torch", "EfficientNetV2XL": "tf"}  # what the scaling below is checked against
-    assert getattr(backbone.layers[-1], "rescale_mode", None) == modes.get(name)
+    assert getattr(backbone.layers[1], "rescale_mode", None) == modes.get(name)
 
 
 def scaled(name, pixels=PIXELS):
@@ -88,7 +88,7 @@ def test_scaling_is_float32_in_mixed_precision():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         backbone = backbones.load("EfficientNetLite0", 32, "random")
-        scaling, network = backbone.layers
+        scaling, network, _ = backbone.layers
         assert network.layers[1].compute_dtype == "bfloat16"
         assert scaling.compute_dtype == "float32"
         images = keras.Input((32, 32, 3))
@@ -162,10 +162,10 @@ def assert_equal(ours, theirs):
 
 @pytest.mark.parametrize("name", ["DenseNet201", "Xception"])
 def test_load_fills_a_keras_network_to_the_last_array(name, tmp_path, monkeypatch):
-    author = backbones.load(name, 75, "random").layers[-1]
+    author = backbones.load(name, 75, "random").layers[1]
     publish(monkeypatch, name, write(tmp_path / "published.h5", author))
     assert backbones.available(name) == "pretrained"
-    network = backbones.load(name, 75).layers[-1]
+    network = backbones.load(name, 75).layers[1]
     if name == "Xception":  # some of its layers have no names of their own, so only the order can say which is which
         assert [layer.name for layer in network.layers] != [layer.name for layer in author.layers]
     assert_equal(network.get_weights(), author.get_weights())
@@ -193,7 +193,7 @@ def refusal(name="EfficientNetB7", image_size=32, **options):
 
 
 def test_load_fills_a_network_of_the_package_to_the_last_array(author, published):
-    network = backbones.load("EfficientNetB7", 32).layers[-1]
+    network = backbones.load("EfficientNetB7", 32).layers[1]
     assert_equal(network.get_weights(), author.get_weights()[:-2])  # all but the kernel and bias of the head
 
 
@@ -238,7 +238,7 @@ def test_frozen_layers_stay_as_they_are_and_the_others_are_trained():
     pooling = keras.layers.GlobalAveragePooling2D()
     model = keras.Sequential([keras.Input((32, 32, 3)), backbone, pooling, keras.layers.Dense(3)])
     model.compile(keras.optimizers.SGD(0.01), "mse")
-    layers = backbone.layers[-1].layers
+    layers = backbone.layers[1].layers
     before = [layer.get_weights() for layer in layers]
     model.fit(255 * np.random.default_rng(0).random((8, 32, 32, 3)), np.eye(8, 3), batch_size=4, verbose=0)
     changed = {
@@ -317,11 +317,19 @@ def test_weights_are_pretrained_or_random_and_nothing_else():
     assert "'imagenet'" in refusal("EfficientNetLite0", weights="imagenet")
 
 
-def test_the_deepest_network_stays_finite_with_random_weights():
-    """Its features overflowed where its moving statistics were left as they begin."""
-    network = backbones.load("EfficientNetV2XL", 72, "random")
-    pixels = np.random.default_rng(0).uniform(0, 255, (4, 72, 72, 3)).astype("float32")
-    assert np.isfinite(network.predict(pixels, verbose=0)).all()
+@pytest.mark.parametrize("pixels", ["noise", "a ramp", "one colour"])
+def test_features_of_the_deepest_network_stay_small_with_random_weights(deepest, pixels):
+    """Noise is what its statistics come from; of a ramp its features would be millions."""
+    ramp = np.broadcast_to(np.linspace(0, 255, 72)[:, None], (2, 72, 72, 3))
+    noise = np.random.default_rng(0).uniform(0, 255, (2, 72, 72, 3))
+    images = {"noise": noise, "a ramp": ramp, "one colour": np.full((2, 72, 72, 3), 200.0)}[pixels]
+    features = np.asarray(deepest(images.astype("float32")))
+    np.testing.assert_allclose(np.linalg.norm(features, axis=-1), 1.0, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def deepest():
+    return backbones.load("EfficientNetV2XL", 72, "random")
 
 
 @pytest.mark.parametrize("backend", ["jax", "tensorflow"])
