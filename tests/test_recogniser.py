@@ -123,5 +123,5 @@ def test_a_photograph_of_another_form_is_cut_as_its_dataset_was(run):
     wide[:, 24:72] = 255  # the middle square is white
     Image.fromarray(wide).save(buffer := io.BytesIO(), "PNG")
     seen = recogniser.load(run[0]).pixels(buffer)
-    assert (seen[:, 2:-2] == 255).all()
+    assert (seen[:, 2:-2] >= 253).all()
     assert (seen > 230).all()  # at the edges a filter looks a pixel further
