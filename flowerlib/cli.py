@@ -59,6 +59,45 @@ def draw_sample(
     sample.write(out, image_size=size, num_images=images, seed=seed)
 
 
+@app.command(epilog="Example: flowerlib folder photographs my-flowers && flowerlib run 00_quickstart --data my-flowers")
+def folder(
+    source: Annotated[Path, typer.Argument(help="A folder with a folder for each class, or a CSV file of path,label.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write: a dataset in the competition's layout.")],
+    size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 192,
+    val: Annotated[float, typer.Option(help="Share of each class that training is judged on.")] = 0.15,
+    test: Annotated[float, typer.Option(help="Share of each class that is predicted at the end.")] = 0.15,
+    fit: Annotated[str, typer.Option(help="crop keeps the middle square of a photograph, pad all of it.")] = "crop",
+    seed: Annotated[int, typer.Option(help="Of the division and the order.")] = 0,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave out files that cannot be read, instead of stopping.")
+    ] = False,
+) -> None:
+    """Turn your own photographs into a dataset: squares of one size, divided into train, val and test."""
+    from flowerlib import folder as photographs
+
+    print(
+        photographs.convert(
+            source, out, image_size=size, val=val, test=test, fit=fit, seed=seed, skip_broken=skip_broken
+        )
+    )
+
+
+@app.command(epilog="Example: flowerlib predict holiday/*.jpg --model outputs/runs/00_quickstart --top 3")
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders with images.")],
+    model: Annotated[Path, typer.Option(help="What a notebook left: outputs/runs/NAME.", show_default=False)],
+    top: Annotated[int, typer.Option(min=1, help="How many names for each.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV of file,rank,class,probability.")] = False,
+) -> None:
+    """Name the flowers in photographs; those that cannot be read are named too, and make the exit code 1."""
+    from flowerlib import recogniser
+
+    if as_json and as_csv:
+        raise FlowersError("--json and --csv exclude each other")
+    recogniser.report(recogniser.load(model), images, top, "json" if as_json else "csv" if as_csv else "text")
+
+
 @app.command(epilog="Example: flowerlib check --data ~/flowers")
 def check(
     data: Annotated[str | None, typer.Option(help="The dataset's folder or address, instead of FLOWERS_DATA.")] = None,

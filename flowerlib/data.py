@@ -5,6 +5,7 @@ Every folder is reached through TensorFlow's own file API, so a `gs://` root wor
 """
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable
@@ -45,6 +46,7 @@ class Flowers:
         classes: names in label order.
         shards: for each split the paths of its files, in the order of their names.
         fingerprint: 12 hex digits of the SHA-256 over every shard's split, name and content.
+        fit: how photographs became squares, `crop` or `pad`, as `preprocessing.json` tells, which `folder` leaves.
     """
 
     root: str
@@ -52,6 +54,7 @@ class Flowers:
     classes: tuple[str, ...]
     shards: dict[str, tuple[str, ...]]
     fingerprint: str
+    fit: str = "crop"
 
     def count(self, split: str) -> int:
         """Return the number of images of a split, as its file names tell it."""
@@ -94,7 +97,7 @@ def find(image_size: int | None = None, path: str | None = None) -> Flowers:
         raise FlowersError(f"`image_size` (={image_size}) must be one of {tuple(sizes)}, the sizes in `{root}`")
     folder = _join(root, f"tfrecords-jpeg-{image_size}x{image_size}")
     shards = {split: _shards(_join(folder, split), image_size) for split in SPLITS}
-    return Flowers(root, image_size, _classes(root), shards, _fingerprint(shards))
+    return Flowers(root, image_size, _classes(root), shards, _fingerprint(shards), _fit(root))
 
 
 def _trouble(place: str) -> str:
@@ -141,6 +144,14 @@ def _classes(root: str) -> tuple[str, ...]:
         return classes.CLASSES
     with tf.io.gfile.GFile(path, "rb") as file:
         return classes.parse(file.read(), path)
+
+
+def _fit(root: str) -> str:
+    path = _join(root, "preprocessing.json")
+    if not tf.io.gfile.exists(path):
+        return "crop"
+    with tf.io.gfile.GFile(path, "r") as file:
+        return json.loads(file.read())["fit"]
 
 
 def _fingerprint(shards: dict[str, tuple[str, ...]]) -> str:
@@ -362,11 +373,16 @@ def _parse(records: tf.Tensor, flowers: Flowers, image_size: int | None) -> tupl
     """
     side = flowers.image_size
     features = tf.io.parse_example(records, FEATURES)
-    images = _decode(features["image"], side)
-    if image_size not in (None, side):
-        resized = tf.image.resize(images, (image_size, image_size), antialias=True)
-        images = tf.cast(tf.round(resized), tf.uint8)
+    images = resize(_decode(features["image"], side), image_size or side)
     return images, features["class"], features["id"]
+
+
+def resize(images: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Return images `(B, S, S, 3)` uint8 with another side, rounded; as they are where it is theirs."""
+    if images.shape[1] == image_size:
+        return images
+    resized = tf.image.resize(images, (image_size, image_size), antialias=True)
+    return tf.cast(tf.round(resized), tf.uint8)
 
 
 def _decode(jpegs: tf.Tensor, side: int) -> tf.Tensor:

@@ -62,7 +62,8 @@ def _save_model(model: keras.Model, folder: Path, record: dict, flowers: Flowers
     folder.mkdir()
     keras.Model(model.inputs, model.outputs).save(folder / "model.keras")  # without its optimiser
     choices = record["choices"]
-    preprocessing = {"image_size": choices["eval_size"] or choices["image_size"], "channels": "RGB", "pixels": [0, 255]}
+    seen = {"stored_size": flowers.image_size, "image_size": choices["eval_size"] or choices["image_size"]}
+    preprocessing = {**seen, "fit": flowers.fit, "channels": "RGB", "pixels": [0, 255]}
     for name, content in (("classes", flowers.classes), ("preprocessing", preprocessing), ("run", record)):
         (folder / f"{name}.json").write_text(json.dumps(content, indent=2))
 

@@ -6,23 +6,19 @@ gives the same bytes, whatever the number of cores.
 
 import itertools
 import json
-import os
-import sys
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from tqdm import tqdm
 
 from flowerlib import petals
 from flowerlib.config import SAMPLE_VERSION as VERSION
-from flowerlib.config import FlowersError, silenced, written_whole
+from flowerlib.config import FlowersError, written_whole
 from flowerlib.petals import Array, Rng
+from flowerlib.shards import shard_name, write_shard
+from flowerlib.workers import spread
 
 IMAGE_SIZES = (192, 224, 331, 512)
 NUM_SHARDS = {"train": 8, "val": 4, "test": 4}
@@ -54,55 +50,11 @@ def _ids(num_images: int, rng: Rng) -> list[str]:
     return [f"{(start + number * (factor | 1)) % 16**9:09x}" for number in range(num_images)]
 
 
-def _num_workers() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 16)  # beyond that, starting workers costs more than they save
-
-
-@contextmanager
-def _drawn(jobs: list[tuple[int, petals.Species]], image_size: int, seed: int) -> Iterator[Iterator[bytes]]:
-    """Yield the JPEGs in the order of `jobs`, drawn by all cores."""
-    # Fresh processes: forking one that runs TensorFlow's threads can hang. They would first run the caller's script
-    # again, which is slow and, unless the script is guarded by `if __name__ == "__main__"`, fails: so they get none.
-    pool = ProcessPoolExecutor(_num_workers(), get_context("spawn"))
-    main = sys.modules["__main__"]
-    try:
-        sys.modules["__main__"] = ModuleType("__main__")
-        images = pool.map(partial(petals.draw_jpeg, image_size=image_size, seed=seed), jobs, chunksize=8)
-        sys.modules["__main__"] = main
-        yield images
-    finally:
-        sys.modules["__main__"] = main
-        pool.shutdown(cancel_futures=True)
-
-
-def _shards(labels: dict[str, Array], image_size: int) -> Iterator[tuple[str, Array]]:
-    """Yield each file's path below the dataset's folder, and the labels in it; as evenly filled as can be."""
-    side = f"{image_size}x{image_size}"
+def _shards(labels: dict[str, Array], image_size: int) -> Iterator[tuple[str, str, Array]]:
+    """Yield each file's split, its path below the dataset's folder, and the labels in it; all about equally full."""
     for split, split_labels in labels.items():
-        for shard, part in enumerate(np.array_split(split_labels, NUM_SHARDS[split])):
-            yield f"tfrecords-jpeg-{side}/{split}/{shard:02d}-{side}-{len(part)}.tfrec", part
-
-
-def _write_shard(path: Path, records: Iterable[tuple[bytes, str, int]], bar: tqdm) -> None:
-    """Write images with their ids and labels, but no labels in the test split."""
-    with silenced():  # not through accelerator, which would take hold of a TPU that the notebooks need
-        import tensorflow as tf
-
-    def feature(value: bytes | int) -> tf.train.Feature:
-        if isinstance(value, bytes):
-            return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-        return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for image, name, label in records:
-            features = {"image": feature(image), "id": feature(name.encode())}
-            if path.parent.name != "test":
-                features["class"] = feature(int(label))
-            example = tf.train.Example(features=tf.train.Features(feature=features))
-            writer.write(example.SerializeToString(deterministic=True))
-            bar.update()
+        for number, part in enumerate(np.array_split(split_labels, NUM_SHARDS[split])):
+            yield split, shard_name(split, number, image_size, len(part)), part
 
 
 def _check(image_size: int, num_images: int, seed: int) -> None:
@@ -150,12 +102,13 @@ def write(out: Path, *, image_size: int = 192, num_images: int = 1500, seed: int
     jobs = [(number, species[label]) for number, label in enumerate(itertools.chain(*labels.values()))]
     with (
         written_whole(out) as folder,
-        _drawn(jobs, image_size, seed) as images,
+        spread(partial(petals.draw_jpeg, image_size=image_size, seed=seed), jobs) as images,
         tqdm(desc="drawing flowers", total=num_images, unit="image", disable=not progress) as bar,
     ):
         names = iter(ids)
-        for path, part in _shards(labels, image_size):
-            _write_shard(folder / path, ((next(images), next(names), label) for label in part), bar)
+        for split, path, part in _shards(labels, image_size):
+            records = ((next(images), next(names), label) for label in part)
+            write_shard(folder / path, records, labelled=split != "test", bar=bar)
         lines = ["id,label", *(f"{name},0" for name in ids[-len(labels["test"]) :])]
         (folder / "sample_submission.csv").write_text("\n".join(lines) + "\n")
         (folder / "classes.json").write_text(json.dumps([one.name for one in species], indent=1) + "\n")

@@ -23,7 +23,8 @@ def fails_in_one_line(done, *words):
 
 
 OF_KAGGLE = ("build", "check", "push", "run", "status", "output", "submit", "weights-dataset")
-COMMANDS = [(), ("run",), ("sample",), ("check",), ("weights",), ("kaggle",), *(("kaggle", name) for name in OF_KAGGLE)]
+ALONE = ("run", "folder", "predict", "sample", "check", "weights", "kaggle")
+COMMANDS = [(), *((name,) for name in ALONE), *(("kaggle", name) for name in OF_KAGGLE)]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -102,7 +102,8 @@ def test_the_model_folder_stands_alone(left, flowers):
     assert json.loads((folder / "model/classes.json").read_text()) == list(flowers.classes)
     preprocessing = json.loads((folder / "model/preprocessing.json").read_text())
     # The size at which it is judged, not the one it was trained at.
-    assert preprocessing == {"image_size": 24, "channels": "RGB", "pixels": [0, 255]}
+    said = {"stored_size": 24, "image_size": 24, "fit": "crop", "channels": "RGB", "pixels": [0, 255]}
+    assert preprocessing == said
 
 
 def test_the_curves_are_a_picture(left):

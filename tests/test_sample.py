@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flowerlib import petals, sample
+from flowerlib import petals, sample, workers
 from flowerlib.config import FlowersError
 
 SPLITS = ("train", "val", "test")
@@ -159,10 +159,10 @@ def test_there_are_never_more_classes_than_species():
 
 
 def test_the_same_seed_gives_the_same_bytes_whatever_the_number_of_workers(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(sample, "_num_workers", lambda: 3)
+    monkeypatch.setattr(workers, "_num_workers", lambda: 3)
     sample.write(tmp_path / "again", num_images=SMALL, progress=False)
     assert hashes(tmp_path / "again") == hashes(small)
-    monkeypatch.setattr(sample, "_num_workers", lambda: 1)
+    monkeypatch.setattr(workers, "_num_workers", lambda: 1)
     sample.write(tmp_path / "alone", num_images=SMALL, progress=False)
     assert hashes(tmp_path / "alone") == hashes(small)
 
@@ -221,15 +221,15 @@ def test_a_file_in_the_way_is_left_alone(tmp_path):
 
 
 def test_half_a_sample_is_never_left(tmp_path, monkeypatch):
-    write_shard, calls = sample._write_shard, []
+    write_shard, calls = sample.write_shard, []
 
-    def fail_at_the_third(*arguments):
+    def fail_at_the_third(*arguments, **options):
         calls.append(arguments)
         if len(calls) == 3:
             raise OSError("disk full")
-        write_shard(*arguments)
+        write_shard(*arguments, **options)
 
-    monkeypatch.setattr(sample, "_write_shard", fail_at_the_third)
+    monkeypatch.setattr(sample, "write_shard", fail_at_the_third)
     with pytest.raises(OSError, match="disk full"):
         sample.write(tmp_path / "sample", num_images=SMALL, progress=False)
     assert list(tmp_path.iterdir()) == []

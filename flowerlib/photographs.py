@@ -1,0 +1,98 @@
+"""One photograph, of any kind that Pillow reads, as the square of pixels that the networks see."""
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from flowerlib.config import FlowersError
+
+Fit = Literal["crop", "pad"]
+MOST_PIXELS = 178_956_970  # Pillow's own limit, beyond which it takes an image for an attack
+QUALITY = 95  # of the JPEGs: beyond it they grow and look no better
+GREY = (127, 127, 127)  # of padding: what the networks take for nothing
+DEEP = {"I": 65535.0, "I;16": 65535.0, "I;16B": 65535.0, "I;16L": 65535.0, "F": 1.0}  # mode -> white
+
+
+def read(file: Path | BinaryIO, size: int, fit: Fit = "crop") -> np.ndarray:
+    """Return an image as `(size, size, 3)` uint8, RGB: upright as its EXIF says, its first frame where it moves.
+
+    Transparent parts become white, 16 bits eight, other colour spaces RGB. An image that is not square loses what lies
+    beyond the square in its middle (`crop`) or gets grey stripes (`pad`).
+
+    Raises:
+        FlowersError: the file cannot be read, is no image, is cut short, or has more than 178,956,970 pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about odd metadata, and about sizes below the limit
+            with Image.open(file) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    raise Image.DecompressionBombError
+                image.draft("RGB", (2 * size, 2 * size))  # a large JPEG is decoded smaller, several times faster
+                upright = ImageOps.exif_transpose(image)
+                return np.asarray(_square(_rgb(upright), size, fit))
+    except Image.DecompressionBombError:
+        raise FlowersError(f"has more than {MOST_PIXELS:,} pixels; make it smaller") from None
+    except UnidentifiedImageError:
+        raise FlowersError("is no image that Pillow knows") from None
+    except (OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, ArithmeticError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__  # strerror has no path in it
+        raise FlowersError(f"cannot be read: {reason}") from None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in DEEP:
+        deep = np.asarray(image, np.float32) * (255.0 / DEEP[image.mode])
+        image = Image.fromarray(np.clip(np.round(deep), 0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _square(image: Image.Image, size: int, fit: Fit) -> Image.Image:
+    if image.size == (size, size):
+        return image
+    if fit == "pad":
+        return ImageOps.pad(image, (size, size), Image.Resampling.LANCZOS, GREY)
+    return ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One photograph as it is stored in a dataset; `error` says why it cannot be.
+
+    Attributes:
+        jpeg: `(S, S, 3)`, compressed.
+        digest: SHA-256 of the pixels before that.
+        thumbnail: `(32, 32, 3)` uint8, in [0, 255].
+        error: what is wrong with the file, empty where nothing is.
+    """
+
+    jpeg: bytes = b""
+    digest: bytes = bytes(32)
+    thumbnail: np.ndarray = field(default_factory=lambda: np.zeros((32, 32, 3), np.uint8))
+    error: str = ""
+
+
+def prepare(path: Path, image_size: int, fit: Fit) -> Prepared:
+    """Return a photograph as a square JPEG, and what tells whether another one shows the same."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return Prepared(error="has a name that is not UTF-8; rename it")
+    try:
+        pixels = read(path, image_size, fit)
+    except FlowersError as error:
+        return Prepared(error=str(error))
+    image = Image.fromarray(pixels)
+    image.save(buffer := io.BytesIO(), "JPEG", quality=QUALITY)
+    thumbnail = np.asarray(image.resize((32, 32), Image.Resampling.BOX))
+    return Prepared(buffer.getvalue(), hashlib.sha256(pixels.tobytes()).digest(), thumbnail)

@@ -1,0 +1,149 @@
+"""A trained model as a run left it, for photographs from anywhere."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from flowerlib import data, photographs
+from flowerlib.accelerator import keras, tf
+from flowerlib.config import FlowersError
+
+BATCH = 32  # images at a time
+FILES = ("model.keras", "classes.json", "preprocessing.json", "run.json")
+
+
+@dataclass(frozen=True)
+class Recogniser:
+    """A model with all that it needs to name what a photograph shows.
+
+    Attributes:
+        model: pixels `(B, S, S, 3)` in [0, 255] -> probabilities `(B, num_classes)`.
+        classes: names in label order.
+        stored_size: side of the square that is cut out of a photograph, in pixels, as its dataset had them.
+        image_size: S; that square is resized to it.
+        fit: `crop` or `pad`, as its dataset was made.
+        record: of the run that trained it.
+    """
+
+    model: keras.Model
+    classes: tuple[str, ...]
+    stored_size: int
+    image_size: int
+    fit: photographs.Fit
+    record: dict
+
+    def pixels(self, file: Path | BinaryIO) -> np.ndarray:
+        """Return a photograph as the model sees it, `(S, S, 3)` uint8. Errors as in `photographs.read`."""
+        square = photographs.read(file, self.stored_size, self.fit)
+        return data.resize(square[np.newaxis], self.image_size).numpy()[0]
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Return what the model says of images `(B, S, S, 3)`: `(B, num_classes)` float32, rows that sum to one."""
+        return np.asarray(self.model(tf.cast(images, tf.float32), training=False), np.float32)
+
+    def top(self, probabilities: np.ndarray, count: int) -> list[tuple[str, float]]:
+        """Return the likeliest names with their probabilities `(num_classes,)`, the likeliest first."""
+        order = np.argsort(-probabilities, kind="stable")[:count]
+        return [(self.classes[label], float(probabilities[label])) for label in order]
+
+
+def load(run: Path) -> Recogniser:
+    """Load the model of a run: `runs/<name>`, its folder `model`, or wherever that was moved.
+
+    Raises:
+        FlowersError: a file of it is missing or damaged.
+    """
+    folder = run / "model" if (run / "model/model.keras").exists() else run
+    if missing := [name for name in FILES if not (folder / name).exists()]:
+        raise FlowersError(f"`{folder}` has no {missing[0]}; name what a notebook left: outputs/runs/<name>")
+    try:
+        classes, preprocessing, record = (json.loads((folder / name).read_text("utf-8")) for name in FILES[1:])
+        model = keras.models.load_model(folder / "model.keras", compile=False)
+    except (ValueError, OSError) as error:
+        raise FlowersError(f"`{folder}` cannot be loaded ({error}); copy it again") from None
+    return Recogniser(
+        model,
+        tuple(classes),
+        preprocessing["stored_size"],
+        preprocessing["image_size"],
+        preprocessing["fit"],
+        record,
+    )
+
+
+def find_images(places: Sequence[Path]) -> list[Path]:
+    """Return the files named, and for a folder those below it that are not hidden, sorted.
+
+    Raises:
+        FlowersError: a place is not there, or a folder has no files.
+    """
+    found: list[Path] = []
+    for place in places:
+        if not place.exists():
+            raise FlowersError(f"`{place}` is not there; name images, or folders with images")
+        below = [place]
+        if place.is_dir():
+            files = sorted(path for path in place.rglob("*") if path.is_file())
+            below = [path for path in files if not any(part.startswith(".") for part in path.relative_to(place).parts)]
+        if not below:
+            raise FlowersError(f"`{place}` has no files; name images, or folders with images")
+        found += below
+    return found
+
+
+def recognise(
+    recogniser: Recogniser, files: Sequence[Path], batch_size: int = BATCH
+) -> Iterator[tuple[Path, np.ndarray | FlowersError]]:
+    """Yield for each file, in their order, its probabilities `(num_classes,)`, or why it cannot be read."""
+
+    def pixels(file: Path) -> np.ndarray | FlowersError:
+        try:
+            return recogniser.pixels(file)
+        except FlowersError as error:
+            return error
+
+    with ThreadPoolExecutor() as pool:
+        for first in range(0, len(files), batch_size):
+            batch = files[first : first + batch_size]
+            images = list(pool.map(pixels, batch))
+            sound = [image for image in images if not isinstance(image, FlowersError)]
+            said = iter(recogniser.probabilities(np.stack(sound)) if sound else ())
+            yield from (
+                (file, image if isinstance(image, FlowersError) else next(said))
+                for file, image in zip(batch, images, strict=True)
+            )
+
+
+def report(recogniser: Recogniser, places: Sequence[Path], top: int, form: Literal["text", "json", "csv"]) -> None:
+    """Print the `top` likeliest names of every image, as `form` says, with a progress bar on stderr.
+
+    Raises:
+        FlowersError: at the end, where some could not be read; each was named on stderr.
+    """
+    files, failed = find_images(places), 0
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    if form == "csv":
+        table.writerow(["file", "rank", "class", "probability"])
+    for file, said in tqdm(recognise(recogniser, files), total=len(files), unit="img", disable=len(files) < BATCH):
+        if isinstance(said, FlowersError):
+            failed += 1
+            tqdm.write(f"`{file}` {said}", file=sys.stderr)
+            continue
+        names = recogniser.top(said, top)
+        if form == "json":
+            classes = [{"class": name, "probability": round(probability, 6)} for name, probability in names]
+            print(json.dumps({"file": str(file), "predictions": classes}, ensure_ascii=False))
+        elif form == "csv":
+            table.writerows((file, rank, name, f"{value:.6f}") for rank, (name, value) in enumerate(names, 1))
+        else:
+            print(f"{file}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in names))
+    if failed:
+        raise FlowersError(f"{failed} of {len(files)} images could not be read; they are named above")

@@ -1,0 +1,246 @@
+"""Folders of photographs become datasets: every file accounted for, none in two splits."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flowerlib import data, folder
+from flowerlib.config import FlowersError
+
+COUNTS = {"aster": 20, "Ölbaum": 10, "daisy": 7}
+SIZE = 48
+
+
+def picture(seed):
+    """A picture unlike any other: large, soft blots."""
+    blots = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
+    return Image.fromarray(blots).resize((72, 60), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """37 pictures of three classes; two of aster are the same, one is its mirror image, one is like one of daisy."""
+    source = tmp_path_factory.mktemp("photographs")
+    seed = 0
+    for label, count in COUNTS.items():
+        (source / label / "more").mkdir(parents=True)
+        for number in range(count):
+            place = source / label / ("more" if number % 2 else "")
+            picture(seed).save(place / f"{number:02d}.png")
+            seed += 1
+    first = Image.open(source / "aster/00.png")
+    first.save(source / "aster/02.png")
+    first.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(source / "aster/04.jpg", quality=85)
+    os.remove(source / "aster/04.png")
+    Image.open(source / "daisy/00.png").resize((90, 75)).save(source / "aster/06.png")
+    (source / ".hidden").mkdir()
+    (source / "daisy/.DS_Store").write_bytes(b"nothing")
+    return source
+
+
+def files_of(out):
+    with open(out / "files.csv", newline="", encoding="utf-8") as file:
+        return {row["id"]: row for row in csv.DictReader(file)}
+
+
+@pytest.fixture(scope="module")
+def converted(source, tmp_path_factory):
+    out = tmp_path_factory.mktemp("converted") / "flowers"
+    said = folder.convert(source, out, image_size=SIZE, progress=False)
+    return out, said
+
+
+def test_every_file_has_a_line_and_a_place_and_is_what_it_was(source, converted):
+    out, _ = converted
+    files = files_of(out)
+    assert Counter(row["label"] for row in files.values()) == COUNTS
+    flowers = data.find(path=str(out))
+    data.check(flowers, progress=False)
+    assert flowers.classes == ("aster", "daisy", "Ölbaum")
+    seen = {}
+    for split in data.SPLITS:
+        for images, labels, ids in data.eval_batches(flowers, split, 64).as_numpy_iterator():
+            for image, label, name in zip(images, labels, ids, strict=True):
+                seen[name.decode()] = split, label, image
+    assert seen.keys() == files.keys()
+    for name, (split, label, image) in seen.items():
+        assert files[name]["split"] == split
+        assert label == (-1 if split == "test" else flowers.classes.index(files[name]["label"]))
+        cut = Image.open(source / name).convert("RGB").resize((58, SIZE), Image.Resampling.LANCZOS)
+        middle = np.asarray(cut.crop((5, 0, 53, SIZE))).astype(int)
+        assert abs(image - middle).mean() < 6, name  # compressed; another picture is about 60 off
+
+
+def test_each_class_is_divided_in_proportion(converted):
+    files = files_of(converted[0]).values()
+    counts = Counter((row["label"], row["split"]) for row in files)
+    for label, count in COUNTS.items():
+        for split in ("val", "test"):
+            assert abs(counts[label, split] - 0.15 * count) <= 1, (label, split)
+            assert counts[label, split] >= 1
+
+
+def test_what_shows_the_same_stays_together_and_is_listed(converted):
+    out, said = converted
+    files = files_of(out)
+    assert files["aster/02.png"]["note"] == files["aster/04.jpg"]["note"] == "like aster/00.png"
+    assert len({files[name]["split"] for name in ("aster/00.png", "aster/02.png", "aster/04.jpg")}) == 1
+    assert files["daisy/00.png"]["note"] == "like aster/06.png, which has another label"
+    assert files["daisy/00.png"]["split"] == files["aster/06.png"]["split"]
+    assert sum(row["note"] != "" for row in files.values()) == 3
+    assert "3 like another one" in said
+
+
+def test_the_same_call_does_nothing_and_another_one_is_refused(source, converted):
+    out, _ = converted
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert "holds this already" in folder.convert(source, out, image_size=SIZE, progress=False)
+    with pytest.raises(FlowersError, match="holds something else; name another folder"):
+        folder.convert(source, out, image_size=SIZE, seed=1, progress=False)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def everything(out):
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+def test_a_csv_gives_the_same_dataset_and_another_seed_another_one(source, converted, tmp_path):
+    listing = source.parent / "listing.csv"
+    rows = [(name, row["label"]) for name, row in files_of(converted[0]).items()]
+    with open(listing, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("path", "label"), *((f"{source.name}/{name}", label) for name, label in rows)])
+    folder.convert(listing, tmp_path / "csv", image_size=SIZE, progress=False)
+    folder.convert(source, tmp_path / "other", image_size=SIZE, seed=1, progress=False)
+    splits, from_csv, other = (
+        {name.removeprefix(f"{source.name}/"): row["split"] for name, row in files_of(out).items()}
+        for out in (converted[0], tmp_path / "csv", tmp_path / "other")
+    )
+    assert from_csv == splits
+    assert other != splits
+
+
+STOPPED = """
+import sys
+from pathlib import Path
+from flowerlib import folder
+folder.CHUNK = 8
+if __name__ == "__main__":
+    folder.convert(Path(sys.argv[1]), Path(sys.argv[2]), image_size=int(sys.argv[3]), progress=False)
+"""
+
+
+def test_a_stopped_call_goes_on_and_ends_with_the_same_bytes(source, converted, tmp_path):
+    out = tmp_path / "flowers"
+    command = [sys.executable, "-c", STOPPED, source, out, str(SIZE)]
+    process = subprocess.Popen(command)
+    preparing = tmp_path / ".flowers.preparing"
+    while len(list(preparing.glob("*/*.npz"))) < 2 and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in preparing.glob("*/*.npz")}
+    assert len(kept) >= 2
+    assert not out.exists()
+    subprocess.run(command, check=True)
+    assert not preparing.exists()
+    assert everything(out) == everything(converted[0])
+
+
+def test_broken_files_are_all_named_and_left_out_only_when_asked(source, tmp_path):
+    nasty = tmp_path / "nasty"
+    for label in ("a", "b"):
+        (nasty / label).mkdir(parents=True)
+        for number in range(6):
+            picture(100 + number + 10 * (label == "b")).save(nasty / label / f"{number}.jpg")
+    (nasty / "a/empty.jpg").write_bytes(b"")
+    (nasty / "a/text.jpg").write_bytes(b"no image at all")
+    (nasty / "b/cut.jpg").write_bytes((nasty / "b/0.jpg").read_bytes()[:-300])
+    os.symlink("loop.jpg", nasty / "b/loop.jpg")
+    os.symlink("..", nasty / "b/upwards")
+    Image.new("1", (20_000, 20_000)).save(nasty / "b/bomb.png")
+    picture(7).save(nasty / f"a/{'long' * 50}ümläut 花.png")
+    broken = {
+        "a/empty.jpg": "is no image that Pillow knows",
+        "a/text.jpg": "is no image that Pillow knows",
+        "b/cut.jpg": "cannot be read: ",
+        "b/loop.jpg": "cannot be read: Too many levels of symbolic links",
+        "b/bomb.png": "has more than 178,956,970 pixels",
+    }
+    with pytest.raises(FlowersError, match="5 of 18 files cannot be used") as error:
+        folder.convert(nasty, tmp_path / "out", image_size=SIZE, progress=False)
+    for name, reason in broken.items():
+        assert f"`{name}` {reason}" in str(error.value)
+    assert not (tmp_path / "out").exists()
+    said = folder.convert(nasty, tmp_path / "out", image_size=SIZE, skip_broken=True, progress=False)
+    assert "5 left out, as they cannot be read" in said
+    files = files_of(tmp_path / "out")
+    assert len(files) == 18
+    assert {name for name, row in files.items() if not row["split"]} == broken.keys()
+    for name, reason in broken.items():
+        assert files[name]["note"].startswith(f"left out: {reason}")
+    assert sum(data.find(path=str(tmp_path / "out")).count(split) for split in data.SPLITS) == 13
+
+
+def test_a_class_with_too_few_is_in_train_only_and_said_to_be(tmp_path):
+    for label, count in (("many", 9), ("few", 2)):
+        (tmp_path / "in" / label).mkdir(parents=True)
+        for number in range(count):
+            picture(200 + number + 50 * (label == "few")).save(tmp_path / "in" / label / f"{number}.jpg")
+    said = folder.convert(tmp_path / "in", tmp_path / "out", image_size=SIZE, progress=False)
+    assert "2 of classes with fewer than 3 that differ, in train only" in said
+    few = [row for row in files_of(tmp_path / "out").values() if row["label"] == "few"]
+    assert {(row["split"], row["note"]) for row in few} == {
+        ("train", "its class has fewer than 3 that differ: train only")
+    }
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda place: None, "is not there"),
+        (lambda place: (place / "one").mkdir(parents=True), "has 0 classes"),
+        (lambda place: [(place / "one").mkdir(parents=True), picture(0).save(place / "one/a.png")], "has 1 classes"),
+        (lambda place: [place.mkdir(), picture(0).save(place / "a.png")], "lies outside the folders of the classes"),
+    ],
+)
+def test_a_folder_of_another_form_is_refused(tmp_path, make, message):
+    make(tmp_path / "in")
+    with pytest.raises(FlowersError, match=message):
+        folder.convert(tmp_path / "in", tmp_path / "out", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,label\na.png,\n", "line 2: .* needs a path and a label"),
+        ("file,class\na.png,x\n", "line 2: .* needs a path and a label"),
+        ("path,label\na.png,x\na.png,y\n", "line 3: a.png stands in line 2 too"),
+    ],
+)
+def test_a_csv_of_another_form_is_refused(tmp_path, text, message):
+    (tmp_path / "in.csv").write_text(text)
+    with pytest.raises(FlowersError, match=message):
+        folder.convert(tmp_path / "in.csv", tmp_path / "out", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": 8}, r"`image_size` \(=8\)"),
+        ({"val": 0.0}, r"`val` \(=0.0\)"),
+        ({"val": 0.5, "test": 0.5}, "together below 1"),
+        ({"fit": "squeeze"}, r"`fit` \(=squeeze\) must be crop or pad"),
+        ({"seed": -1}, r"`seed` \(=-1\)"),
+    ],
+)
+def test_a_choice_out_of_range_is_refused(source, tmp_path, options, message):
+    with pytest.raises(FlowersError, match=message):
+        folder.convert(source, tmp_path / "out", progress=False, **options)

@@ -1,0 +1,155 @@
+"""Photographs of every kind, against colours and places that the test has chosen."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flowerlib import photographs
+from flowerlib.config import FlowersError
+
+RED, SIZE = (200, 40, 60), 64
+
+
+def plain(size=(80, 80), colour=RED, mode="RGB"):
+    return Image.new("RGB", size, colour).convert(mode)
+
+
+def saved(image, format, **options):
+    image.save(buffer := io.BytesIO(), format, **options)
+    buffer.seek(0)
+    return buffer
+
+
+def halves(size=(100, 60)):
+    """Left black, right white, a red stripe along the top."""
+    pixels = np.zeros((size[1], size[0], 3), np.uint8)
+    pixels[:, size[0] // 2 :] = 255
+    pixels[: size[1] // 4] = RED
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "TGA", "JPEG2000"])
+def test_every_format_gives_its_colour(format):
+    seen = photographs.read(saved(plain(), format), SIZE)
+    assert (seen.shape, seen.dtype) == ((SIZE, SIZE, 3), np.uint8)
+    assert abs(seen.astype(int) - RED).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("image", "format", "colour"),
+    [
+        (Image.new("CMYK", (80, 80), (0, 204, 153, 51)), "JPEG", (204, 41, 82)),  # 255 (1 - c) (1 - k)
+        (Image.new("CMYK", (80, 80), (0, 204, 153, 51)), "TIFF", (204, 41, 82)),
+        (Image.new("L", (80, 80), 120), "JPEG", (120, 120, 120)),
+        (Image.new("1", (80, 80), 1), "PNG", (255, 255, 255)),
+        (Image.fromarray(np.full((80, 80), 30 * 257, np.uint16)), "PNG", (30, 30, 30)),
+        (Image.fromarray(np.full((80, 80), 30 * 257, np.uint16)), "TIFF", (30, 30, 30)),
+        (Image.new("RGBA", (80, 80), (200, 0, 0, 0)), "PNG", (255, 255, 255)),  # all transparent, on white
+        (Image.new("RGBA", (80, 80), (200, 0, 100, 102)), "PNG", (233, 153, 193)),  # two fifths
+        (Image.new("LA", (80, 80), (100, 102)), "PNG", (193, 193, 193)),
+        (plain().quantize(4), "PNG", RED),
+        (Image.new("YCbCr", (80, 80), (120, 128, 128)), "JPEG", (120, 120, 120)),
+    ],
+)
+def test_every_colour_space_becomes_rgb(image, format, colour):
+    seen = photographs.read(saved(image, format), SIZE)
+    assert abs(seen.astype(int) - colour).max() <= 4
+
+
+def test_a_transparent_colour_of_a_palette_becomes_white():
+    image = Image.new("P", (80, 80), 1)
+    image.putpalette([0, 0, 0, 10, 200, 30])
+    assert (photographs.read(saved(image, "PNG", transparency=1), SIZE) == 255).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_it_is_upright_as_exif_says(orientation):
+    stored = {1: (), 2: (0,), 3: (3,), 4: (1,), 5: (5,), 6: (2,), 7: (6,), 8: (4,)}[orientation]
+    upright = halves((80, 80))
+    turned = upright
+    for operation in stored:
+        turned = turned.transpose(Image.Transpose(operation))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    seen = photographs.read(saved(turned, "PNG", exif=exif), 80)
+    np.testing.assert_array_equal(seen, np.asarray(upright))
+
+
+def test_crop_keeps_the_middle_square_and_pad_all_of_it():
+    image = halves((120, 60))  # the middle square begins at 30
+    crop = photographs.read(saved(image, "PNG"), 60, "crop")
+    np.testing.assert_array_equal(crop, np.asarray(image)[:, 30:90])
+    pad = photographs.read(saved(image, "PNG"), 120, "pad")
+    np.testing.assert_array_equal(pad[30:90], np.asarray(image))
+    assert (pad[:30] == photographs.GREY).all()
+    assert (pad[90:] == photographs.GREY).all()
+
+
+def test_an_image_of_the_right_size_is_left_as_it_is():
+    noise = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+    np.testing.assert_array_equal(photographs.read(saved(Image.fromarray(noise), "PNG"), SIZE), noise)
+
+
+def test_a_large_jpeg_gives_what_a_careful_reduction_gives():
+    y, x = np.mgrid[:1600, :1600] / 1600
+    smooth = np.stack([127 + 120 * np.sin(9 * x), 127 + 120 * np.cos(7 * y), 255 * x * y], -1).astype(np.uint8)
+    seen = photographs.read(saved(Image.fromarray(smooth), "JPEG", quality=95), 100)
+    careful = Image.fromarray(smooth).resize((100, 100), Image.Resampling.LANCZOS)
+    assert abs(seen.astype(int) - np.asarray(careful)).max() <= 6
+
+
+def test_of_a_moving_image_the_first_frame_is_taken():
+    frames = [plain(), plain(colour=(0, 0, 255))]
+    moving = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert abs(photographs.read(moving, SIZE).astype(int) - RED).max() <= 3
+
+
+BROKEN = {
+    "empty": (b"", "is no image that Pillow knows"),
+    "text": (b"a rose is a rose", "is no image that Pillow knows"),
+    "truncated JPEG": (saved(halves(), "JPEG").getvalue()[:-200], "cannot be read: "),
+    "truncated PNG": (saved(halves(), "PNG").getvalue()[:-60], "cannot be read: "),
+    "JPEG without data": (saved(halves(), "JPEG").getvalue()[:300], "cannot be read: "),
+    "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is no image that Pillow knows"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_cannot_be_read_is_told(name):
+    content, reason = BROKEN[name]
+    with pytest.raises(FlowersError, match=reason):
+        photographs.read(io.BytesIO(content), SIZE)
+
+
+def test_an_image_with_too_many_pixels_is_refused_before_it_is_decoded():
+    bomb = saved(Image.new("1", (20_000, 20_000)), "PNG")
+    with pytest.raises(FlowersError, match="has more than 178,956,970 pixels"):
+        photographs.read(bomb, SIZE)
+
+
+def test_files_that_cannot_be_opened_are_told(tmp_path):
+    with pytest.raises(FlowersError, match="cannot be read: No such file"):
+        photographs.read(tmp_path / "nowhere.jpg", SIZE)
+    (tmp_path / "folder.jpg").mkdir()
+    with pytest.raises(FlowersError, match="cannot be read: Is a directory"):
+        photographs.read(tmp_path / "folder.jpg", SIZE)
+    os.symlink("loop.jpg", tmp_path / "loop.jpg")
+    with pytest.raises(FlowersError, match="cannot be read: Too many levels of symbolic links"):
+        photographs.read(tmp_path / "loop.jpg", SIZE)
+
+
+def test_prepared_photographs_tell_whether_they_show_the_same(tmp_path):
+    halves().save(tmp_path / "a.png")
+    halves().save(tmp_path / "b.bmp")
+    plain().save(tmp_path / "c.png")
+    (tmp_path / "d.png").write_bytes(b"")
+    a, b, c, d = (photographs.prepare(tmp_path / name, SIZE, "crop") for name in ("a.png", "b.bmp", "c.png", "d.png"))
+    assert a.digest == b.digest != c.digest
+    assert [one.error for one in (a, b, c, d)] == ["", "", "", "is no image that Pillow knows"]
+    assert d.jpeg == b""
+    decoded = np.asarray(Image.open(io.BytesIO(a.jpeg))).astype(int)
+    assert abs(decoded - photographs.read(tmp_path / "a.png", SIZE)).mean() < 3
+    assert abs(c.thumbnail.astype(int) - RED).max() <= 3
