@@ -16,17 +16,8 @@
 # `runs/30_tpu_vs_gpu-*` folders beside this one's.
 
 # %%
-from flowerlib import (
-    accelerator,
-    augment,
-    backbones,
-    data,
-    heads,
-    plots,
-    record,
-    training,
-    warp,
-)
+from flowerlib import accelerator, augment, backbones, data, heads
+from flowerlib import plots, record, training, warp
 from flowerlib.accelerator import keras
 
 # %% [markdown]
