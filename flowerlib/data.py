@@ -150,8 +150,17 @@ def _fit(root: str) -> str:
     path = _join(root, "preprocessing.json")
     if not tf.io.gfile.exists(path):
         return "crop"
-    with tf.io.gfile.GFile(path, "r") as file:
-        return json.loads(file.read())["fit"]
+    with tf.io.gfile.GFile(path, "rb") as file:
+        content = file.read()
+    try:
+        fit = json.loads(content)["fit"]
+    except (ValueError, KeyError, TypeError):
+        fit = None
+    if fit not in ("crop", "pad"):
+        raise FlowersError(
+            f'`{path}` must say {{"fit": "crop"}} or {{"fit": "pad"}}, not {content[:80]!r}; or remove it'
+        )
+    return fit
 
 
 def _fingerprint(shards: dict[str, tuple[str, ...]]) -> str:

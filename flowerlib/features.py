@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -17,6 +18,7 @@ from flowerlib.config import FlowersError, cache_dir, written_whole
 from flowerlib.data import Flowers
 from flowerlib.predictions import Predictions
 
+VERSION = 1  # raise it when images are decoded or varied otherwise
 CHUNK = 64  # batches whose outputs Keras gathers before they are let go
 
 
@@ -87,8 +89,24 @@ def _key(looker: keras.Model, flowers: Flowers, views: list) -> str:
     for weight in looker.get_weights():
         weights.update(str(weight.shape).encode() + weight.tobytes())
     size, policy = looker.input_shape[1], keras.config.dtype_policy().name
-    what = [weights.hexdigest(), policy, size, views, flowers.fingerprint]
+    what = [VERSION, weights.hexdigest(), list(_layers(looker)), policy, size, views, flowers.fingerprint]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+
+
+def _layers(model: keras.Model) -> Iterator[list]:
+    """Yield the kind of each layer and its plain settings, such as a scale, which weights do not tell; not its name."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _layers(layer)
+        else:
+            plain = {key: value for key, value in layer.get_config().items() if _is_plain(value) and key != "name"}
+            yield [type(layer).__name__, plain]
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_plain(each) for each in value)
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _look(

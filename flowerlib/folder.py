@@ -154,6 +154,7 @@ def convert(
         FlowersError: as in `find`; an argument is out of range; `out` holds something else; files cannot be read.
     """
     _check(image_size, val, test, fit, seed)
+    out = Path(out).resolve()
     found = find(source)
     recipe = _recipe(found, image_size, val, test, fit, seed, skip_broken)
     if (out / "folder.json").is_file() and (out / "folder.json").read_text() == recipe:
@@ -244,7 +245,7 @@ def _table(found: list[Photograph], chunks: list[Path]) -> pd.DataFrame:
     table.insert(1, "label", [photograph.label for photograph in found])
     table["broken"] = table["note"] != ""
     table["note"] = table["note"].where(~table["broken"], "left out: " + table["note"])
-    table["group"] = _groups(table)
+    table["group"] = _groups(table) if not table["broken"].all() else range(len(table))
     return table.drop(columns=["digest", "hash", "mirrored"])
 
 
@@ -283,6 +284,8 @@ def _refuse_broken(table: pd.DataFrame, skip_broken: bool) -> None:
             "\n".join([f"{len(broken)} of {len(table)} files cannot be used:", *lines, *more])
             + "\nmend or remove them, or leave them out with --skip-broken"
         )
+    if (left := table.loc[~table["broken"], "label"].nunique()) < 2:
+        raise FlowersError(f"{left} classes have a file that can be read; there must be two at least")
 
 
 def _divide(table: pd.DataFrame, val: float, test: float, rng: np.random.Generator) -> pd.Series:
@@ -302,15 +305,16 @@ def _divide(table: pd.DataFrame, val: float, test: float, rng: np.random.Generat
 
 def _splits_of(groups: np.ndarray, sizes: pd.Series, val: float, test: float) -> dict[int, str]:
     """Return each group's split; those of a class with too few go to train."""
-    left = {"test": test, "val": val}
-    count = int(sizes[groups].sum())
-    room = {split: max(1, round(share * count)) if len(groups) >= FEWEST else 0 for split, share in left.items()}
+    size = sizes[groups].to_dict()
+    shares = {"test": test, "val": val} if len(groups) >= FEWEST else {}
+    room = {split: max(1, round(share * sum(size.values()))) for split, share in shares.items()}
+    taken = dict.fromkeys(room, 0)
     chosen = dict.fromkeys(groups.tolist(), "train")
     for group in groups[:-1].tolist():  # the last, the largest, is train's in any case
         for split in room:
-            taken = sum(sizes[other] for other, place in chosen.items() if place == split)
-            if room[split] and (not taken or taken + sizes[group] <= room[split]):
+            if not taken[split] or taken[split] + size[group] <= room[split]:
                 chosen[group] = split
+                taken[split] += size[group]
                 break
     return chosen
 
@@ -324,7 +328,7 @@ def _note_small_classes(table: pd.DataFrame) -> None:
 def _write(
     table: pd.DataFrame, chunks: list[Path], folder: Path, image_size: int, rng: np.random.Generator, progress: bool
 ) -> None:
-    names = sorted(table["label"].unique())
+    names = sorted(table.loc[~table["broken"], "label"].unique())
     jpegs = Records([str(chunk.with_suffix(".tfrec")) for chunk in chunks], folder.name)
     with tqdm(desc="writing", total=int((~table["broken"]).sum()), unit="img", disable=not progress) as bar:
         for split in ("train", "val", "test"):
@@ -335,10 +339,10 @@ def _write(
                 path = folder / shard_name(split, number, image_size, len(part))
                 write_shard(path, records, labelled=split != "test", bar=bar)
     (folder / "classes.json").write_text(json.dumps(names, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    table[["id", "label", "split", "note"]].to_csv(folder / "files.csv", index=False, lineterminator="\n")
-    shown = np.flatnonzero(table["split"] == "train")
-    shown = np.unique(np.linspace(0, len(shown) - 1, 12).astype(int)) if len(shown) else shown
-    rows = np.flatnonzero(table["split"] == "train")[shown]
+    listing = table[["id", "label", "split", "note"]]
+    listing.to_csv(folder / "files.csv", index=False, lineterminator="\n", errors="backslashreplace")
+    train = np.flatnonzero(table["split"] == "train")
+    rows = np.unique(train[np.linspace(0, len(train) - 1, 12).astype(int)])
     images = np.stack([np.asarray(Image.open(io.BytesIO(jpeg))) for jpeg in jpegs.fetch(rows)])
     plots.gallery(images, table["label"].iloc[rows].tolist()).savefig(folder / "preview.png", dpi=100)
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from flowerlib import features
 from flowerlib.accelerator import keras
+from flowerlib.config import FlowersError
 from flowerlib.features import Features
 
 ops = keras.ops
@@ -95,14 +96,19 @@ def train_many(
     Returns:
         The heads, features `(B, d)` -> probabilities `(B, num_classes)`; each first brings the features to mean 0 and
         spread 1.
+
+    Raises:
+        FlowersError: there is not one whole batch.
     """
+    steps = len(train.labels) // batch_size
+    if not steps:
+        raise FlowersError(f"`batch_size` (={batch_size}) must be at most the {len(train.labels)} images to learn from")
     scaling = keras.layers.Normalization()
     scaling.adapt(train.values[0].astype(np.float32))
     side = _Side(len(choices), num_classes)
     model = keras.Sequential(
         [keras.Input(train.values.shape[-1:]), scaling, keras.layers.Dropout(dropout, seed=seed), side]
     )
-    steps = len(train.labels) // batch_size
     rate = keras.optimizers.schedules.CosineDecay(0.0, (epochs - 1) * steps, warmup_target=1.0, warmup_steps=steps)
 
     def loss(truth: keras.KerasTensor, said: keras.KerasTensor) -> keras.KerasTensor:

@@ -3,12 +3,14 @@
 import hashlib
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from flowerlib.config import FlowersError
 
@@ -16,6 +18,7 @@ Fit = Literal["crop", "pad"]
 MOST_PIXELS = 178_956_970  # Pillow's own limit, beyond which it takes an image for an attack
 QUALITY = 95  # of the JPEGs: beyond it they grow and look no better
 GREY = (127, 127, 127)  # of padding: what the networks take for nothing
+warnings.filterwarnings("ignore", module="PIL")  # about odd metadata, and about sizes below the limit
 DEEP = {"I": 65535.0, "I;16": 65535.0, "I;16B": 65535.0, "I;16L": 65535.0, "F": 1.0}  # mode -> white
 
 
@@ -28,22 +31,53 @@ def read(file: Path | BinaryIO, size: int, fit: Fit = "crop") -> np.ndarray:
     Raises:
         FlowersError: the file cannot be read, is no image, is cut short, or has more than 178,956,970 pixels.
     """
+    with _told(), Image.open(file) as image:
+        if image.width * image.height > MOST_PIXELS:
+            raise Image.DecompressionBombError
+        image.draft("RGB", (2 * size, 2 * size))  # a large JPEG is decoded smaller, several times faster
+        upright = ImageOps.exif_transpose(image)
+        return np.asarray(_square(_rgb(upright), size, fit))
+
+
+def as_jpeg(file: Path | BinaryIO, size: int, fit: Fit = "crop") -> bytes:
+    """Return an image as it is stored in a dataset, a JPEG of `(size, size, 3)`; byte for byte where it is one already.
+
+    Arguments and errors as in `read`.
+    """
+    with _told():
+        if not isinstance(file, Path):
+            file.seek(0)
+        content = io.BytesIO(file.read_bytes() if isinstance(file, Path) else file.read())
+        with Image.open(content) as image:
+            if (image.format, image.mode, image.size) == ("JPEG", "RGB", (size, size)) and _upright(image):
+                image.load()  # it can be decoded to its end
+                return content.getvalue()
+    content.seek(0)
+    Image.fromarray(read(content, size, fit)).save(encoded := io.BytesIO(), "JPEG", quality=QUALITY)
+    return encoded.getvalue()
+
+
+def decode(jpeg: bytes) -> np.ndarray:
+    """Return the pixels `(S, S, 3)` uint8 of what `as_jpeg` returned: the same as in `data`."""
+    return np.asarray(Image.open(io.BytesIO(jpeg)))
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Make one kind of error of all that reading may raise."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about odd metadata, and about sizes below the limit
-            with Image.open(file) as image:
-                if image.width * image.height > MOST_PIXELS:
-                    raise Image.DecompressionBombError
-                image.draft("RGB", (2 * size, 2 * size))  # a large JPEG is decoded smaller, several times faster
-                upright = ImageOps.exif_transpose(image)
-                return np.asarray(_square(_rgb(upright), size, fit))
+        yield
     except Image.DecompressionBombError:
         raise FlowersError(f"has more than {MOST_PIXELS:,} pixels; make it smaller") from None
     except UnidentifiedImageError:
         raise FlowersError("is no image that Pillow knows") from None
-    except (OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, ArithmeticError) as error:
+    except Exception as error:  # Pillow's readers raise whatever a damaged file makes them stumble over
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__  # strerror has no path in it
         raise FlowersError(f"cannot be read: {reason}") from None
+
+
+def _upright(image: Image.Image) -> bool:
+    return image.getexif().get(ExifTags.Base.Orientation, 1) == 1
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -71,7 +105,7 @@ class Prepared:
 
     Attributes:
         jpeg: `(S, S, 3)`, compressed.
-        digest: SHA-256 of the pixels before that.
+        digest: SHA-256 of its pixels.
         thumbnail: `(32, 32, 3)` uint8, in [0, 255].
         error: what is wrong with the file, empty where nothing is.
     """
@@ -89,10 +123,9 @@ def prepare(path: Path, image_size: int, fit: Fit) -> Prepared:
     except UnicodeEncodeError:
         return Prepared(error="has a name that is not UTF-8; rename it")
     try:
-        pixels = read(path, image_size, fit)
+        jpeg = as_jpeg(path, image_size, fit)
     except FlowersError as error:
         return Prepared(error=str(error))
-    image = Image.fromarray(pixels)
-    image.save(buffer := io.BytesIO(), "JPEG", quality=QUALITY)
-    thumbnail = np.asarray(image.resize((32, 32), Image.Resampling.BOX))
-    return Prepared(buffer.getvalue(), hashlib.sha256(pixels.tobytes()).digest(), thumbnail)
+    pixels = decode(jpeg)
+    thumbnail = np.asarray(Image.fromarray(pixels).resize((32, 32), Image.Resampling.BOX))
+    return Prepared(jpeg, hashlib.sha256(pixels.tobytes()).digest(), thumbnail)

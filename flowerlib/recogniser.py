@@ -8,12 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from tqdm import tqdm
 
 from flowerlib import data, photographs
-from flowerlib.accelerator import keras, tf
+from flowerlib.accelerator import keras
 from flowerlib.config import FlowersError
 
 BATCH = 32  # images at a time
@@ -41,13 +42,16 @@ class Recogniser:
     record: dict
 
     def pixels(self, file: Path | BinaryIO) -> np.ndarray:
-        """Return a photograph as the model sees it, `(S, S, 3)` uint8. Errors as in `photographs.read`."""
-        square = photographs.read(file, self.stored_size, self.fit)
-        return data.resize(square[np.newaxis], self.image_size).numpy()[0]
+        """Return a photograph as the model sees it, `(S, S, 3)` uint8: as if it had first been stored in a dataset.
+
+        Errors as in `photographs.read`.
+        """
+        square = photographs.decode(photographs.as_jpeg(file, self.stored_size, self.fit))
+        return np.asarray(data.resize(square[np.newaxis], self.image_size))[0]
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Return what the model says of images `(B, S, S, 3)`: `(B, num_classes)` float32, rows that sum to one."""
-        return np.asarray(self.model(tf.cast(images, tf.float32), training=False), np.float32)
+        return np.asarray(self.model(keras.ops.convert_to_tensor(images, "float32"), training=False), np.float32)
 
     def top(self, probabilities: np.ndarray, count: int) -> list[tuple[str, float]]:
         """Return the likeliest names with their probabilities `(num_classes,)`, the likeliest first."""
@@ -67,16 +71,12 @@ def load(run: Path) -> Recogniser:
     try:
         classes, preprocessing, record = (json.loads((folder / name).read_text("utf-8")) for name in FILES[1:])
         model = keras.models.load_model(folder / "model.keras", compile=False)
-    except (ValueError, OSError) as error:
-        raise FlowersError(f"`{folder}` cannot be loaded ({error}); copy it again") from None
-    return Recogniser(
-        model,
-        tuple(classes),
-        preprocessing["stored_size"],
-        preprocessing["image_size"],
-        preprocessing["fit"],
-        record,
-    )
+        sizes = preprocessing["stored_size"], preprocessing["image_size"]
+        return Recogniser(model, tuple(classes), *sizes, preprocessing["fit"], record)
+    except (ValueError, OSError, KeyError, TypeError, BadZipFile) as error:
+        raise FlowersError(
+            f"`{folder}` cannot be loaded ({error!r}); copy it again, or run its notebook again"
+        ) from None
 
 
 def find_images(places: Sequence[Path]) -> list[Path]:

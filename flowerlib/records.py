@@ -5,7 +5,6 @@ checksum of the record (4 bytes). Source: tensorflow/core/lib/io/record_writer.h
 """
 
 import os
-import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -25,34 +24,34 @@ class Records:
     """
 
     def __init__(self, paths: Sequence[str], key: str) -> None:
-        self.files = [os.open(_local(path, cache_dir() / "records" / key), os.O_RDONLY) for path in paths]
-        weakref.finalize(self, _close, self.files)
-        places = [(file, *place) for file in self.files for place in _places(file)]
+        self.paths = [_local(path, cache_dir() / "records" / key) for path in paths]
+        places = [(number, *place) for number, path in enumerate(self.paths) for place in _places(path)]
         self.places = np.array(places, np.int64).reshape(-1, 3)  # file, first byte, length
 
     def __len__(self) -> int:
         return len(self.places)
 
     def fetch(self, indices: np.ndarray) -> np.ndarray:
-        """Return the records at those positions, `(n,)` bytes."""
-        files, firsts, lengths = self.places[indices].T.tolist()
-        found = [os.pread(*place) for place in zip(files, lengths, firsts, strict=True)]
-        return np.array(found, object)
+        """Return the records at those positions, `(n,)` bytes. No file stays open."""
+        found = np.empty(len(indices), object)
+        places = self.places[indices]
+        for number in np.unique(places[:, 0]).tolist():
+            with open(self.paths[number], "rb", buffering=0) as file:
+                for position in np.flatnonzero(places[:, 0] == number).tolist():
+                    _, first, length = places[position].tolist()
+                    found[position] = os.pread(file.fileno(), length, first)
+        return found
 
 
-def _places(file: int) -> Iterator[tuple[int, int]]:
+def _places(path: Path) -> Iterator[tuple[int, int]]:
     """Yield the first byte and the length of each whole record."""
-    size, at = os.fstat(file).st_size, 0
-    while at < size:
-        length = int.from_bytes(os.pread(file, 8, at), "little")
-        if at + length + 16 <= size:
-            yield at + 12, length
-        at += length + 16
-
-
-def _close(files: list[int]) -> None:
-    for file in files:
-        os.close(file)
+    with open(path, "rb", buffering=0) as file:
+        size, at = os.fstat(file.fileno()).st_size, 0
+        while at < size:
+            length = int.from_bytes(os.pread(file.fileno(), 8, at), "little")
+            if at + length + 16 <= size:
+                yield at + 12, length
+            at += length + 16
 
 
 def _local(path: str, folder: Path) -> Path:

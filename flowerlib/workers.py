@@ -5,7 +5,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from types import ModuleType
 from typing import TypeVar
 
@@ -17,12 +18,22 @@ def _num_workers() -> int:
     return min(cores, 16)  # beyond that, starting workers costs more than they save
 
 
+def _end_with_the_caller() -> None:
+    """Let a worker end when the process that started it is killed: it would wait for work for ever."""
+
+    def wait() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
+
+
 @contextmanager
 def spread(function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Iterator[Result]]:
     """Yield `function` of each job, in their order, computed by all cores."""
     # Fresh processes: forking one that runs TensorFlow's threads can hang. They would first run the caller's script
     # again, which is slow and, unless the script is guarded by `if __name__ == "__main__"`, fails: so they get none.
-    pool = ProcessPoolExecutor(_num_workers(), get_context("spawn"))
+    pool = ProcessPoolExecutor(_num_workers(), get_context("spawn"), initializer=_end_with_the_caller)
     main = sys.modules["__main__"]
     try:
         sys.modules["__main__"] = ModuleType("__main__")

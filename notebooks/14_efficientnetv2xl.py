@@ -130,7 +130,8 @@ with device.scope():
 scores = pd.DataFrame(heads.scores(tried, judge, run.eval_batch_size))
 grid = pd.concat([pd.DataFrame([asdict(choice) for choice in choices]), scores], axis=1)
 table = grid.pivot(index="peak_lr", columns="weight_decay", values="macro_f1")
-table.style.format(precision=4).highlight_max(axis=None)
+mark = "REHEARSAL, no result: " if run.rehearsal else ""
+table.style.format(precision=4).highlight_max(axis=None).set_caption(f"{mark}macro F1")
 
 # %%
 best = grid["macro_f1"].idxmax()
@@ -158,12 +159,11 @@ deeper.fit(
     verbose=0,
 )
 rows = {"one dense layer": tried[best], "one more": deeper}
-pd.DataFrame(
-    heads.scores(list(rows.values()), judge, run.eval_batch_size), index=list(rows)
-).round(4)
+more = pd.DataFrame(heads.scores(list(rows.values()), judge, run.eval_batch_size), index=rows)
+more.style.format(precision=4).set_caption(f"{mark}on a fifth of the training images")
 
 # %% [markdown]
-# In `00_quickstart`, on other photographs, it made no difference: the head below keeps to one layer.
+# In `00_quickstart`, on other photographs, it made no difference. The head below has one layer.
 
 # %% [markdown]
 # ## Training the head
@@ -198,7 +198,7 @@ plots.curves(history, best_epoch=training.best_epoch(history), rehearsal=run.reh
 
 # %%
 said = features.predict(head, seen["val"], run.eval_batch_size)
-{name: round(score, 4) for name, score in said.scores().items()}
+print(mark + str({name: round(score, 4) for name, score in said.scores().items()}))
 
 # %% [markdown]
 # The pairs that it confuses most often:

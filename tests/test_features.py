@@ -46,14 +46,18 @@ def test_what_was_computed_is_read_again_and_not_mistaken_for_anything_else(look
     first = features.extract(looker, flowers, "val", 4, folder=tmp_path)
     other = keras.models.clone_model(looker)
     other.set_weights([weight + 1 for weight in looker.get_weights()])
+    brighter = keras.Sequential(
+        [keras.Input((24, 24, 3)), keras.layers.Rescaling(1.1), *looker.layers]
+    )  # the same weights
     for changed in (
+        features.extract(brighter, flowers, "val", 4, folder=tmp_path),
         features.extract(other, flowers, "val", 4, folder=tmp_path),
         features.extract(looker, replace(flowers, fingerprint="another"), "val", 4, folder=tmp_path),
         features.extract(looker, flowers, "val", 4, varied=1, folder=tmp_path),
         features.extract(looker, flowers, "val", 4, varied=1, augment=augment.UNCHANGED, folder=tmp_path),
     ):
         assert changed.values.filename != first.values.filename
-    assert len(list(tmp_path.glob("*/val.npy"))) == 5
+    assert len(list(tmp_path.glob("*/val.npy"))) == 6
     assert len(list(tmp_path.rglob(".*"))) == 0
     monkeypatch.setattr(looker, "predict", None)
     again = features.extract(looker, flowers, "val", 4, folder=tmp_path)

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 
 import numpy as np
@@ -128,29 +127,32 @@ def test_a_csv_gives_the_same_dataset_and_another_seed_another_one(source, conve
 
 
 STOPPED = """
-import sys
+import os, signal, sys
 from pathlib import Path
 from flowerlib import folder
-folder.CHUNK = 8
+source, out, log, limit = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
+folder.CHUNK, keep = 8, folder._keep
+def noted(chunk, prepared):
+    keep(chunk, prepared)
+    with log.open("a") as file:
+        print(chunk.name, file=file)
+    if chunk.name == f"{limit:05d}":
+        os.kill(os.getpid(), signal.SIGKILL)
+folder._keep = noted
 if __name__ == "__main__":
-    folder.convert(Path(sys.argv[1]), Path(sys.argv[2]), image_size=int(sys.argv[3]), progress=False)
+    folder.convert(source, out, image_size=48, progress=False)
 """
 
 
 def test_a_stopped_call_goes_on_and_ends_with_the_same_bytes(source, converted, tmp_path):
-    out = tmp_path / "flowers"
-    command = [sys.executable, "-c", STOPPED, source, out, str(SIZE)]
-    process = subprocess.Popen(command)
-    preparing = tmp_path / ".flowers.preparing"
-    while len(list(preparing.glob("*/*.npz"))) < 2 and process.poll() is None:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    kept = {path: path.stat().st_mtime_ns for path in preparing.glob("*/*.npz")}
-    assert len(kept) >= 2
+    out, log = tmp_path / "flowers", tmp_path / "log"
+    command = [sys.executable, "-c", STOPPED, source, out, log]
+    assert subprocess.run([*command, "1"]).returncode == -signal.SIGKILL
+    assert log.read_text().split() == ["00000", "00001"]
     assert not out.exists()
-    subprocess.run(command, check=True)
-    assert not preparing.exists()
+    subprocess.run([*command, "99"], check=True)
+    assert log.read_text().split() == ["00000", "00001", "00002", "00003", "00004"]  # none twice
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["flowers", "log"]
     assert everything(out) == everything(converted[0])
 
 
@@ -165,6 +167,7 @@ def test_broken_files_are_all_named_and_left_out_only_when_asked(source, tmp_pat
     (nasty / "b/cut.jpg").write_bytes((nasty / "b/0.jpg").read_bytes()[:-300])
     os.symlink("loop.jpg", nasty / "b/loop.jpg")
     os.symlink("..", nasty / "b/upwards")
+    (nasty / os.fsdecode(b"b/latin\xfc.jpg")).write_bytes((nasty / "b/0.jpg").read_bytes())
     Image.new("1", (20_000, 20_000)).save(nasty / "b/bomb.png")
     picture(7).save(nasty / f"a/{'long' * 50}ümläut 花.png")
     broken = {
@@ -173,16 +176,17 @@ def test_broken_files_are_all_named_and_left_out_only_when_asked(source, tmp_pat
         "b/cut.jpg": "cannot be read: ",
         "b/loop.jpg": "cannot be read: Too many levels of symbolic links",
         "b/bomb.png": "has more than 178,956,970 pixels",
+        "b/latin\\udcfc.jpg": "has a name that is not UTF-8",
     }
-    with pytest.raises(FlowersError, match="5 of 18 files cannot be used") as error:
+    with pytest.raises(FlowersError, match="6 of 19 files cannot be used") as error:
         folder.convert(nasty, tmp_path / "out", image_size=SIZE, progress=False)
     for name, reason in broken.items():
-        assert f"`{name}` {reason}" in str(error.value)
+        assert f"`{name}` {reason}" in str(error.value).encode(errors="backslashreplace").decode()
     assert not (tmp_path / "out").exists()
     said = folder.convert(nasty, tmp_path / "out", image_size=SIZE, skip_broken=True, progress=False)
-    assert "5 left out, as they cannot be read" in said
+    assert "6 left out, as they cannot be read" in said
     files = files_of(tmp_path / "out")
-    assert len(files) == 18
+    assert len(files) == 19
     assert {name for name, row in files.items() if not row["split"]} == broken.keys()
     for name, reason in broken.items():
         assert files[name]["note"].startswith(f"left out: {reason}")
@@ -244,3 +248,14 @@ def test_a_csv_of_another_form_is_refused(tmp_path, text, message):
 def test_a_choice_out_of_range_is_refused(source, tmp_path, options, message):
     with pytest.raises(FlowersError, match=message):
         folder.convert(source, tmp_path / "out", progress=False, **options)
+
+
+@pytest.mark.parametrize(("sound", "message"), [((), "0 classes have a file"), (("a",), "1 classes have a file")])
+def test_a_class_of_which_nothing_can_be_read_is_no_class(tmp_path, sound, message):
+    for label in ("a", "b"):
+        (tmp_path / "in" / label).mkdir(parents=True)
+        (tmp_path / "in" / label / "broken.jpg").write_bytes(b"no image")
+        for number in range(5 if label in sound else 0):
+            picture(number).save(tmp_path / "in" / label / f"{number}.png")
+    with pytest.raises(FlowersError, match=message):
+        folder.convert(tmp_path / "in", tmp_path / "out", image_size=SIZE, skip_broken=True, progress=False)

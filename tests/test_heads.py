@@ -3,6 +3,7 @@ import pytest
 
 from flowerlib import features, heads
 from flowerlib.accelerator import keras
+from flowerlib.config import FlowersError
 
 
 def softmax(logits):
@@ -64,6 +65,11 @@ def test_the_scores_are_each_heads_own(seen):
     learned, guessing = heads.scores(heads.train_many(seen, 4, choices, epochs=4, batch_size=8), seen, 16)
     assert learned["accuracy"] > 0.8
     assert guessing["macro_f1"] < 0.7
+
+
+def test_too_few_images_for_a_batch_are_an_error(seen):
+    with pytest.raises(FlowersError, match=r"`batch_size` \(=64\) must be at most the 60 images to learn from"):
+        heads.train_many(seen, 4, [heads.Choice(1e-1, 0.0)], epochs=4, batch_size=64)
 
 
 def test_one_more_layer_begins_by_saying_the_same_and_learns_in_the_last_layer_only(seen):

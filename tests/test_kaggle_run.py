@@ -85,7 +85,7 @@ def leave_run(name, seed):
         "val_loss": 1.0,
         "seconds_per_epoch": 2.0,
         "epochs": 3,
-        "retrained": True,
+        "trainable_parameters": 1000,
         "weights": "pretrained",
         "parameters": 1000,
         "layers": 10,

@@ -113,6 +113,7 @@ BROKEN = {
     "truncated JPEG": (saved(halves(), "JPEG").getvalue()[:-200], "cannot be read: "),
     "truncated PNG": (saved(halves(), "PNG").getvalue()[:-60], "cannot be read: "),
     "JPEG without data": (saved(halves(), "JPEG").getvalue()[:300], "cannot be read: "),
+    "damaged EXIF": (saved(halves(), "PNG", exif=b"Exif\0\0MM\0*").getvalue(), "cannot be read: "),
     "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is no image that Pillow knows"),
 }
 
@@ -153,3 +154,22 @@ def test_prepared_photographs_tell_whether_they_show_the_same(tmp_path):
     decoded = np.asarray(Image.open(io.BytesIO(a.jpeg))).astype(int)
     assert abs(decoded - photographs.read(tmp_path / "a.png", SIZE)).mean() < 3
     assert abs(c.thumbnail.astype(int) - RED).max() <= 3
+
+
+def test_a_jpeg_of_the_right_size_is_stored_byte_for_byte_and_another_one_is_not(tmp_path):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8))
+    right = saved(noise, "JPEG", quality=60).getvalue()
+    (tmp_path / "right.jpg").write_bytes(right)
+    assert photographs.as_jpeg(tmp_path / "right.jpg", SIZE) == right
+    np.testing.assert_array_equal(photographs.decode(right), np.asarray(Image.open(io.BytesIO(right))))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    image = halves((SIZE, SIZE))
+    for other in (saved(image, "JPEG", exif=exif), saved(image.convert("L"), "JPEG"), saved(image, "PNG")):
+        content = other.getvalue()
+        stored = photographs.as_jpeg(other, SIZE)
+        assert stored != content
+        difference = photographs.decode(stored).astype(int) - photographs.read(io.BytesIO(content), SIZE)
+        assert abs(difference).mean() < 3
+    with pytest.raises(FlowersError, match="cannot be read: "):
+        photographs.as_jpeg(io.BytesIO(right[:-100]), SIZE)
