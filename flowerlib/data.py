@@ -312,8 +312,8 @@ def train_batches(
 def ahead(batches: tf.data.Dataset) -> tf.data.Dataset:
     """Return the same batches, some of them made ahead, without tf.data's own tuning.
 
-    That gains nothing measurable here, and its thread sleeps for longer and longer: at their end Keras' `fit` and
-    `predict` wait until it wakes, for up to as long again as they took, at most a minute.
+    Its thread sleeps for longer and longer: at their end Keras' `fit` and `predict` wait until it wakes, for up to as
+    long again as they took, at most a minute.
     """
     options = tf.data.Options()
     options.autotune.enabled = False

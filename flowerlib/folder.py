@@ -132,7 +132,7 @@ def convert(
 
     `out` gets `tfrecords-jpeg-<S>x<S>/{train,val,test}`, `classes.json`, `files.csv` (a line for every file found: its
     `id`, `label`, `split`, and a `note` where there is something to say; this is where the truth about test stands) and
-    `preview.png`. It appears whole or not at all.
+    `preview.png`; for later calls, `folder.json` and `preprocessing.json`. It appears whole or not at all.
 
     Each class is divided in the same proportions. Files that show the same, or nearly, stay in one split.
 
