@@ -98,6 +98,41 @@ def predict(
     recogniser.report(recogniser.load(model), images, top, "json" if as_json else "csv" if as_csv else "text")
 
 
+@app.command(epilog="Example: flowerlib export outputs/runs/00_quickstart --to onnx --images holiday/")
+def export(
+    run: Annotated[Path, typer.Argument(help="What a notebook left: outputs/runs/NAME.", show_default=False)],
+    to: Annotated[str, typer.Option(help="onnx, litert or savedmodel.", show_default=False)],
+    images: Annotated[
+        list[Path] | None, typer.Option(help="Images or folders to compare on; its training pictures unless given.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder to write; RUN/export/FORMAT unless given.")] = None,
+) -> None:
+    """Write a model for other programs, checked against the original: its answers, its size, its speed."""
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # the others cannot write all formats
+    from flowerlib import export as exporting
+
+    print(exporting.export(run, to, images or (), out))
+
+
+@app.command(epilog="Example: flowerlib serve --model outputs/runs/00_quickstart --port 8000")
+def serve(
+    model: Annotated[Path, typer.Option(help="What a notebook left: outputs/runs/NAME.", show_default=False)],
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    max_bytes: Annotated[int, typer.Option(min=1, help="Of a request.")] = 32_000_000,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Of an image.")] = 50_000_000,
+    max_files: Annotated[int, typer.Option(min=1, help="Of a request.")] = 32,
+    seconds: Annotated[float, typer.Option(min=0.1, help="For a request to arrive, and for its answer.")] = 30,
+    queue: Annotated[int, typer.Option(min=1, help="Images under way at once; others get 503.")] = 256,
+) -> None:
+    """Open a page and an API that name the flowers in photographs; what is sent is not kept."""
+    try:
+        from flowerlib import serve as service
+    except ImportError as error:
+        raise FlowersError(f"{error.name} is missing: pip install 'flowerlib[serve]'") from None
+    service.serve(model, host, port, service.Limits(max_bytes, max_pixels, max_files, seconds, queue))
+
+
 @app.command(epilog="Example: flowerlib check --data ~/flowers")
 def check(
     data: Annotated[str | None, typer.Option(help="The dataset's folder or address, instead of FLOWERS_DATA.")] = None,

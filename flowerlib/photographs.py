@@ -22,24 +22,23 @@ warnings.filterwarnings("ignore", module="PIL")  # about odd metadata, and about
 DEEP = {"I": 65535.0, "I;16": 65535.0, "I;16B": 65535.0, "I;16L": 65535.0, "F": 1.0}  # mode -> white
 
 
-def read(file: Path | BinaryIO, size: int, fit: Fit = "crop") -> np.ndarray:
+def read(file: Path | BinaryIO, size: int, fit: Fit = "crop", most_pixels: int = MOST_PIXELS) -> np.ndarray:
     """Return an image as `(size, size, 3)` uint8, RGB: upright as its EXIF says, its first frame where it moves.
 
     Transparent parts become white, 16 bits eight, other colour spaces RGB. An image that is not square loses what lies
     beyond the square in its middle (`crop`) or gets grey stripes (`pad`).
 
     Raises:
-        FlowersError: the file cannot be read, is no image, is cut short, or has more than 178,956,970 pixels.
+        FlowersError: the file cannot be read, is no image, is cut short, or has more pixels than `most_pixels`.
     """
     with _told(), Image.open(file) as image:
-        if image.width * image.height > MOST_PIXELS:
-            raise Image.DecompressionBombError
+        _bound(image, most_pixels)
         image.draft("RGB", (2 * size, 2 * size))  # a large JPEG is decoded smaller, several times faster
         upright = ImageOps.exif_transpose(image)
         return np.asarray(_square(_rgb(upright), size, fit))
 
 
-def as_jpeg(file: Path | BinaryIO, size: int, fit: Fit = "crop") -> bytes:
+def as_jpeg(file: Path | BinaryIO, size: int, fit: Fit = "crop", most_pixels: int = MOST_PIXELS) -> bytes:
     """Return an image as it is stored in a dataset, a JPEG of `(size, size, 3)`; byte for byte where it is one already.
 
     Arguments and errors as in `read`.
@@ -49,11 +48,12 @@ def as_jpeg(file: Path | BinaryIO, size: int, fit: Fit = "crop") -> bytes:
             file.seek(0)
         content = io.BytesIO(file.read_bytes() if isinstance(file, Path) else file.read())
         with Image.open(content) as image:
+            _bound(image, most_pixels)
             if (image.format, image.mode, image.size) == ("JPEG", "RGB", (size, size)) and _upright(image):
                 image.load()  # it can be decoded to its end
                 return content.getvalue()
     content.seek(0)
-    Image.fromarray(read(content, size, fit)).save(encoded := io.BytesIO(), "JPEG", quality=QUALITY)
+    Image.fromarray(read(content, size, fit, most_pixels)).save(encoded := io.BytesIO(), "JPEG", quality=QUALITY)
     return encoded.getvalue()
 
 
@@ -67,6 +67,8 @@ def _told() -> Iterator[None]:
     """Make one kind of error of all that reading may raise."""
     try:
         yield
+    except FlowersError:
+        raise
     except Image.DecompressionBombError:
         raise FlowersError(f"has more than {MOST_PIXELS:,} pixels; make it smaller") from None
     except UnidentifiedImageError:
@@ -74,6 +76,11 @@ def _told() -> Iterator[None]:
     except Exception as error:  # Pillow's readers raise whatever a damaged file makes them stumble over
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__  # strerror has no path in it
         raise FlowersError(f"cannot be read: {reason}") from None
+
+
+def _bound(image: Image.Image, most_pixels: int) -> None:
+    if image.width * image.height > most_pixels:
+        raise FlowersError(f"has {image.width * image.height:,} pixels, more than {most_pixels:,}; make it smaller")
 
 
 def _upright(image: Image.Image) -> bool:

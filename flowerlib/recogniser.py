@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Literal
 from zipfile import BadZipFile
@@ -14,11 +15,30 @@ import numpy as np
 from tqdm import tqdm
 
 from flowerlib import data, photographs
+from flowerlib import gallery as galleries
 from flowerlib.accelerator import keras
 from flowerlib.config import FlowersError
+from flowerlib.gallery import Gallery
 
 BATCH = 32  # images at a time
 FILES = ("model.keras", "classes.json", "preprocessing.json", "run.json")
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a network makes of one image.
+
+    Attributes:
+        probabilities: `(num_classes,)` float32.
+        features: `(d,)` float32, the mean over its places of what it sees.
+        evidence: `(h, w, num_classes)` float32, how much each place speaks for a class rather than for the average
+            class, in nats; the mean over all places is what `probabilities` come from. Source: class activation maps,
+            Zhou and others, arXiv 1512.04150.
+    """
+
+    probabilities: np.ndarray
+    features: np.ndarray
+    evidence: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -32,6 +52,7 @@ class Recogniser:
         image_size: S; that square is resized to it.
         fit: `crop` or `pad`, as its dataset was made.
         record: of the run that trained it.
+        gallery: its training pictures, where the run kept them.
     """
 
     model: keras.Model
@@ -40,23 +61,58 @@ class Recogniser:
     image_size: int
     fit: photographs.Fit
     record: dict
+    gallery: Gallery | None = None
 
-    def pixels(self, file: Path | BinaryIO) -> np.ndarray:
+    def pixels(self, file: Path | BinaryIO, most_pixels: int = photographs.MOST_PIXELS) -> np.ndarray:
         """Return a photograph as the model sees it, `(S, S, 3)` uint8: as if it had first been stored in a dataset.
 
-        Errors as in `photographs.read`.
+        `most_pixels` and errors as in `photographs.read`.
         """
-        square = photographs.decode(photographs.as_jpeg(file, self.stored_size, self.fit))
+        square = photographs.decode(photographs.as_jpeg(file, self.stored_size, self.fit, most_pixels))
         return np.asarray(data.resize(square[np.newaxis], self.image_size))[0]
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Return what the model says of images `(B, S, S, 3)`: `(B, num_classes)` float32, rows that sum to one."""
-        return np.asarray(self.model(keras.ops.convert_to_tensor(images, "float32"), training=False), np.float32)
+        return _run(self.model, images)
+
+    def look(self, image: np.ndarray) -> Look:
+        """Return what the network makes of an image `(S, S, 3)`, and where."""
+        network, layers = self._opened
+        places, features, said = (output[0] for output in _run(network, image[np.newaxis]))
+        heights = keras.ops.convert_to_tensor(places.reshape(-1, places.shape[-1]))
+        for layer in layers[:-1]:
+            heights = layer(heights)
+        logits = np.asarray(heights) @ np.asarray(layers[-1].kernel) + np.asarray(layers[-1].bias)
+        evidence = logits - logits.mean(axis=-1, keepdims=True)
+        return Look(said, features, evidence.reshape(*places.shape[:2], -1))
+
+    @cached_property
+    def _opened(self) -> tuple[keras.Model, list[keras.layers.Layer]]:
+        """The network with what goes into its pooling and comes out of it, and the layers above, the last one dense."""
+        pools = [layer for layer in self.model.layers if isinstance(layer, keras.layers.GlobalAveragePooling2D)]
+        above = self.model.layers[self.model.layers.index(pools[0]) + 1 :]
+        layers = [each for layer in above for each in getattr(layer, "layers", [layer])]
+        layers = [layer for layer in layers if not isinstance(layer, keras.layers.InputLayer | keras.layers.Dropout)]
+        return keras.Model(self.model.inputs, [pools[0].input, pools[0].output, *self.model.outputs]), layers
 
     def top(self, probabilities: np.ndarray, count: int) -> list[tuple[str, float]]:
         """Return the likeliest names with their probabilities `(num_classes,)`, the likeliest first."""
         order = np.argsort(-probabilities, kind="stable")[:count]
         return [(self.classes[label], float(probabilities[label])) for label in order]
+
+
+def _run(model: keras.Model, images: np.ndarray) -> np.ndarray | list[np.ndarray]:
+    """Return the outputs for a batch, in float32, from the compiled model."""
+    count = len(images)
+    if keras.config.backend() == "jax":  # which compiles for every size of a batch: let there be few
+        images = np.resize(images, (1 << (count - 1).bit_length(), *images.shape[1:]))
+    outputs = model.predict_on_batch(np.asarray(images, np.float32))
+    return keras.tree.map_structure(lambda output: np.asarray(output[:count], np.float32), outputs)
+
+
+def model_folder(run: Path) -> Path:
+    """Return the folder with the model: that of the run, or the one named itself."""
+    return run / "model" if (run / "model/model.keras").exists() else run
 
 
 def load(run: Path) -> Recogniser:
@@ -65,14 +121,16 @@ def load(run: Path) -> Recogniser:
     Raises:
         FlowersError: a file of it is missing or damaged.
     """
-    folder = run / "model" if (run / "model/model.keras").exists() else run
+    folder = model_folder(run)
     if missing := [name for name in FILES if not (folder / name).exists()]:
         raise FlowersError(f"`{folder}` has no {missing[0]}; name what a notebook left: outputs/runs/<name>")
     try:
         classes, preprocessing, record = (json.loads((folder / name).read_text("utf-8")) for name in FILES[1:])
         model = keras.models.load_model(folder / "model.keras", compile=False)
         sizes = preprocessing["stored_size"], preprocessing["image_size"]
-        return Recogniser(model, tuple(classes), *sizes, preprocessing["fit"], record)
+        kept = folder / galleries.FILE
+        gallery = galleries.load(kept) if kept.exists() else None
+        return Recogniser(model, tuple(classes), *sizes, preprocessing["fit"], record, gallery)
     except (ValueError, OSError, KeyError, TypeError, BadZipFile) as error:
         raise FlowersError(
             f"`{folder}` cannot be loaded ({error!r}); copy it again, or run its notebook again"

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from flowerlib import plots, predictions
+from flowerlib import gallery, plots, predictions
 from flowerlib.accelerator import Device, keras
 from flowerlib.config import kaggle_input, search, written_whole
 from flowerlib.data import Flowers
+from flowerlib.features import Features
 from flowerlib.predictions import Predictions
 from flowerlib.training import History, Run, best_epoch, resume_file
 
@@ -29,6 +30,7 @@ def save_run(
     weights: str,
     val: Predictions,
     test: Predictions,
+    seen: Features | None = None,
 ) -> dict:
     """Leave `runs/<name>/`: `run.json`, `predictions.npz`, `curves.png` and `model/`; return the record.
 
@@ -41,6 +43,7 @@ def save_run(
         weights: what the backbone began from, `pretrained` or `random`.
         val: the final predictions for val.
         test: the final predictions for test.
+        seen: what the frozen network saw in train; kept with the model, with thumbnails, to show what looks alike.
     """
     record = _record(run, model, history, flowers, device, weights) | {
         f"val_{name}": value for name, value in val.scores().items()
@@ -50,6 +53,8 @@ def save_run(
         plots.curves(history, best_epoch=record["best_epoch"], rehearsal=run.rehearsal).savefig(temporary)
     with written_whole(run.folder / "model") as temporary:
         _save_model(model, temporary, record, flowers)
+        if seen:
+            gallery.save(temporary / gallery.FILE, seen, flowers)
     with written_whole(run.folder / "run.json") as temporary:
         temporary.write_text(json.dumps(record, indent=2))
     if record["complete"]:

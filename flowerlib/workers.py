@@ -10,12 +10,13 @@ from threading import Thread
 from types import ModuleType
 from typing import TypeVar
 
+MOST = 16  # workers: beyond that, starting them costs more than they save
 Job, Result = TypeVar("Job"), TypeVar("Result")
 
 
-def _num_workers() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 16)  # beyond that, starting workers costs more than they save
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _end_with_the_caller() -> None:
@@ -33,7 +34,7 @@ def spread(function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[I
     """Yield `function` of each job, in their order, computed by all cores."""
     # Fresh processes: forking one that runs TensorFlow's threads can hang. They would first run the caller's script
     # again, which is slow and, unless the script is guarded by `if __name__ == "__main__"`, fails: so they get none.
-    pool = ProcessPoolExecutor(_num_workers(), get_context("spawn"), initializer=_end_with_the_caller)
+    pool = ProcessPoolExecutor(min(num_cores(), MOST), get_context("spawn"), initializer=_end_with_the_caller)
     main = sys.modules["__main__"]
     try:
         sys.modules["__main__"] = ModuleType("__main__")

@@ -217,6 +217,7 @@ assert abs(whole - halves).max() < 0.02
 answers = features.predict(head, seen["test"], run.eval_batch_size)
 predictions.write_submission(answers, "submission.csv", count=flowers.count("test"))
 left = record.save_run(
-    run, model, history, flowers=flowers, device=device, weights=weights, val=said, test=answers
-)
+    run, model, history, flowers=flowers, device=device, weights=weights, val=said, test=answers,
+    seen=seen["train"],
+)  # fmt: skip
 print(record.headline(left))

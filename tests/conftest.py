@@ -82,3 +82,25 @@ def flowers(_records, write_flowers, tmp_path_factory):
     from flowerlib import data
 
     return data.find(path=write_flowers(tmp_path_factory.mktemp("flowers"), _records))
+
+
+@pytest.fixture(scope="session")
+def trained(flowers, tmp_path_factory):
+    """Return the folder of a run on the tiny dataset, which kept its training pictures."""
+    import tiny
+
+    place = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        tiny.save_run(flowers, keep_pictures=True)
+    return place / "runs/tiny"
+
+
+@pytest.fixture(scope="session")
+def photographs_of_val(_records, tmp_path_factory):
+    """Return a folder with the JPEGs of val, named by their ids."""
+    place = tmp_path_factory.mktemp("photographs")
+    for shard in _records["val"]:
+        for record in shard:
+            (place / f"{record['id'].decode()}.jpg").write_bytes(record["image"])
+    return place

@@ -10,8 +10,8 @@ import pytest
 import tiny
 from PIL import Image
 
-from flowerlib import data, predictions, recogniser, record, training
-from flowerlib.accelerator import Device
+from flowerlib import heads, recogniser
+from flowerlib.accelerator import keras
 from flowerlib.config import FlowersError
 
 
@@ -19,37 +19,15 @@ from flowerlib.config import FlowersError
 def run(request, flowers, tmp_path_factory):
     """What a run on images of 24 px, seen at 32 px or as they are, left; the folder and its predictions for val."""
     place = tmp_path_factory.mktemp("run")
-    choices = training.Run(
-        name="tiny", backbone="none", retrain=True, image_size=24, batch_size=4, epochs=1, warmup_epochs=0, peak_lr=0.1,
-        weight_decay=0.0, label_smoothing=0.0, dropout=0.0, mix="none", seed=0, eval_size=request.param,
-    )  # fmt: skip
-    model = tiny.network(4, image_size=None)
-    model.set_weights([3 * weight for weight in model.get_weights()])  # surer, so that answers differ
-    said = {
-        split: predictions.predict(model, data.eval_batches(flowers, split, 8, image_size=request.param), 8)
-        for split in ("val", "test")
-    }
-    measured = ("loss", "accuracy", "val_loss", "val_accuracy", "val_macro_f1", "seconds", "compiled")
-    history = {name: [1.0] for name in measured}
-    device = Device("cpu", "a CPU", 1, "tensorflow")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        record.save_run(choices, model, history, flowers=flowers, device=device, weights="random", **said)
-    return place / "runs/tiny", said["val"]
+        said = tiny.save_run(flowers, eval_size=request.param)
+    return place / "runs/tiny", said
 
 
-@pytest.fixture(scope="module")
-def images(flowers, records_of_val, tmp_path_factory):
-    """The JPEGs of val as files, named by their ids."""
-    place = tmp_path_factory.mktemp("images")
-    for record_ in records_of_val:
-        (place / f"{record_['id'].decode()}.jpg").write_bytes(record_["image"])
-    return place
-
-
-@pytest.fixture(scope="module")
-def records_of_val(_records):
-    return [record_ for shard in _records["val"] for record_ in shard]
+@pytest.fixture
+def images(photographs_of_val):
+    return photographs_of_val
 
 
 def test_a_file_gets_the_very_probabilities_that_its_record_got(run, images):
@@ -125,3 +103,30 @@ def test_a_photograph_of_another_form_is_cut_as_its_dataset_was(run):
     seen = recogniser.load(run[0]).pixels(buffer)
     assert (seen[:, 4:-4] >= 250).all()
     assert (seen > 220).all()  # at the edges a filter looks a pixel further, and it was compressed
+
+
+def test_the_evidence_of_all_places_together_is_what_the_network_says(run, images):
+    model = recogniser.load(run[0])
+    image = model.pixels(next(iter(images.iterdir())))
+    look = model.look(image)
+    np.testing.assert_allclose(look.probabilities, model.probabilities(image[None])[0], atol=1e-6)
+    logs = np.log(look.probabilities)
+    np.testing.assert_allclose(look.evidence.mean(axis=(0, 1)), logs - logs.mean(), atol=1e-4)
+
+
+def test_the_evidence_lies_where_the_flower_is():
+    """A network that was built to take what is red for a rose, whatever the scale of its features."""
+    pixels, scaling = keras.Input((24, 24, 3)), keras.layers.Normalization()
+    layers = [keras.layers.AveragePooling2D(4), keras.layers.GlobalAveragePooling2D(), scaling, heads.linear(2, 0.5)]
+    model = keras.Sequential([pixels, *layers])
+    scaling.adapt(np.random.default_rng(0).normal(100, 50, (64, 3)))
+    layers[-1].set_weights([np.array([[1.0, -1.0], [0, 0], [0, 0]]), np.array([0.5, -0.5])])
+    image = np.zeros((24, 24, 3), np.uint8)
+    image[4:12, 12:20, 0] = 255
+    found = recogniser.Recogniser(model, ("rose", "grass"), 24, 24, "crop", {}).look(image)
+    assert found.evidence.shape == (6, 6, 2)
+    rose = np.zeros((6, 6), bool)
+    rose[1:3, 3:5] = True
+    np.testing.assert_array_equal(found.evidence[..., 0] > found.evidence[..., 0].mean(), rose)
+    np.testing.assert_allclose(found.evidence[..., 1], -found.evidence[..., 0], atol=1e-6)
+    np.testing.assert_allclose(found.features, [255 * 4 / 36, 0, 0], rtol=1e-6)

@@ -1,0 +1,139 @@
+"""The page of the web service: drop or take a photograph; see its name, where the network looked, what it resembles."""
+
+import base64
+import html
+import io
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from fastapi import FastAPI
+from PIL import Image
+
+from flowerlib.config import FlowersError
+from flowerlib.recogniser import Recogniser
+
+if TYPE_CHECKING:
+    from flowerlib.serve import Batches, Limits
+
+# Gradio writes what is uploaded to a file. It gets a folder of our own, each file is removed once it is read, and the
+# folder when the service ends. It reads both variables when it is imported.
+_UPLOADS = tempfile.TemporaryDirectory(prefix="flowerlib-")
+os.environ |= {"GRADIO_TEMP_DIR": _UPLOADS.name, "GRADIO_ANALYTICS_ENABLED": "False"}
+import gradio as gr  # noqa: E402
+
+TOP = 5  # names
+SIMILAR = 6  # training pictures
+DARK = 0.2  # share of its light that a place keeps which does not speak for the name
+STYLE = """
+.pictures { display: flex; flex-wrap: wrap; gap: 12px; margin: 0; padding: 0; list-style: none; }
+.pictures figure { width: 112px; margin: 0; }
+.pictures img { width: 112px; height: 112px; object-fit: cover; border-radius: 8px; }
+.pictures figcaption, .looked p { font-size: 0.9rem; line-height: 1.3; overflow-wrap: anywhere; }
+.looked img { width: 100%; max-width: 384px; border-radius: 8px; }
+"""
+
+
+def mount(app: FastAPI, recogniser: Recogniser, batches: "Batches", limits: "Limits") -> FastAPI:
+    """Add the page at `/` to a service whose own paths come first."""
+    record = recogniser.record
+    warning = "**Trained for a trial only: its answers mean nothing.** " if record["rehearsal"] else ""
+
+    async def name(uploaded: dict | None) -> tuple[dict | None, dict | None, str, str]:
+        if uploaded is None:
+            return None, None, "", ""
+        try:
+            content = _taken(uploaded["path"])
+            with batches.room(1):
+                image = await batches.decode(content)
+                look = await batches.look(image)
+        except FlowersError as error:
+            raise gr.Error(f"This file {error}.", duration=None) from None
+        shown = {"path": "", "url": _data_url(_png(image), "image/png")}  # no file of the server: those are gone
+        guesses = recogniser.top(look.probabilities, TOP)
+        bars = [{"label": name, "confidence": value} for name, value in guesses]
+        looked = _looked(image, look.evidence, guesses[0][0], recogniser.classes)
+        return shown, {"label": guesses[0][0], "confidences": bars}, looked, _similar(recogniser, look.features)
+
+    with gr.Blocks(title="flowerlib", analytics_enabled=False, delete_cache=(60, 60)) as blocks:
+        gr.Markdown(
+            f"# What does it show?\n{warning}Drop a photograph, take one, or paste it. `{record['name']}` "
+            f"({record['backbone']}) knows {len(recogniser.classes)} classes; macro F1 {record['val_macro_f1']:.3f} on "
+            "images it was not trained on. It names one of them whatever you show. Your picture stays on this machine "
+            "and is deleted once it has been looked at."
+        )
+        with gr.Row():
+            with gr.Column():
+                picture = gr.Image(
+                    label="Photograph",
+                    sources=["upload", "webcam", "clipboard"],
+                    webcam_options=gr.WebcamOptions(mirror=False, constraints={"video": {"facingMode": "environment"}}),
+                    buttons=[],
+                    height=384,
+                )
+            with gr.Column():
+                label = gr.Label(label="Likeliest", num_top_classes=TOP, show_heading=True)
+                looked = gr.HTML()
+        similar = gr.HTML()
+        picture.input(
+            name,
+            picture,
+            [picture, label, looked, similar],
+            preprocess=False,  # the file as it was sent
+            postprocess=False,
+            show_progress="minimal",
+            show_progress_on=[label],
+            concurrency_limit=limits.queue,
+            api_visibility="private",
+        )
+    blocks.queue(max_size=limits.queue)
+    return gr.mount_gradio_app(
+        app, blocks, "/", footer_links=[], run_history=False, css=STYLE, ssr_mode=False, max_file_size=limits.bytes
+    )
+
+
+def _taken(uploaded: str) -> bytes:
+    """Return what a file holds and remove it: one of those uploaded, whatever path the browser sent."""
+    path = Path(uploaded).resolve()
+    if not path.is_relative_to(Path(_UPLOADS.name).resolve()) or not path.is_file():
+        raise FlowersError("was not uploaded, or already looked at; send it again")
+    content = path.read_bytes()
+    path.unlink()
+    return content
+
+
+def _looked(image: np.ndarray, evidence: np.ndarray, name: str, classes: tuple[str, ...]) -> str:
+    """The image as the network saw it, dark where nothing speaks for the name."""
+    heights = np.maximum(evidence[..., classes.index(name)], 0)
+    heights = Image.fromarray(heights / max(heights.max(), 1e-6))
+    light = np.clip(np.asarray(heights.resize(image.shape[1::-1], Image.Resampling.BICUBIC)), 0, 1)
+    lit = image * (DARK + (1 - DARK) * light[..., np.newaxis])
+    text = f"Where the network looked: what is bright speaks for {html.escape(name)}, what is dark does not."
+    return f'<div class="looked">{_img(_png(lit.round().astype(np.uint8)), "image/png", text)}<p>{text}</p></div>'
+
+
+def _similar(recogniser: Recogniser, features: np.ndarray) -> str:
+    """The training pictures that the network sees most alike."""
+    if not recogniser.gallery:
+        return ""
+    figures = []
+    for place, cosine in recogniser.gallery.nearest(features, SIMILAR):
+        name = html.escape(recogniser.classes[recogniser.gallery.labels[place]])
+        thumbnail = _img(recogniser.gallery.thumbnails[place], "image/jpeg", name)
+        figures.append(f"<li><figure>{thumbnail}<figcaption>{name}<br>{cosine:.2f}</figcaption></figure></li>")
+    return f'<h2>Training pictures it resembles</h2><ul class="pictures">{"".join(figures)}</ul>'
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    Image.fromarray(pixels).save(encoded := io.BytesIO(), "PNG")
+    return encoded.getvalue()
+
+
+def _img(content: bytes, kind: str, text: str) -> str:
+    return f'<img alt="{text}" src="{_data_url(content, kind)}">'
+
+
+def _data_url(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
