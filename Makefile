@@ -11,7 +11,7 @@ INSTALLED := .venv/installed
 
 setup: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml requirements.txt tests/requirements.txt
+$(INSTALLED): pyproject.toml requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "error: Python 3.11, 3.12 or 3.13 is needed, $(PYTHON) is " + sys.version.split()[0] + "; name another with PYTHON=")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable '.[test]'

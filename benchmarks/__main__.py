@@ -9,7 +9,7 @@ from rich.console import Console
 
 from benchmarks.harness import show, write_table
 
-NAMES = ("start", "input", "growth", "frozen", "finetune", "tpu")
+NAMES = ("start", "input", "growth", "frozen", "finetune", "serve", "tpu")
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 

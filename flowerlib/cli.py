@@ -129,7 +129,7 @@ def serve(
     try:
         from flowerlib import serve as service
     except ImportError as error:
-        raise FlowersError(f"{error.name} is missing: pip install 'flowerlib[serve]'") from None
+        raise FlowersError(f"{error.name} is missing: pip install '.[serve]' in flowerlib's folder") from None
     service.serve(model, host, port, service.Limits(max_bytes, max_pixels, max_files, seconds, queue))
 
 

@@ -287,10 +287,6 @@ def train_batches(
     if batch_size > count:
         raise FlowersError(f"`batch_size` (={batch_size}) must be at most the {count} training images")
 
-    def epoch(number: tf.Tensor) -> tf.data.Dataset:
-        order = tf.random.experimental.stateless_shuffle(tf.range(count), [seed, number])
-        return tf.data.Dataset.from_tensor_slices(order)
-
     def batch(number: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         fetched = tf.ensure_shape(tf.numpy_function(records.fetch, [indices], tf.string, stateful=False), (batch_size,))
         images, labels, _ = _parse(fetched, flowers, image_size)
@@ -299,14 +295,27 @@ def train_batches(
             images = augment(images, tf.stack([seed, number]))
         return mix(images, labels, tf.stack([seed, -1 - number])) if mix else (images, labels)
 
-    # Records are fetched by their position, so each epoch is shuffled as one; first shuffled, then repeated, or the
-    # images of two epochs would mix. Augmented last: new random numbers each time.
+    # Records are fetched by their position, so each epoch is shuffled as one. Augmented last: new random numbers each
+    # time.
     records, num_classes = _on_disk(flowers, "train"), len(flowers.classes)
     first, skipped = divmod(start * batch_size, count)
-    order = tf.data.Dataset.counter(first, dtype=tf.int32).flat_map(epoch).skip(skipped)
+    order = shuffled(count, seed, first).skip(skipped)
     numbers = tf.data.Dataset.counter(start, dtype=tf.int32)
     numbered = tf.data.Dataset.zip(numbers, order.batch(batch_size, drop_remainder=True))
     return ahead(numbered.map(batch, CALLS))
+
+
+def shuffled(count: int, seed: int, first: int = 0) -> tf.data.Dataset:
+    """Return the positions 0 to `count` - 1 (int32) again and again, every time in another order, from epoch `first`.
+
+    The order is the same for every iterator: that of `Dataset.shuffle` is not, where two take turns, as Keras lets them.
+    """
+
+    def epoch(number: tf.Tensor) -> tf.data.Dataset:
+        order = tf.random.experimental.stateless_shuffle(tf.range(count), [seed, number])
+        return tf.data.Dataset.from_tensor_slices(order)
+
+    return tf.data.Dataset.counter(first, dtype=tf.int32).flat_map(epoch)
 
 
 def ahead(batches: tf.data.Dataset) -> tf.data.Dataset:

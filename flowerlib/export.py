@@ -4,6 +4,7 @@ import io
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -40,6 +41,7 @@ def export(run: Path, to: Format, images: Sequence[Path] = (), out: Path | None 
     if to not in get_args(Format):
         raise FlowersError(f"`to` (={to}) must be one of {', '.join(get_args(Format))}")
     recogniser = recognisers.load(run)
+    original = partial(recogniser.probabilities, mirror=False)
     pixels = _pixels(recogniser, images)
     out = out or run / "export" / to
     with written_whole(out) as folder:
@@ -47,7 +49,7 @@ def export(run: Path, to: Format, images: Sequence[Path] = (), out: Path | None 
         with silenced():
             runner = _EXPORTERS[to](recogniser.model, folder)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        largest = float(abs(_by_batches(runner, pixels) - _by_batches(recogniser.probabilities, pixels)).max())
+        largest = float(abs(_by_batches(runner, pixels) - _by_batches(original, pixels)).max())
         if not largest <= TOLERANCE:
             raise FlowersError(f"{to} differs from Keras by up to {largest:.1e} in a probability; nothing was written")
         model = recognisers.model_folder(run)
@@ -55,7 +57,7 @@ def export(run: Path, to: Format, images: Sequence[Path] = (), out: Path | None 
             shutil.copy(model / name, folder / name)
     rows = [("", to, "Keras"), ("megabytes", f"{size / 1e6:.1f}", f"{_bytes(model) / 1e6:.1f}")]
     for count in (BATCH, 1):
-        speeds = [f"{_speed(each, pixels[:count]):.0f}" for each in (runner, recogniser.probabilities)]
+        speeds = [f"{_speed(each, pixels[:count]):.0f}" for each in (runner, original)]
         rows.append((f"images/s, {min(count, len(pixels))} at a time", *speeds))
     table = "\n".join(f"{what:<24}{one:>12}{other:>10}" for what, one, other in rows)
     return f"{out}: equal to within {largest:.1e} in any probability, on {len(pixels)} images\n{table}"
@@ -140,7 +142,7 @@ def _savedmodel(model: keras.Model, folder: Path) -> Runner:
 
 
 def _missing(error: ImportError) -> FlowersError:
-    return FlowersError(f"{error.name} is missing: pip install 'flowerlib[export]'")
+    return FlowersError(f"{error.name} is missing: pip install '.[export]' in flowerlib's folder")
 
 
 _EXPORTERS: dict[Format, Callable[[keras.Model, Path], Runner]] = {

@@ -190,12 +190,11 @@ def train_batches(features: Features, batch_size: int, num_classes: int, seed: i
 
     def example(index: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         draw = tf.stack([seed, tf.cast(position, tf.int32)])
-        view = tf.random.stateless_uniform([], draw, maxval=views, dtype=tf.int64)
+        view = tf.random.stateless_uniform([], draw, maxval=views, dtype=tf.int32)
         return tf.cast(values[view, index], tf.float32), tf.one_hot(labels[index], num_classes)
 
     values, labels = tf.constant(features.values), tf.constant(features.labels)
-    order = tf.data.Dataset.range(count).shuffle(count, seed=seed).repeat()
-    numbered = tf.data.Dataset.zip(order, tf.data.Dataset.counter())
+    numbered = tf.data.Dataset.zip(data.shuffled(count, seed), tf.data.Dataset.counter())
     return data.ahead(numbered.map(example, data.CALLS).batch(batch_size, drop_remainder=True))
 
 

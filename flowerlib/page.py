@@ -48,11 +48,12 @@ def mount(app: FastAPI, recogniser: Recogniser, batches: "Batches", limits: "Lim
             content = _taken(uploaded["path"])
             with batches.room(1):
                 image = await batches.decode(content)
+                (said,) = await batches.probabilities([image])
                 look = await batches.look(image)
         except FlowersError as error:
             raise gr.Error(f"This file {error}.", duration=None) from None
         shown = {"path": "", "url": _data_url(_png(image), "image/png")}  # no file of the server: those are gone
-        guesses = recogniser.top(look.probabilities, TOP)
+        guesses = recogniser.top(said, TOP)
         bars = [{"label": name, "confidence": value} for name, value in guesses]
         looked = _looked(image, look.evidence, guesses[0][0], recogniser.classes)
         return shown, {"label": guesses[0][0], "confidences": bars}, looked, _similar(recogniser, look.features)

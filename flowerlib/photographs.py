@@ -44,9 +44,11 @@ def as_jpeg(file: Path | BinaryIO, size: int, fit: Fit = "crop", most_pixels: in
     Arguments and errors as in `read`.
     """
     with _told():
-        if not isinstance(file, Path):
+        if isinstance(file, Path):
+            content = io.BytesIO(_content(file))
+        else:
             file.seek(0)
-        content = io.BytesIO(file.read_bytes() if isinstance(file, Path) else file.read())
+            content = io.BytesIO(file.read())
         with Image.open(content) as image:
             _bound(image, most_pixels)
             if (image.format, image.mode, image.size) == ("JPEG", "RGB", (size, size)) and _upright(image):
@@ -81,6 +83,12 @@ def _told() -> Iterator[None]:
 def _bound(image: Image.Image, most_pixels: int) -> None:
     if image.width * image.height > most_pixels:
         raise FlowersError(f"has {image.width * image.height:,} pixels, more than {most_pixels:,}; make it smaller")
+
+
+def _content(path: Path) -> bytes:
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise FlowersError("is no file; remove it")
+    return path.read_bytes()
 
 
 def _upright(image: Image.Image) -> bool:

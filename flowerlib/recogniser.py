@@ -29,14 +29,12 @@ class Look:
     """What a network makes of one image.
 
     Attributes:
-        probabilities: `(num_classes,)` float32.
         features: `(d,)` float32, the mean over its places of what it sees.
         evidence: `(h, w, num_classes)` float32, how much each place speaks for a class rather than for the average
-            class, in nats; the mean over all places is what `probabilities` come from. Source: class activation maps,
-            Zhou and others, arXiv 1512.04150.
+            class, in nats; a softmax of the mean over all places gives the probabilities. Source: class activation
+            maps, Zhou and others, arXiv 1512.04150.
     """
 
-    probabilities: np.ndarray
     features: np.ndarray
     evidence: np.ndarray
 
@@ -71,20 +69,26 @@ class Recogniser:
         square = photographs.decode(photographs.as_jpeg(file, self.stored_size, self.fit, most_pixels))
         return np.asarray(data.resize(square[np.newaxis], self.image_size))[0]
 
-    def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Return what the model says of images `(B, S, S, 3)`: `(B, num_classes)` float32, rows that sum to one."""
-        return _run(self.model, images)
+    def probabilities(self, images: np.ndarray, mirror: bool = True) -> np.ndarray:
+        """Return what the model says of images `(B, S, S, 3)`: `(B, num_classes)` float32, rows that sum to one.
+
+        With `mirror`, the mean of what it says of each image and of its mirror image, as runs are scored.
+        """
+        if not mirror:
+            return _run(self.model, images)
+        said = _run(self.model, np.concatenate([images, images[:, :, ::-1]]))
+        return (said[: len(images)] + said[len(images) :]) / 2
 
     def look(self, image: np.ndarray) -> Look:
         """Return what the network makes of an image `(S, S, 3)`, and where."""
         network, layers = self._opened
-        places, features, said = (output[0] for output in _run(network, image[np.newaxis]))
+        places, features = (output[0] for output in _run(network, image[np.newaxis]))
         heights = keras.ops.convert_to_tensor(places.reshape(-1, places.shape[-1]))
         for layer in layers[:-1]:
             heights = layer(heights)
         logits = np.asarray(heights) @ np.asarray(layers[-1].kernel) + np.asarray(layers[-1].bias)
         evidence = logits - logits.mean(axis=-1, keepdims=True)
-        return Look(said, features, evidence.reshape(*places.shape[:2], -1))
+        return Look(features, evidence.reshape(*places.shape[:2], -1))
 
     @cached_property
     def _opened(self) -> tuple[keras.Model, list[keras.layers.Layer]]:
@@ -93,7 +97,7 @@ class Recogniser:
         above = self.model.layers[self.model.layers.index(pools[0]) + 1 :]
         layers = [each for layer in above for each in getattr(layer, "layers", [layer])]
         layers = [layer for layer in layers if not isinstance(layer, keras.layers.InputLayer | keras.layers.Dropout)]
-        return keras.Model(self.model.inputs, [pools[0].input, pools[0].output, *self.model.outputs]), layers
+        return keras.Model(self.model.inputs, [pools[0].input, pools[0].output]), layers
 
     def top(self, probabilities: np.ndarray, count: int) -> list[tuple[str, float]]:
         """Return the likeliest names with their probabilities `(num_classes,)`, the likeliest first."""

@@ -155,6 +155,15 @@ def test_a_head_on_features_says_what_the_whole_network_says(flowers, tmp_path):
     np.testing.assert_allclose(features.predict(head, seen, 4).probabilities, expected, atol=1e-3)
 
 
+def test_the_order_is_the_same_for_iterators_that_take_turns():
+    """As Keras asks: it looks at a first batch, and begins again while the first iterator still works ahead."""
+    batches = features.train_batches(numbered(), 4, 3, seed=3)
+    first = iter(batches)
+    ahead = [next(first)[0].numpy() for _ in range(12)]  # beyond four epochs of eleven images
+    for again, before in zip(batches.take(12), ahead, strict=True):
+        np.testing.assert_array_equal(again[0], before)
+
+
 def test_without_the_mirror_image_there_is_a_view_less_and_the_others_are_the_same(looker, seen, flowers, tmp_path):
     once = features.extract(looker, flowers, "val", 4, mirror=False, varied=2, folder=tmp_path)
     assert (once.plain, seen.plain) == (1, 2)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tiny
 
 from flowerlib import features, heads
 from flowerlib.accelerator import keras
@@ -58,6 +59,33 @@ def test_heads_trained_together_are_those_trained_alone(seen):
         for one, other in zip(head.get_weights()[-2:], alone(seen, choice).get_weights()[-2:], strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
     assert not np.allclose(together[0].get_weights()[-2], together[1].get_weights()[-2], atol=1e-2)
+
+
+MANY_ON_8 = """
+import numpy as np
+from flowerlib import heads
+from flowerlib.accelerator import keras
+from flowerlib.features import Features
+
+rng, labels = np.random.default_rng(0), np.arange(60) % 4
+values = rng.normal(3 * np.eye(4, 10)[labels], 1.5, (2, 60, 10)).astype(np.float16)
+seen = Features(values, labels, labels.astype(str))
+
+def train():
+    choices = [heads.Choice(1e-2, 0.0), heads.Choice(1e-1, 0.1)]
+    trained = heads.train_many(seen, 4, choices, epochs=4, batch_size=16, seed=5)
+    return [weight for head in trained for weight in head.get_weights()[-2:]]
+
+shared = train()
+keras.distribution.set_distribution(None)
+for one, other in zip(shared, train(), strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+print("the same")
+"""
+
+
+def test_eight_devices_train_the_same_heads_as_one():
+    assert "the same" in tiny.run_on_8_devices("jax", MANY_ON_8)
 
 
 def test_the_scores_are_each_heads_own(seen):

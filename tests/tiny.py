@@ -43,7 +43,7 @@ def save_run(flowers, eval_size=None, keep_pictures=False):
     model = network(4, image_size=None)
     model.set_weights([3 * weight for weight in model.get_weights()])  # surer, so that answers differ
     said = {
-        split: predictions.predict(model, data.eval_batches(flowers, split, 8, image_size=eval_size), 8)
+        split: predictions.predict(model, data.eval_batches(flowers, split, 8, image_size=eval_size), 8, mirror=True)
         for split in ("val", "test")
     }
     measured = ("loss", "accuracy", "val_loss", "val_accuracy", "val_macro_f1", "seconds", "compiled")

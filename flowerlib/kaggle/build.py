@@ -46,7 +46,8 @@ print("unpacked to", _folder)
 kernel.start({expected})
 """
 # Not carried: what stands around the notebooks and is imported by none of them.
-AROUND = {"__main__", "cli", "series", "sample", "petals", "folder", "shards", "workers", "photographs", "recogniser"}
+AROUND = {"__main__", "cli", "series", "sample", "petals", "folder", "shards", "workers", "photographs"}
+AROUND |= {"recogniser", "export", "serve", "page"}
 
 
 @dataclass(frozen=True)

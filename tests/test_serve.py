@@ -1,0 +1,320 @@
+"""The service as its users meet it: a process of its own, real requests, a real browser."""
+
+import concurrent.futures
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+
+from flowerlib import recogniser
+
+LIMITED = ("--max-bytes", "2000000", "--max-pixels", "20000000", "--max-files", "4", "--seconds", "2", "--queue", "6")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def served(model, place, *options):
+    """Start `flowerlib serve`; yield its address and process, then stop it and see that it leaves nothing behind."""
+    port = free_port()
+    uploads = place / "uploads"
+    uploads.mkdir()
+    command = [sys.executable, "-m", "flowerlib", "serve", "--model", model, "--port", port, *options]
+    with open(place / "log", "w") as log:
+        process = subprocess.Popen(
+            [str(word) for word in command], stdout=log, stderr=log, env=os.environ | {"TMPDIR": str(uploads)}
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            try:
+                assert process.poll() is None, (place / "log").read_text()
+                httpx.get(f"{address}/healthz")
+                break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        yield address, process
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(20) in (0, -signal.SIGTERM), (place / "log").read_text()
+        assert "Traceback" not in (place / "log").read_text()
+        assert not any(uploads.iterdir())
+    finally:
+        process.kill()
+
+
+@pytest.fixture(scope="module")
+def service(trained, tmp_path_factory):
+    with served(trained, tmp_path_factory.mktemp("service")) as (address, _):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def limited(trained, tmp_path_factory):
+    with served(trained, tmp_path_factory.mktemp("limited"), *LIMITED) as (address, _):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def expected(trained, photographs_of_val):
+    """Name -> the probabilities of each file of val."""
+    model = recogniser.load(trained)
+    return model, {path.name: said for path, said in recogniser.recognise(model, sorted(photographs_of_val.iterdir()))}
+
+
+def image_of(side, kind="PNG"):
+    Image.fromarray(np.zeros((side, side, 3), np.uint8)).save(buffer := io.BytesIO(), kind)
+    return buffer.getvalue()
+
+
+def post(address, *files, **settings):
+    return httpx.post(f"{address}/predict", files=[("files", file) for file in files], timeout=60, **settings)
+
+
+def metric(address, name, **labels):
+    families = text_string_to_metric_families(httpx.get(f"{address}/metrics").text)
+    samples = [sample for family in families for sample in family.samples if sample.name == name]
+    return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
+
+
+def test_files_get_their_own_answers_in_their_order(service, photographs_of_val, expected):
+    model, probabilities = expected
+    paths = sorted(photographs_of_val.iterdir(), reverse=True)
+    answer = post(service, *((path.name, path.read_bytes()) for path in paths), params={"top": 2})
+    assert answer.status_code == 200
+    for path, found in zip(paths, answer.json(), strict=True):
+        assert found["file"] == path.name
+        wanted = model.top(probabilities[path.name], 2)
+        assert [guess["class"] for guess in found["predictions"]] == [name for name, _ in wanted]
+        said = [guess["probability"] for guess in found["predictions"]]
+        np.testing.assert_allclose(said, [value for _, value in wanted], atol=1e-6)
+
+
+def test_requests_that_arrive_together_are_run_together_and_never_mixed_up(service, photographs_of_val, expected):
+    model, probabilities = expected
+    paths = sorted(photographs_of_val.iterdir()) * 20
+    batches, images = (metric(service, f"flowerlib_batch_images_{part}") for part in ("count", "sum"))
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(lambda path: post(service, (path.name, path.read_bytes())), paths))
+    for path, answer in zip(paths, answers, strict=True):
+        (found,) = answer.json()
+        ((name, value),) = model.top(probabilities[path.name], 1)
+        assert found["predictions"][0]["class"] == name
+        assert found["predictions"][0]["probability"] == pytest.approx(value, abs=1e-6)
+    assert metric(service, "flowerlib_batch_images_sum") - images == 180
+    assert metric(service, "flowerlib_batch_images_count") - batches < 150
+
+
+def test_it_describes_itself(service, trained):
+    assert httpx.get(f"{service}/healthz").json() == {"status": "ok"}
+    described = httpx.get(f"{service}/model").json()
+    assert described["classes"] == ["daisy", "iris", "rose", "lotus"]
+    assert (described["name"], described["image_size"], described["fit"]) == ("tiny", 24, "crop")
+    before = metric(service, "flowerlib_requests_total", path="/predict", status="400")
+    post(service, ("a.jpg", b"no image"))
+    assert metric(service, "flowerlib_requests_total", path="/predict", status="400") == before + 1
+    documents = httpx.get(f"{service}/docs").text
+    assert all(place.startswith("/") for place in re.findall(r'(?:src|href)="([^"]+)"', documents))
+
+
+def test_other_methods_are_told_which_one_there_is(service):
+    for path, allowed in (("predict", "POST"), ("model", "GET"), ("metrics", "GET")):
+        answer = httpx.delete(f"{service}/{path}")
+        assert (answer.status_code, answer.headers.get("allow")) == (405, allowed)
+
+
+BAD = {
+    "no image": ([("a.jpg", b"hello")], 400, "`a.jpg` is no image"),
+    "nothing": ([("a.jpg", b"")], 400, "`a.jpg` is no image"),
+    "cut short": ([("a.png", image_of(500)[:-100])], 400, "`a.png` cannot be read"),
+    "one of two": ([("a.png", image_of(50)), ("b.txt", b"hello")], 400, "`b.txt` is no image"),
+    "too many pixels": ([("a.png", image_of(5000))], 400, "has 25,000,000 pixels, more than 20,000,000"),
+    "a bomb": ([("a.png", image_of(14_000))], 400, "pixels; make it smaller"),
+    "many files": ([("a.png", b"x")] * 500, 400, "Maximum number of files is 4"),
+    "200 MB": ([("a.png", bytes(200_000_000))], 413, "more than 2,000,000 bytes"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_wrong_is_said_and_the_service_lives_on(limited, name):
+    files, status, words = BAD[name]
+    answer = post(limited, *files)
+    assert answer.status_code == status
+    assert words in answer.json()["detail"]
+    assert post(limited, ("a.png", image_of(30))).status_code == 200
+
+
+def test_a_wrong_field_is_named(limited):
+    answer = httpx.post(f"{limited}/predict", files=[("photos", ("a.png", image_of(30)))])
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"] == ["body", "files"]
+    answer = httpx.post(f"{limited}/predict", data={"files": "text"}, files={"x": b""})
+    assert answer.status_code == 422
+
+
+def test_a_body_of_unknown_length_is_measured_as_it_comes(limited):
+    def endless():
+        yield b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+        for _ in range(100):
+            yield bytes(100_000)
+
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    answer = httpx.post(f"{limited}/predict", content=endless(), headers=kind, timeout=60)
+    assert (answer.status_code, "more than 2,000,000 bytes" in answer.json()["detail"]) == (413, True)
+
+
+def spoken(address, text):
+    """What comes back for these bytes, until the other side closes."""
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as wire:
+        wire.sendall(text)
+        return b"".join(iter(lambda: wire.recv(65536), b""))
+
+
+def test_what_is_no_http_is_refused(limited):
+    assert spoken(limited, b"\x16\x03\x01 this is not HTTP\r\n\r\n").startswith(b"HTTP/1.1 400")
+    nonsense = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n"
+    assert spoken(limited, nonsense).startswith(b"HTTP/1.1 400")
+    assert httpx.get(f"{limited}/healthz").status_code == 200
+
+
+def test_who_sends_too_slowly_is_told_so(limited):
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    began = time.monotonic()
+    answer = spoken(limited, head + b"Content-Length: 1000\r\n\r\n--b\r\n")
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"longer than 2 s to arrive" in answer
+    assert 1.5 < time.monotonic() - began < 10
+
+
+def test_who_finds_it_full_is_told_when_to_come_back(limited):
+    """Four images of 16 million pixels take a second to decode; six images fit."""
+    slow = [("a.png", image_of(4000))] * 4
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: post(limited, *slow), range(6)))
+    full = [answer for answer in answers if answer.status_code == 503]
+    assert {answer.status_code for answer in answers} == {200, 503}
+    assert all(int(answer.headers["Retry-After"]) >= 1 for answer in full)
+    assert "try again in" in full[0].json()["detail"]
+    assert post(limited, ("a.png", image_of(30))).status_code == 200
+    assert metric(limited, "flowerlib_images_under_way") == 0
+
+
+def test_told_to_stop_it_finishes_what_is_under_way(trained, tmp_path):
+    with served(trained, tmp_path) as (address, process), concurrent.futures.ThreadPoolExecutor(1) as pool:
+        request = pool.submit(post, address, *[("a.png", image_of(5000))] * 8)
+        while metric(address, "flowerlib_images_under_way") < 8:
+            assert not request.done()
+        process.send_signal(signal.SIGTERM)
+        assert not request.done()
+        answer = request.result(60)
+        assert (answer.status_code, len(answer.json())) == (200, 8)
+        process.wait(20)
+
+
+def test_letting_others_in_is_no_silent_choice(trained, tmp_path):
+    with served(trained, tmp_path, "--host", "0.0.0.0"):
+        told = (tmp_path / "log").read_text()
+    assert "whoever reaches this machine can send pictures" in told
+
+
+def test_the_interface_keeps_what_its_description_promises(service):
+    command = ["run", f"{service}/openapi.json", "--max-examples=40", "--seed=1", "--generation-database=none"]
+    checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+    tested = subprocess.run(
+        [sys.executable, "-m", "schemathesis.cli", *command, f"--checks={checks}"], capture_output=True, text=True
+    )
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+@pytest.fixture(params=[(1200, False), (390, True)], ids=["desk", "telephone"])
+def browser(request):
+    """A browser, of a desk's or a telephone's width."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("needs chromium and chromedriver: apt install chromium chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for name in ("headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking"):
+        options.add_argument(f"--{name}")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    width, mobile = request.param
+    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as opened:
+        size = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": mobile}
+        opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        yield opened
+
+
+def test_the_page_names_a_photograph(service, browser, photographs_of_val, expected, tmp_path):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    model, probabilities = expected
+    path = min(photographs_of_val.iterdir())
+    browser.get(service)
+    wait = WebDriverWait(browser, 30)
+    wait.until(lambda page: page.find_elements(By.CSS_SELECTOR, "input[type=file]"))[0].send_keys(str(path))
+    name = wait.until(lambda page: page.find_elements(By.CSS_SELECTOR, "[data-testid=label-output-value]"))[0].text
+    assert name == model.top(probabilities[path.name], 1)[0][0]
+    assert name in wait.until(lambda page: page.find_elements(By.CSS_SELECTOR, ".looked"))[0].text
+    similar = browser.find_elements(By.CSS_SELECTOR, ".pictures li")
+    nearest = model.gallery.nearest(model.look(model.pixels(path)).features, 6)
+    shown = [f"{model.classes[model.gallery.labels[place]]}\n{cosine:.2f}" for place, cosine in nearest]
+    assert [each.text for each in similar] == shown
+    wide, there = browser.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
+    assert wide <= there
+    browser.save_screenshot(str(tmp_path / "page.png"))
+    outside = {
+        urlsplit(message["params"]["request"]["url"]).netloc
+        for entry in browser.get_log("performance")
+        if (message := json.loads(entry["message"])["message"])["method"] == "Network.requestWillBeSent"
+        and not message["params"]["request"]["url"].startswith(("data:", "blob:"))
+    }
+    assert outside == {urlsplit(service).netloc}
+
+
+def test_a_file_that_is_no_photograph_is_named_on_the_page(service, browser, tmp_path):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    browser.get(service)
+    wait = WebDriverWait(browser, 30)
+    field = wait.until(lambda page: page.find_elements(By.CSS_SELECTOR, "input[type=file]"))[0]
+    field.send_keys(str(tmp_path / "broken.jpg"))
+    wait.until(lambda page: "is no image that Pillow knows" in page.find_element(By.TAG_NAME, "body").text)
+
+
+def test_a_browser_that_names_a_file_of_the_server_gets_nothing(service, tmp_path):
+    """The page's own way in: a path where that of an upload should stand."""
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(image_of(24))
+    functions = httpx.get(f"{service}/config").json()["dependencies"]
+    (function,) = [each["id"] for each in functions if each["targets"]]
+    asked = {"data": [{"path": str(secret), "meta": {"_type": "gradio.FileData"}}], "fn_index": function}
+    session = {"session_hash": "secret"}
+    httpx.post(f"{service}/gradio_api/queue/join", json=asked | session)
+    with httpx.stream("GET", f"{service}/gradio_api/queue/data", params=session, timeout=20) as events:
+        said = next(line for line in events.iter_lines() if "process_completed" in line)
+    assert json.loads(said.removeprefix("data: "))["success"] is False
+    assert secret.exists()
