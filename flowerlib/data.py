@@ -308,7 +308,7 @@ def train_batches(
 def shuffled(count: int, seed: int, first: int = 0) -> tf.data.Dataset:
     """Return the positions 0 to `count` - 1 (int32) again and again, every time in another order, from epoch `first`.
 
-    The order is the same for every iterator: that of `Dataset.shuffle` is not, where two take turns, as Keras lets them.
+    The order is the same for every iterator; that of `Dataset.shuffle` is not where two take turns, as with Keras.
     """
 
     def epoch(number: tf.Tensor) -> tf.data.Dataset:

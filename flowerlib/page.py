@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 # Gradio writes what is uploaded to a file. It gets a folder of our own, each file is removed once it is read, and the
 # folder when the service ends. It reads both variables when it is imported.
-_UPLOADS = tempfile.TemporaryDirectory(prefix="flowerlib-")
-os.environ |= {"GRADIO_TEMP_DIR": _UPLOADS.name, "GRADIO_ANALYTICS_ENABLED": "False"}
+UPLOADS = tempfile.TemporaryDirectory(prefix="flowerlib-")
+os.environ |= {"GRADIO_TEMP_DIR": UPLOADS.name, "GRADIO_ANALYTICS_ENABLED": "False"}
 import gradio as gr  # noqa: E402
 
 TOP = 5  # names
@@ -45,13 +45,15 @@ def mount(app: FastAPI, recogniser: Recogniser, batches: "Batches", limits: "Lim
         if uploaded is None:
             return None, None, "", ""
         try:
-            content = _taken(uploaded["path"])
             with batches.room(1):
-                image = await batches.decode(content)
+                try:
+                    image = await batches.decode(_taken(uploaded["path"]))
+                except FlowersError as error:
+                    raise FlowersError(f"This file {error}.") from None
                 (said,) = await batches.probabilities([image])
                 look = await batches.look(image)
         except FlowersError as error:
-            raise gr.Error(f"This file {error}.", duration=None) from None
+            raise gr.Error(str(error), duration=None, print_exception=False) from None
         shown = {"path": "", "url": _data_url(_png(image), "image/png")}  # no file of the server: those are gone
         guesses = recogniser.top(said, TOP)
         bars = [{"label": name, "confidence": value} for name, value in guesses]
@@ -90,6 +92,7 @@ def mount(app: FastAPI, recogniser: Recogniser, batches: "Batches", limits: "Lim
             api_visibility="private",
         )
     blocks.queue(max_size=limits.queue)
+    blocks.has_launched = True  # or Gradio 6.31 lets a browser name any file of this machine as its upload
     return gr.mount_gradio_app(
         app, blocks, "/", footer_links=[], run_history=False, css=STYLE, ssr_mode=False, max_file_size=limits.bytes
     )
@@ -98,7 +101,7 @@ def mount(app: FastAPI, recogniser: Recogniser, batches: "Batches", limits: "Lim
 def _taken(uploaded: str) -> bytes:
     """Return what a file holds and remove it: one of those uploaded, whatever path the browser sent."""
     path = Path(uploaded).resolve()
-    if not path.is_relative_to(Path(_UPLOADS.name).resolve()) or not path.is_file():
+    if not path.is_relative_to(Path(UPLOADS.name).resolve()) or not path.is_file():
         raise FlowersError("was not uploaded, or already looked at; send it again")
     content = path.read_bytes()
     path.unlink()

@@ -31,6 +31,7 @@ from flowerlib.workers import num_cores
 Result = TypeVar("Result")
 BATCH = recognisers.BATCH  # images that the network gets at once, at most
 WAIT = 0.005  # seconds that a first image waits for others: little beside what the network takes
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"}
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -57,7 +58,7 @@ class Limits:
             raise FlowersError(f"`files` (={self.files}) must be at most `queue` (={self.queue}): a request must fit")
 
 
-class Busy(Exception):
+class Busy(FlowersError):
     """There is no room; `retry_after` says in how many seconds there should be."""
 
     def __init__(self, retry_after: int) -> None:
@@ -278,6 +279,7 @@ def create_app(recogniser: Recogniser, limits: Limits | None = None) -> FastAPI:
         yield
         answering.cancel()
         batches.close()
+        page.UPLOADS.cleanup()
 
     app = FastAPIOffline(
         title="flowerlib",
@@ -347,7 +349,18 @@ def create_app(recogniser: Recogniser, limits: Limits | None = None) -> FastAPI:
         """Tell counts and times in the text format of Prometheus."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
+    for path, allowed in (("/predict", "POST"), ("/healthz", "GET"), ("/model", "GET"), ("/metrics", "GET")):
+        app.add_api_route(path, _refuse(allowed), methods=METHODS - {allowed}, include_in_schema=False)
     return page.mount(app, recogniser, batches, limits)
+
+
+def _refuse(allowed: str) -> Callable[[], None]:
+    """Say which method there is, where the page, which answers whatever others do not, would say that nothing is."""
+
+    async def refuse() -> None:
+        raise HTTPException(405, f"only {allowed} is answered here", {"Allow": allowed})
+
+    return refuse
 
 
 def serve(run: Path, host: str, port: int, limits: Limits) -> None:
