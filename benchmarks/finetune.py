@@ -41,9 +41,7 @@ GOAL = 0.95
 
 def run(root: str, quick: bool) -> Report:
     """Measure single steps on one batch in memory, epochs with reading and augmenting, then whole trainings."""
-    flowers = data.find(SIZE, root)
-    if quick:
-        flowers = small(flowers)
+    flowers = small(data.find(SIZE, root)) if quick else data.find(SIZE, root)
     rows, raw = [], {}
     for measure in (_steps, _epochs) if quick else (_steps, _dense_steps, _epochs):
         more, values = measure(flowers, quick)
@@ -51,7 +49,7 @@ def run(root: str, quick: bool) -> Report:
         raw |= values
     curves = {}
     for name, (train, epochs) in {"flowerlib": (ours, 24), "torch": (theirs, 8)}.items():
-        compute = partial(train, flowers, 2 if quick else epochs)
+        compute = partial(train, flowers, 1 if quick else epochs)
         found = compute() if quick else kept(f"finetune-{name}", [epochs, flowers.fingerprint], compute)
         curve, views = [tuple(point) for point in found[0]], found[1]
         curves[name] = curve

@@ -69,7 +69,7 @@ print(json.dumps({"devices": device.num_replicas, "weights": weights, "seconds":
 def run(root: str, quick: bool) -> Report:
     """Measure whole processes, each on its own."""
     flowers = data.find(192, root)
-    factors = FACTORS[:2] if quick else FACTORS
+    factors, devices = (FACTORS[:2], DEVICES[:2]) if quick else (FACTORS, DEVICES)
     rows, raw = [], {}
     with TemporaryDirectory() as place:
         roots = {factor: _repeated(flowers, Path(place) / str(factor), factor) for factor in factors}
@@ -79,11 +79,11 @@ def run(root: str, quick: bool) -> Report:
             raw[way] = found
     encoded = sum(Path(path).stat().st_size for path in flowers.shards["train"]) / 2**20
     rows.append(Row("the training images as they are stored", encoded, "MB"))
-    shared = {count: _process(TRAIN, root, 5 if quick else 30, devices=count) for count in DEVICES}
-    assert [found["devices"] for found in shared.values()] == list(DEVICES)
+    shared = {count: _process(TRAIN, root, 5 if quick else 30, devices=count) for count in devices}
+    assert [found["devices"] for found in shared.values()] == list(devices)
     weights = {count: np.array(found.pop("weights")) for count, found in shared.items()}
     raw["devices"] = shared
-    for count in DEVICES[1:]:
+    for count in devices[1:]:
         apart = abs(weights[count] - weights[1]).max() / abs(weights[1]).max()
         slower = shared[count]["seconds"] / shared[1]["seconds"]
         rows += [
