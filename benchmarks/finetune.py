@@ -49,7 +49,7 @@ def run(root: str, quick: bool) -> Report:
         raw |= values
     curves = {}
     for name, (train, epochs) in {"flowerlib": (ours, 24), "torch": (theirs, 8)}.items():
-        compute = partial(train, flowers, 1 if quick else epochs)
+        compute = partial(train, flowers, 2 if quick else epochs)
         found = compute() if quick else kept(f"finetune-{name}", [epochs, flowers.fingerprint], compute)
         curve, views = [tuple(point) for point in found[0]], found[1]
         curves[name] = curve
