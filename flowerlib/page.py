@@ -32,7 +32,7 @@ STYLE = """
 .pictures figure { width: 112px; margin: 0; }
 .pictures img { width: 112px; height: 112px; object-fit: cover; border-radius: 8px; }
 .pictures figcaption, .looked p { font-size: 0.9rem; line-height: 1.3; overflow-wrap: anywhere; }
-.looked img { width: 100%; max-width: 384px; border-radius: 8px; }
+.looked img { width: 100%; max-width: 256px; border-radius: 8px; }
 """
 
 
@@ -64,8 +64,8 @@ def mount(app: FastAPI, recogniser: Recogniser, batches: "Batches", limits: "Lim
         gr.Markdown(
             f"# What does it show?\n{warning}Drop a photograph, take one, or paste it. `{record['name']}` "
             f"({record['backbone']}) knows {len(recogniser.classes)} classes; macro F1 {record['val_macro_f1']:.3f} on "
-            "images it was not trained on. It names one of them whatever you show. Your picture stays on this machine "
-            "and is deleted once it has been looked at."
+            "images it was not trained on. It names one of them whatever you show. Your picture is deleted as "
+            "soon as it has been looked at."
         )
         with gr.Row():
             with gr.Column():
@@ -74,7 +74,7 @@ def mount(app: FastAPI, recogniser: Recogniser, batches: "Batches", limits: "Lim
                     sources=["upload", "webcam", "clipboard"],
                     webcam_options=gr.WebcamOptions(mirror=False, constraints={"video": {"facingMode": "environment"}}),
                     buttons=[],
-                    height=384,
+                    height=320,
                 )
             with gr.Column():
                 label = gr.Label(label="Likeliest", num_top_classes=TOP, show_heading=True)
