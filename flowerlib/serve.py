@@ -143,8 +143,8 @@ class Batches:
 
     async def _answer(self, batch: list[tuple[np.ndarray, "asyncio.Future[np.ndarray]"]]) -> None:
         start = time.perf_counter()
-        images = np.stack([image for image, _ in batch])
         try:
+            images = np.stack([image for image, _ in batch])
             said = await _in(self._network, lambda: self._recogniser.probabilities(images))
         except Exception as error:  # such as no memory: these requests fail, the service goes on
             for _, answer in batch:

@@ -23,7 +23,7 @@ def fails_in_one_line(done, *words):
 
 
 OF_KAGGLE = ("build", "check", "push", "run", "status", "output", "submit", "weights-dataset")
-ALONE = ("run", "folder", "predict", "sample", "check", "weights", "kaggle")
+ALONE = ("run", "folder", "predict", "export", "serve", "sample", "check", "weights", "kaggle")
 COMMANDS = [(), *((name,) for name in ALONE), *(("kaggle", name) for name in OF_KAGGLE)]
 
 

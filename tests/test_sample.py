@@ -159,7 +159,7 @@ def test_there_are_never_more_classes_than_species():
 
 
 def test_the_same_seed_gives_the_same_bytes_whatever_the_number_of_workers(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "_num_workers", lambda: 3)
+    monkeypatch.setattr(workers, "num_cores", lambda: 3)
     sample.write(tmp_path / "again", num_images=SMALL, progress=False)
     assert hashes(tmp_path / "again") == hashes(small)
     monkeypatch.setattr(workers, "_num_workers", lambda: 1)
