@@ -162,7 +162,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_number_of_workers(small
     monkeypatch.setattr(workers, "num_cores", lambda: 3)
     sample.write(tmp_path / "again", num_images=SMALL, progress=False)
     assert hashes(tmp_path / "again") == hashes(small)
-    monkeypatch.setattr(workers, "_num_workers", lambda: 1)
+    monkeypatch.setattr(workers, "num_cores", lambda: 1)
     sample.write(tmp_path / "alone", num_images=SMALL, progress=False)
     assert hashes(tmp_path / "alone") == hashes(small)
 
