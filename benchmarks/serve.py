@@ -121,11 +121,16 @@ def _ask(port: int, images: list[bytes], service: int, seconds: float) -> dict[s
             body = head + images[number % len(images)] + b"\r\n--b--\r\n"
             number += CLIENTS
             start = time.perf_counter()
-            connection.request("POST", "/predict", body, {"Content-Type": "multipart/form-data; boundary=b"})
-            answer = connection.getresponse()
-            json.loads(answer.read())
+            try:
+                connection.request("POST", "/predict", body, {"Content-Type": "multipart/form-data; boundary=b"})
+                answer = connection.getresponse()
+                json.loads(answer.read())
+                status = answer.status
+            except (OSError, http.client.HTTPException, ValueError):
+                connection.close()
+                status = 0  # counts as failed
             waited.append(time.perf_counter() - start)
-            statuses.append(answer.status)
+            statuses.append(status)
 
     clients = [threading.Thread(target=client, args=(first,)) for first in range(CLIENTS)]
     for each in clients:

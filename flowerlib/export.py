@@ -35,21 +35,24 @@ def export(run: Path, to: Format, images: Sequence[Path] = (), out: Path | None 
         out: the folder to write, with `classes.json` and `preprocessing.json`; `<run>/export/<to>` unless given.
 
     Raises:
-        FlowersError: a package is missing, the model cannot be loaded, an image cannot be read or there is none, or a
+        FlowersError: `out` holds something, a package is missing, the model or an image cannot be read, or a
             probability differs from the original's by more than 1e-4. Then nothing is written.
     """
     if to not in get_args(Format):
         raise FlowersError(f"`to` (={to}) must be one of {', '.join(get_args(Format))}")
+    if out and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise FlowersError(f"`{out}` holds something already; name another folder, or remove it first")
     recogniser = recognisers.load(run)
     original = partial(recogniser.probabilities, mirror=False)
     pixels = _pixels(recogniser, images)
+    expected = _by_batches(original, pixels)
     out = out or run / "export" / to
     with written_whole(out) as folder:
         folder.mkdir()
         with silenced():
             runner = _EXPORTERS[to](recogniser.model, folder)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        largest = float(abs(_by_batches(runner, pixels) - _by_batches(original, pixels)).max())
+        largest = float(abs(_by_batches(runner, pixels) - expected).max())
         if not largest <= TOLERANCE:
             raise FlowersError(f"{to} differs from Keras by up to {largest:.1e} in a probability; nothing was written")
         model = recognisers.model_folder(run)
@@ -106,7 +109,7 @@ def _onnx(model: keras.Model, folder: Path) -> Runner:
         import tf2onnx  # noqa: F401 - Keras calls it
     except ImportError as error:
         raise _missing(error) from None
-    for layer in model.layers:
+    for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.Normalization):  # tf2onnx takes tensors that are no variables for inputs
             layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
     model(keras.Input(model.input_shape[1:]))  # Keras wants a model that was called

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from flowerlib import data
+from flowerlib.config import FlowersError
 from flowerlib.data import Flowers
 from flowerlib.features import Features
 
@@ -46,12 +47,19 @@ def _unit(features: np.ndarray) -> np.ndarray:
 
 
 def save(path: Path, seen: Features, flowers: Flowers) -> None:
-    """Write what a network saw in train, the pictures as they are, and their thumbnails."""
-    thumbnails = []
-    for images, _, _ in data.eval_batches(flowers, "train", 64, image_size=SIDE):
+    """Write what a network saw in train, the pictures as they are, and their thumbnails.
+
+    Raises:
+        FlowersError: the features are of other images.
+    """
+    thumbnails, ids = [], []
+    for images, _, names in data.eval_batches(flowers, "train", 64, image_size=SIDE):
         for image in images.numpy():
             Image.fromarray(image).save(encoded := io.BytesIO(), "JPEG", quality=85)
             thumbnails.append(encoded.getvalue())
+        ids += names.numpy().astype(str).tolist()
+    if ids != np.asarray(seen.ids, str).tolist():
+        raise FlowersError("the features are of other images than the dataset's; run the notebook again")
     np.savez(
         path,
         features=_unit(seen.values[0]).astype(np.float16),

@@ -1,10 +1,13 @@
 """The page of the web service: drop or take a photograph; see its name, where the network looked, what it resembles."""
 
+import asyncio
 import base64
 import html
 import io
 import os
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +30,17 @@ import gradio as gr  # noqa: E402
 TOP = 5  # names
 SIMILAR = 6  # training pictures
 DARK = 0.2  # share of its light that a place keeps which does not speak for the name
+PATHS = {"/", "/predict", "/healthz", "/model", "/metrics", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
+PATHS |= {
+    "/config",
+    "/theme.css",
+    "/favicon.ico",
+    "/manifest.json",
+    "/gradio_api/upload",
+    "/gradio_api/upload_progress",
+}
+PATHS |= {f"/gradio_api/{name}" for name in ("queue/join", "queue/data", "info", "app_id", "startup-events", "cancel")}
+FOLDERS = ("/static-offline-docs/", "/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/", "/gradio_api/file=")
 STYLE = """
 .pictures { display: flex; flex-wrap: wrap; gap: 12px; margin: 0; padding: 0; list-style: none; }
 .pictures figure { width: 112px; margin: 0; }
@@ -46,12 +60,12 @@ def mount(app: FastAPI, recogniser: Recogniser, batches: "Batches", limits: "Lim
             return None, None, "", ""
         try:
             with batches.room(1):
-                try:
-                    image = await batches.decode(_taken(uploaded["path"]))
-                except FlowersError as error:
-                    raise FlowersError(f"This file {error}.") from None
-                (said,) = await batches.probabilities([image])
-                look = await batches.look(image)
+                async with asyncio.timeout(limits.seconds):
+                    image = await _decoded(uploaded["path"], batches)
+                    (said,) = await batches.probabilities([image])
+                    look = await batches.look(image)
+        except TimeoutError:
+            raise gr.Error("It took too long; try again later.", duration=None, print_exception=False) from None
         except FlowersError as error:
             raise gr.Error(str(error), duration=None, print_exception=False) from None
         shown = {"path": "", "url": _data_url(_png(image), "image/png")}  # no file of the server: those are gone
@@ -60,7 +74,7 @@ def mount(app: FastAPI, recogniser: Recogniser, batches: "Batches", limits: "Lim
         looked = _looked(image, look.evidence, guesses[0][0], recogniser.classes)
         return shown, {"label": guesses[0][0], "confidences": bars}, looked, _similar(recogniser, look.features)
 
-    with gr.Blocks(title="flowerlib", analytics_enabled=False, delete_cache=(60, 60)) as blocks:
+    with gr.Blocks(title="flowerlib", analytics_enabled=False) as blocks:
         gr.Markdown(
             f"# What does it show?\n{warning}Drop a photograph, take one, or paste it. `{record['name']}` "
             f"({record['backbone']}) knows {len(recogniser.classes)} classes; macro F1 {record['val_macro_f1']:.3f} on "
@@ -92,20 +106,47 @@ def mount(app: FastAPI, recogniser: Recogniser, batches: "Batches", limits: "Lim
             api_visibility="private",
         )
     blocks.queue(max_size=limits.queue)
+    picture.async_move_resource_to_block_cache = _only_uploaded
+    blocks.state_session_capacity = 16  # visitors whose last answer Gradio keeps in memory; nothing asks for it
     blocks.has_launched = True  # or Gradio 6.31 lets a browser name any file of this machine as its upload
     return gr.mount_gradio_app(
         app, blocks, "/", footer_links=[], run_history=False, css=STYLE, ssr_mode=False, max_file_size=limits.bytes
     )
 
 
-def _taken(uploaded: str) -> bytes:
-    """Return what a file holds and remove it: one of those uploaded, whatever path the browser sent."""
+def needs(path: str) -> bool:
+    """Whether a path is the service's own or one that the page needs: Gradio has many more, such as for fetching."""
+    return path in PATHS or (path.startswith(FOLDERS) and "://" not in path and ":/" not in path)
+
+
+async def sweep(seconds: float) -> None:
+    """Remove, until cancelled, what was uploaded so long ago and never looked at, such as what was broken off."""
+    while True:
+        await asyncio.sleep(seconds / 2)
+        for path in sorted(Path(UPLOADS.name).rglob("*"), reverse=True):  # what is in a folder before the folder
+            with suppress(OSError):  # gone already, or not empty
+                if time.time() - path.stat().st_mtime > seconds:
+                    path.rmdir() if path.is_dir() else path.unlink()
+
+
+async def _only_uploaded(place: str) -> str:
+    """Stand where Gradio would fetch a picture from whatever address the browser sent."""
+    if not Path(place).resolve().is_relative_to(Path(UPLOADS.name).resolve()):
+        raise FlowersError("only what was uploaded is looked at")
+    return str(place)
+
+
+async def _decoded(uploaded: str, batches: "Batches") -> np.ndarray:
+    """Return the pixels of a file that was uploaded, and remove it."""
     path = Path(uploaded).resolve()
     if not path.is_relative_to(Path(UPLOADS.name).resolve()) or not path.is_file():
-        raise FlowersError("was not uploaded, or already looked at; send it again")
-    content = path.read_bytes()
-    path.unlink()
-    return content
+        raise FlowersError("This file was not uploaded, or already looked at; send it again.")
+    try:
+        return await batches.decode(path)
+    except FlowersError as error:
+        raise FlowersError(f"This file {error}.") from None
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _looked(image: np.ndarray, evidence: np.ndarray, name: str, classes: tuple[str, ...]) -> str:

@@ -19,6 +19,9 @@ MOST_PIXELS = 178_956_970  # Pillow's own limit, beyond which it takes an image 
 QUALITY = 95  # of the JPEGs: beyond it they grow and look no better
 GREY = (127, 127, 127)  # of padding: what the networks take for nothing
 warnings.filterwarnings("ignore", module="PIL")  # about odd metadata, and about sizes below the limit
+# Not those for which Pillow starts another program (EPS), or decodes before it tells the size (icons).
+Image.init()
+FORMATS = [name for name in Image.OPEN if name not in ("EPS", "ICNS", "ICO", "CUR", "WMF")]
 DEEP = {"I": 65535.0, "I;16": 65535.0, "I;16B": 65535.0, "I;16L": 65535.0, "F": 1.0}  # mode -> white
 
 
@@ -31,7 +34,7 @@ def read(file: Path | BinaryIO, size: int, fit: Fit = "crop", most_pixels: int =
     Raises:
         FlowersError: the file cannot be read, is no image, is cut short, or has more pixels than `most_pixels`.
     """
-    with _told(), Image.open(file) as image:
+    with _told(), Image.open(file, formats=FORMATS) as image:
         _bound(image, most_pixels)
         image.draft("RGB", (2 * size, 2 * size))  # a large JPEG is decoded smaller, several times faster
         upright = ImageOps.exif_transpose(image)
@@ -49,7 +52,7 @@ def as_jpeg(file: Path | BinaryIO, size: int, fit: Fit = "crop", most_pixels: in
         else:
             file.seek(0)
             content = io.BytesIO(file.read())
-        with Image.open(content) as image:
+        with Image.open(content, formats=FORMATS) as image:
             _bound(image, most_pixels)
             if (image.format, image.mode, image.size) == ("JPEG", "RGB", (size, size)) and _upright(image):
                 image.load()  # it can be decoded to its end

@@ -1,8 +1,8 @@
 """A trained model as a web service: an API for programs, a page for people."""
 
 import asyncio
-import io
 import math
+import socket
 import sys
 import time
 from collections import deque
@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, BinaryIO, TypeVar
 
 import numpy as np
 import uvicorn
@@ -72,7 +72,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         place = {"registry": self.registry}
-        self.requests = Counter("flowerlib_requests", "Requests answered.", ["path", "status"], **place)
+        self.requests = Counter("flowerlib_requests", "POST requests answered.", ["path", "status"], **place)
         self.seconds = Histogram("flowerlib_request_seconds", "From first byte to answer.", ["path"], **place)
         self.batch = Histogram("flowerlib_batch_images", "Images run together.", buckets=(1, 2, 4, 8, 16, 32), **place)
         self.under_way = Gauge("flowerlib_images_under_way", "Images decoded, waiting or run.", **place)
@@ -113,9 +113,9 @@ class Batches:
         """Return in how many seconds what is under way should be done."""
         return max(1, math.ceil(self._taken * self._seconds))
 
-    async def decode(self, file: bytes) -> np.ndarray:
+    async def decode(self, file: Path | BinaryIO) -> np.ndarray:
         """Return `Recogniser.pixels` of a file; errors as there."""
-        return await _in(self._decoders, lambda: self._recogniser.pixels(io.BytesIO(file), self._limits.pixels))
+        return await _in(self._decoders, lambda: self._recogniser.pixels(file, self._limits.pixels))
 
     async def probabilities(self, images: list[np.ndarray]) -> np.ndarray:
         """Return what the network says of images `(S, S, 3)`: `(B, num_classes)`."""
@@ -168,7 +168,7 @@ async def _in(pool: ThreadPoolExecutor, function: Callable[[], Result]) -> Resul
 
 
 class Gate:
-    """Turns away what is too much, before it is read, and what arrives too slowly; counts all others."""
+    """Turns away what is too much, what arrives too slowly, and what of Gradio the page does not need; counts POSTs."""
 
     def __init__(self, app: ASGIApp, limits: Limits, batches: Batches, metrics: Metrics) -> None:
         self._app, self._limits, self._batches, self._metrics = app, limits, batches, metrics
@@ -176,6 +176,8 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
+        if scope["type"] == "http" and not page.needs(scope["path"]):
+            return await JSONResponse({"detail": "there is nothing here"}, 404)(scope, receive, send)
         if scope["type"] != "http" or scope["method"] != "POST":
             return await self._app(scope, receive, send)
         start = time.perf_counter()
@@ -194,6 +196,9 @@ class Gate:
         self._inside += 1
         try:
             await self._app(scope, self._limited(receive), answer)
+        except Exception:
+            self._metrics.requests.labels(path, 500).inc()
+            raise
         finally:
             self._inside -= 1
 
@@ -249,7 +254,7 @@ class Model(BaseModel):
     classes: list[str]
     image_size: int = Field(description="Side of the square that the network sees, in pixels.")
     fit: str = Field(description="`crop`: it sees the middle square of a photograph; `pad`: all of it.")
-    val_macro_f1: float = Field(description="On images it was not trained on.")
+    val_macro_f1: float = Field(description="On images it was not trained on, as its notebook judged it.")
     rehearsal: bool = Field(description="Trained for a trial: its answers mean nothing.")
 
 
@@ -272,12 +277,16 @@ def create_app(recogniser: Recogniser, limits: Limits | None = None) -> FastAPI:
     batches = Batches(recogniser, limits, metrics)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        for count in (1, 2, BATCH):  # compiled now, not when the first request waits
-            recogniser.probabilities(np.zeros((count, recogniser.image_size, recogniser.image_size, 3), np.float32))
-        answering = asyncio.create_task(batches.run())
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        black = np.zeros((BATCH, recogniser.image_size, recogniser.image_size, 3), np.float32)
+        recogniser.look(black[0])  # compiled now, not when the first request waits
+        for power in range(BATCH.bit_length()):
+            recogniser.probabilities(black[: 1 << power])
+        app.state.answering = asyncio.create_task(batches.run())
+        sweeping = asyncio.create_task(page.sweep(2 * limits.seconds))
         yield
-        answering.cancel()
+        app.state.answering.cancel()
+        sweeping.cancel()
         batches.close()
         page.UPLOADS.cleanup()
 
@@ -311,7 +320,7 @@ def create_app(recogniser: Recogniser, limits: Limits | None = None) -> FastAPI:
 
         async def decoded(file: UploadFile) -> np.ndarray | str:
             try:
-                return await batches.decode(await file.read())
+                return await batches.decode(file.file)
             except FlowersError as error:
                 return f"`{file.filename}` {error}"
 
@@ -332,9 +341,11 @@ def create_app(recogniser: Recogniser, limits: Limits | None = None) -> FastAPI:
             for file, row in zip(files, said, strict=True)
         ]
 
-    @app.get("/healthz")
+    @app.get("/healthz", responses={503: {"model": Trouble, "description": "the network has stopped"}})
     async def healthz() -> Health:
         """Say that the service answers."""
+        if app.state.answering.done():
+            raise HTTPException(503, "the network has stopped; start the service again")
         return Health(status="ok")
 
     @app.get("/model")
@@ -367,8 +378,14 @@ def serve(run: Path, host: str, port: int, limits: Limits) -> None:
     """Answer requests until told to stop (Ctrl-C, SIGTERM); then finish what is under way.
 
     Raises:
-        FlowersError: the model cannot be loaded.
+        FlowersError: the port is taken, there is no such host, or the model cannot be loaded.
     """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taken.bind((host, port))
+        except OSError as error:
+            raise FlowersError(f"--host {host} --port {port}: {error.strerror}; name others") from None
     app = create_app(recognisers.load(run), limits)
     if host not in LOCAL:
         print(
