@@ -236,7 +236,7 @@ def test_a_port_that_is_taken_is_named(trained):
 
 def test_what_was_broken_off_is_swept_away(limited, tmp_path_factory):
     """Uploads end in a file; one that never ends must not stay."""
-    (place,) = tmp_path_factory.getbasetemp().glob("limited*/uploads/flowerlib-*")
+    (place,) = tmp_path_factory.getbasetemp().glob("limited[0-9]*/uploads/flowerlib-*")
     head = b"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
     part = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + bytes(100_000)
     host, port = limited.removeprefix("http://").split(":")
