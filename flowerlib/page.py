@@ -40,7 +40,7 @@ PATHS |= {
     "/gradio_api/upload_progress",
 }
 PATHS |= {f"/gradio_api/{name}" for name in ("queue/join", "queue/data", "info", "app_id", "startup-events", "cancel")}
-FOLDERS = ("/static-offline-docs/", "/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/", "/gradio_api/file=")
+FOLDERS = ("/static-offline-docs/", "/assets/", "/static/", "/svelte/")
 STYLE = """
 .pictures { display: flex; flex-wrap: wrap; gap: 12px; margin: 0; padding: 0; list-style: none; }
 .pictures figure { width: 112px; margin: 0; }
@@ -116,7 +116,7 @@ def mount(app: FastAPI, recogniser: Recogniser, batches: "Batches", limits: "Lim
 
 def needs(path: str) -> bool:
     """Whether a path is the service's own or one that the page needs: Gradio has many more, such as for fetching."""
-    return path in PATHS or (path.startswith(FOLDERS) and "://" not in path and ":/" not in path)
+    return path in PATHS or path.startswith(FOLDERS)
 
 
 async def sweep(seconds: float) -> None:

@@ -132,10 +132,11 @@ def load(run: Path) -> Recogniser:
         classes, preprocessing, record = (json.loads((folder / name).read_text("utf-8")) for name in FILES[1:])
         model = keras.models.load_model(folder / "model.keras", compile=False)
         sizes = preprocessing["stored_size"], preprocessing["image_size"]
+        _ = [record[name] for name in ("name", "backbone", "rehearsal", "val_macro_f1")]
         kept = folder / galleries.FILE
         gallery = galleries.load(kept) if kept.exists() else None
         return Recogniser(model, tuple(classes), *sizes, preprocessing["fit"], record, gallery)
-    except (ValueError, OSError, KeyError, TypeError, BadZipFile) as error:
+    except (ValueError, OSError, EOFError, KeyError, TypeError, BadZipFile) as error:
         raise FlowersError(
             f"`{folder}` cannot be loaded ({error!r}); copy it again, or run its notebook again"
         ) from None

@@ -32,6 +32,7 @@ Result = TypeVar("Result")
 BATCH = recognisers.BATCH  # images that the network gets at once, at most
 WAIT = 0.005  # seconds that a first image waits for others: little beside what the network takes
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"}
+CLOSE = {"Connection": "close"}  # the rest of a request that is refused is not read
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -190,7 +191,7 @@ class Gate:
             await send(message)
 
         if int(dict(scope["headers"]).get(b"content-length", 0)) > self._limits.bytes:
-            return await JSONResponse({"detail": self._too_large()}, 413)(scope, receive, answer)
+            return await JSONResponse({"detail": self._too_large()}, 413, CLOSE)(scope, receive, answer)
         if self._inside >= self._limits.queue:
             return await busy(Busy(self._batches.retry_after()))(scope, receive, answer)
         self._inside += 1
@@ -214,10 +215,12 @@ class Gate:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError:
-                raise HTTPException(408, f"the request took longer than {self._limits.seconds:g} s to arrive") from None
+                raise HTTPException(
+                    408, f"the request took longer than {self._limits.seconds:g} s to arrive", CLOSE
+                ) from None
             size += len(message.get("body", b""))
             if size > self._limits.bytes:
-                raise HTTPException(413, self._too_large())
+                raise HTTPException(413, self._too_large(), CLOSE)
             whole = not message.get("more_body", False)
             return message
 
@@ -229,7 +232,7 @@ class Gate:
 
 def busy(error: Busy) -> JSONResponse:
     """Return the answer to who must come back."""
-    return JSONResponse({"detail": str(error)}, 503, {"Retry-After": str(error.retry_after)})
+    return JSONResponse({"detail": str(error)}, 503, CLOSE | {"Retry-After": str(error.retry_after)})
 
 
 class Guess(BaseModel):

@@ -369,7 +369,7 @@ def test_a_browser_that_names_a_file_of_the_server_gets_nothing(limited, tmp_pat
         said = next(line for line in events.iter_lines() if "process_completed" in line)
     assert json.loads(said.removeprefix("data: "))["success"] is False
     assert secret.exists()
-    assert httpx.get(f"{limited}/gradio_api/file={secret}").status_code == 403
+    assert httpx.get(f"{limited}/gradio_api/file={secret}").status_code == 404
 
 
 def test_of_gradio_only_what_the_page_needs_is_there(limited):
