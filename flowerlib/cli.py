@@ -85,7 +85,9 @@ def folder(
 @app.command(epilog="Example: flowerlib predict holiday/*.jpg --model outputs/runs/00_quickstart --top 3")
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Images, or folders with images.")],
-    model: Annotated[Path, typer.Option(help="What a notebook left: outputs/runs/NAME.", show_default=False)],
+    model: Annotated[
+        Path, typer.Option(help="outputs/runs/NAME, as a notebook left it, or its model/.", show_default=False)
+    ],
     top: Annotated[int, typer.Option(min=1, help="How many names for each.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV of file,rank,class,probability.")] = False,
@@ -116,7 +118,9 @@ def export(
 
 @app.command(epilog="Example: flowerlib serve --model outputs/runs/00_quickstart --port 8000")
 def serve(
-    model: Annotated[Path, typer.Option(help="What a notebook left: outputs/runs/NAME.", show_default=False)],
+    model: Annotated[
+        Path, typer.Option(help="outputs/runs/NAME, as a notebook left it, or its model/.", show_default=False)
+    ],
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in.")] = "127.0.0.1",
     max_bytes: Annotated[int, typer.Option(min=1, help="Of a request.")] = 32_000_000,

@@ -34,7 +34,7 @@ def read(file: Path | BinaryIO, size: int, fit: Fit = "crop", most_pixels: int =
     Raises:
         FlowersError: the file cannot be read, is no image, is cut short, or has more pixels than `most_pixels`.
     """
-    with _told(), Image.open(file, formats=FORMATS) as image:
+    with _told(most_pixels), Image.open(file, formats=FORMATS) as image:
         _bound(image, most_pixels)
         image.draft("RGB", (2 * size, 2 * size))  # a large JPEG is decoded smaller, several times faster
         upright = ImageOps.exif_transpose(image)
@@ -46,7 +46,7 @@ def as_jpeg(file: Path | BinaryIO, size: int, fit: Fit = "crop", most_pixels: in
 
     Arguments and errors as in `read`.
     """
-    with _told():
+    with _told(most_pixels):
         if isinstance(file, Path):
             content = io.BytesIO(_content(file))
         else:
@@ -68,14 +68,14 @@ def decode(jpeg: bytes) -> np.ndarray:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _told(most_pixels: int) -> Iterator[None]:
     """Make one kind of error of all that reading may raise."""
     try:
         yield
     except FlowersError:
         raise
     except Image.DecompressionBombError:
-        raise FlowersError(f"has more than {MOST_PIXELS:,} pixels; make it smaller") from None
+        raise FlowersError(f"has more than {most_pixels:,} pixels; make it smaller") from None
     except UnidentifiedImageError:
         raise FlowersError("is no image that Pillow knows") from None
     except Exception as error:  # Pillow's readers raise whatever a damaged file makes them stumble over

@@ -273,8 +273,14 @@ class Trouble(BaseModel):
     detail: str
 
 
-def create_app(recogniser: Recogniser, limits: Limits | None = None) -> FastAPI:
-    """Return the service: `POST /predict`, `/healthz`, `/model`, `/metrics`, `/docs`, and the page at `/`."""
+def create_app(recogniser: Recogniser, limits: Limits | None = None, announced: str = "") -> FastAPI:
+    """Return the service: `POST /predict`, `/healthz`, `/model`, `/metrics`, `/docs`, and the page at `/`.
+
+    Args:
+        recogniser: what answers.
+        limits: what it takes on; `Limits()` unless given.
+        announced: what to print once it can answer.
+    """
     limits = limits or Limits()
     metrics = Metrics()
     batches = Batches(recogniser, limits, metrics)
@@ -287,6 +293,7 @@ def create_app(recogniser: Recogniser, limits: Limits | None = None) -> FastAPI:
             recogniser.probabilities(black[: 1 << power])
         app.state.answering = asyncio.create_task(batches.run())
         sweeping = asyncio.create_task(page.sweep(2 * limits.seconds))
+        print(announced, end="", flush=True)
         yield
         app.state.answering.cancel()
         sweeping.cancel()
@@ -389,7 +396,7 @@ def serve(run: Path, host: str, port: int, limits: Limits) -> None:
             taken.bind((host, port))
         except OSError as error:
             raise FlowersError(f"--host {host} --port {port}: {error.strerror}; name others") from None
-    app = create_app(recognisers.load(run), limits)
+    print(f"loading `{run}` ...", file=sys.stderr)
     if host not in LOCAL:
         print(
             f"--host {host}: whoever reaches this machine can send pictures; nothing asks for a password or encrypts. "
@@ -397,5 +404,6 @@ def serve(run: Path, host: str, port: int, limits: Limits) -> None:
             file=sys.stderr,
         )
     where = "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host
-    print(f"page: http://{where}:{port}/   API: http://{where}:{port}/docs   stop: Ctrl-C", flush=True)
+    announced = f"page: http://{where}:{port}/   API: http://{where}:{port}/docs   stop: Ctrl-C\n"
+    app = create_app(recognisers.load(run), limits, announced)
     uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=math.ceil(limits.seconds))
