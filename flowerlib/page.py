@@ -62,6 +62,7 @@ def mount(app: FastAPI, recogniser: Recogniser, batches: "Batches", limits: "Lim
             with batches.room(1):
                 async with asyncio.timeout(limits.seconds):
                     image = await _decoded(uploaded["path"], batches)
+                    blocks.upload_file_set.discard(uploaded["path"])  # Gradio would remember it for ever
                     (said,) = await batches.probabilities([image])
                     look = await batches.look(image)
         except TimeoutError:
