@@ -323,7 +323,7 @@ def create_app(recogniser: Recogniser, limits: Limits | None = None, announced: 
 
     @app.post("/predict", responses={code: {"model": Trouble, "description": why} for code, why in troubles.items()})
     async def predict(
-        files: Annotated[list[UploadFile], File(description="One image or many, of any kind that Pillow reads.")],
+        files: Annotated[list[UploadFile], File(description="One image or many: JPEG, PNG, WebP and most others.")],
         top: Annotated[int, Query(ge=1, le=1000, description="How many classes for each.")] = 5,
     ) -> list[Recognised]:
         """Name what each image shows. Images are not kept."""
