@@ -69,20 +69,18 @@ def _steps(flowers: Flowers, quick: bool) -> tuple[list[Row], dict]:
     """EfficientNet-Lite0, trained whole and with the same early blocks frozen; torch in both layouts of its memory."""
     classes = len(flowers.classes)
     images, labels = _batch(flowers, BATCH, SIZE)
-    frozen, whole = network(classes), network(classes, before=None)
-    ways = {
-        "flowerlib, early layers frozen": _step(lambda: frozen.train_on_batch(images, labels), BATCH),
-        "flowerlib, whole": _step(lambda: whole.train_on_batch(images, labels), BATCH),
-    }
-    for last in (False, True):
-        for blocks in (FROZEN[1], 0):
-            name = f"torch, {'early layers frozen' if blocks else 'whole'}{', channels_last' if last else ''}"
+    parts = {"early layers frozen": FROZEN} if quick else {"early layers frozen": FROZEN, "whole": (None, 0)}
+    ways = {}
+    for part, (before, blocks) in parts.items():
+        step = network(classes, before=before).train_on_batch
+        ways[f"flowerlib, {part}"] = _step(partial(step, images, labels), BATCH)
+        for layout in ("", ", channels_last"):
             model = torch_loop.lite0(locate(backbones.get("EfficientNetLite0").weights), classes)
             torch_loop.freeze(model, blocks)
-            ways[name] = _step(_torch(model, images, labels, last=last), BATCH)
+            ways[f"torch, {part}{layout}"] = _step(_torch(model, images, labels, last=bool(layout)), BATCH)
     found = in_turns(ways, 1 if quick else 6)
     rows = [Row(f"a step of Lite0: {name}", value, "images/s") for name, value in medians(found).items()]
-    for part in ("early layers frozen", "whole"):
+    for part in parts:
         for layout in ("", ", channels_last"):
             times = ratio(found, f"flowerlib, {part}", f"torch, {part}{layout}")
             rows.append(Row(f"a step of Lite0, {part}: flowerlib / torch{layout}", times, "x", ">= 1.2"))

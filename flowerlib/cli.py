@@ -72,7 +72,10 @@ def folder(
         bool, typer.Option("--skip-broken", help="Leave out files that cannot be read, instead of stopping.")
     ] = False,
 ) -> None:
-    """Turn your own photographs into a dataset: squares of one size, divided into train, val and test."""
+    """Turn your own photographs into a dataset: squares of one size, divided into train, val and test.
+
+    OUT/files.csv says what became of every file, OUT/preview.png shows some.
+    """
     from flowerlib import folder as photographs
 
     print(

@@ -13,15 +13,16 @@ from flowerlib.features import Features
 ops = keras.ops
 
 
-def linear(num_classes: int, dropout: float = 0.0) -> keras.Sequential:
+def linear(num_classes: int, dropout: float = 0.0, kernel_initializer: str = "glorot_uniform") -> keras.Sequential:
     """Return a head of one dense layer: features `(B, d)` -> probabilities `(B, num_classes)`, in float32.
 
-    Float32 whatever the policy: bfloat16 has three digits, too few for a softmax over many classes.
+    Float32 whatever the policy: bfloat16 has three digits, too few for a softmax over many classes. On features that
+    do not change, begin with `zeros`: where they hardly vary, training leaves the weights as they began.
     """
-    return keras.Sequential(
-        [keras.layers.Dropout(dropout), keras.layers.Dense(num_classes, activation="softmax", dtype="float32")],
-        name="head",
+    dense = keras.layers.Dense(
+        num_classes, activation="softmax", kernel_initializer=kernel_initializer, dtype="float32"
     )
+    return keras.Sequential([keras.layers.Dropout(dropout), dense], name="head")
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,7 @@ class _Side(keras.layers.Layer):
         self.count, self.num_classes = count, num_classes
 
     def build(self, shape: tuple[int, int]) -> None:
-        one = keras.initializers.GlorotUniform(seed=0)((shape[-1], self.num_classes))
-        start = keras.initializers.Constant(ops.stack([one] * self.count))
-        self.kernel = self.add_weight((self.count, shape[-1], self.num_classes), start, name="kernel")
+        self.kernel = self.add_weight((self.count, shape[-1], self.num_classes), "zeros", name="kernel")
         self.bias = self.add_weight((self.count, 1, self.num_classes), "zeros", name="bias")
 
     def call(self, seen: keras.KerasTensor) -> keras.KerasTensor:

@@ -21,14 +21,15 @@ from flowerlib.recogniser import Recogniser
 if TYPE_CHECKING:
     from flowerlib.serve import Batches, Limits
 
-# Gradio writes what is uploaded to a file. It gets a folder of our own, each file is removed once it is read, and the
-# folder when the service ends. It reads both variables when it is imported.
+# Gradio writes what is uploaded to a file, equal ones to the same. It gets a folder of our own; each file is removed
+# seconds after it is read, and the folder when the service ends. It reads both variables when it is imported.
 UPLOADS = tempfile.TemporaryDirectory(prefix="flowerlib-")
 os.environ |= {"GRADIO_TEMP_DIR": UPLOADS.name, "GRADIO_ANALYTICS_ENABLED": "False"}
 import gradio as gr  # noqa: E402
 
 TOP = 5  # names
 SIMILAR = 6  # training pictures
+KEPT = 5.0  # seconds that a file outlives its looking: somebody else may just have sent the same
 DARK = 0.2  # share of its light that a place keeps which does not speak for the name
 PATHS = {"/", "/predict", "/healthz", "/model", "/metrics", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
 PATHS |= {
@@ -79,8 +80,8 @@ def mount(app: FastAPI, recogniser: Recogniser, batches: "Batches", limits: "Lim
         gr.Markdown(
             f"# What does it show?\n{warning}Drop a photograph, take one, or paste it. `{record['name']}` "
             f"({record['backbone']}) knows {len(recogniser.classes)} classes; macro F1 {record['val_macro_f1']:.3f} on "
-            "images it was not trained on. It names one of them whatever you show. Your picture is deleted as "
-            "soon as it has been looked at."
+            "images it was not trained on. It names one of them whatever you show. Your picture is deleted "
+            "seconds after it has been looked at."
         )
         with gr.Row():
             with gr.Column():
@@ -138,16 +139,24 @@ async def _only_uploaded(place: str) -> str:
 
 
 async def _decoded(uploaded: str, batches: "Batches") -> np.ndarray:
-    """Return the pixels of a file that was uploaded, and remove it."""
+    """Return the pixels of a file that was uploaded, and remove it soon."""
     path = Path(uploaded).resolve()
     if not path.is_relative_to(Path(UPLOADS.name).resolve()) or not path.is_file():
         raise FlowersError("This file was not uploaded, or already looked at; send it again.")
+    sent = path.stat().st_mtime_ns
     try:
         return await batches.decode(path)
     except FlowersError as error:
         raise FlowersError(f"This file {error}.") from None
     finally:
-        path.unlink(missing_ok=True)
+        asyncio.get_running_loop().call_later(KEPT, _remove, path, sent)
+
+
+def _remove(path: Path, sent: int) -> None:
+    """Remove a file, unless it has been sent again, and is removed later."""
+    with suppress(FileNotFoundError):
+        if path.stat().st_mtime_ns == sent:
+            path.unlink()
 
 
 def _looked(image: np.ndarray, evidence: np.ndarray, name: str, classes: tuple[str, ...]) -> str:

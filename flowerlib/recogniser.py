@@ -127,7 +127,9 @@ def load(run: Path) -> Recogniser:
     """
     folder = model_folder(run)
     if missing := [name for name in FILES if not (folder / name).exists()]:
-        raise FlowersError(f"`{folder}` has no {missing[0]}; name what a notebook left: outputs/runs/<name>")
+        below = sorted(path.parents[1] for path in run.glob(f"runs/*/model/{FILES[0]}"))
+        named = " or ".join(f"`{path}`" for path in below) or "outputs/runs/<name>"
+        raise FlowersError(f"`{folder}` has no {missing[0]}; name what a notebook left: {named}")
     try:
         classes, preprocessing, record = (json.loads((folder / name).read_text("utf-8")) for name in FILES[1:])
         model = keras.models.load_model(folder / "model.keras", compile=False)

@@ -170,13 +170,14 @@ more.style.format(precision=4).set_caption(f"{mark}on a fifth of the training im
 # %% [markdown]
 # ## Training the head
 # A first layer brings every feature to mean 0 and spread 1; then dropout, one dense layer and a softmax. It learns from
-# all training images, with the pair that was chosen.
+# all training images, with the pair that was chosen. Its weights begin at zero rather than at random: in directions in
+# which features hardly vary, no gradient ever corrects them, so that whatever they began with would stay as noise.
 
 # %%
 with device.scope():
     scaling = keras.layers.Normalization()
     scaling.adapt(seen["train"].values[0].astype("float32"))
-    head = keras.Sequential([scaling, heads.linear(len(flowers.classes), run.dropout)])
+    head = keras.Sequential([scaling, heads.linear(len(flowers.classes), run.dropout, "zeros")])
     head.compile(
         training.optimizer(run, flowers),
         keras.losses.CategoricalCrossentropy(label_smoothing=run.label_smoothing),

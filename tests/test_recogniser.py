@@ -56,6 +56,12 @@ def test_a_folder_that_is_no_model_is_named_with_what_it_lacks(run, tmp_path, mi
         recogniser.load(tmp_path / "model")
 
 
+def test_a_folder_with_runs_below_it_is_told_their_names(run, tmp_path):
+    shutil.copytree(run[0] / "model", tmp_path / "runs/mine/model")
+    with pytest.raises(FlowersError, match=f"name what a notebook left: `{tmp_path / 'runs/mine'}`"):
+        recogniser.load(tmp_path)
+
+
 def test_the_likeliest_names_come_first(run):
     model = recogniser.load(run[0])
     probabilities = np.array([0.1, 0.6, 0.1, 0.2])

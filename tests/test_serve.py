@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
@@ -356,18 +357,35 @@ def test_a_file_that_is_no_photograph_is_named_on_the_page(service, browser, tmp
     wait.until(lambda page: "is no image that Pillow knows" in page.find_element(By.TAG_NAME, "body").text)
 
 
+def named(address, path, session):
+    """What the page is answered that names a file as its upload: whether it was looked at."""
+    functions = httpx.get(f"{address}/config").json()["dependencies"]
+    (function,) = [each["id"] for each in functions if each["targets"]]
+    asked = {"data": [{"path": str(path), "meta": {"_type": "gradio.FileData"}}], "fn_index": function}
+    httpx.post(f"{address}/gradio_api/queue/join", json=asked | {"session_hash": session})
+    with httpx.stream("GET", f"{address}/gradio_api/queue/data", params={"session_hash": session}, timeout=20) as said:
+        answer = next(line for line in said.iter_lines() if "process_completed" in line)
+    return json.loads(answer.removeprefix("data: "))["success"]
+
+
+def test_two_who_send_the_same_file_are_both_answered_and_it_is_gone_seconds_later(limited):
+    """Gradio keeps equal uploads as one file."""
+    upload = {"files": ("a.png", image_of(40))}
+    (one,), (other,) = (httpx.post(f"{limited}/gradio_api/upload", files=upload).json() for _ in range(2))
+    assert one == other
+    assert named(limited, one, "first")
+    assert named(limited, other, "second")
+    until = time.monotonic() + 20
+    while Path(one).exists():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
 def test_a_browser_that_names_a_file_of_the_server_gets_nothing(limited, tmp_path):
     """The page's own way in: a path where that of an upload should stand."""
     secret = tmp_path / "secret.png"
     secret.write_bytes(image_of(24))
-    functions = httpx.get(f"{limited}/config").json()["dependencies"]
-    (function,) = [each["id"] for each in functions if each["targets"]]
-    asked = {"data": [{"path": str(secret), "meta": {"_type": "gradio.FileData"}}], "fn_index": function}
-    session = {"session_hash": "secret"}
-    httpx.post(f"{limited}/gradio_api/queue/join", json=asked | session)
-    with httpx.stream("GET", f"{limited}/gradio_api/queue/data", params=session, timeout=20) as events:
-        said = next(line for line in events.iter_lines() if "process_completed" in line)
-    assert json.loads(said.removeprefix("data: "))["success"] is False
+    assert not named(limited, secret, "secret")
     assert secret.exists()
     assert httpx.get(f"{limited}/gradio_api/file={secret}").status_code == 404
 
