@@ -1,6 +1,7 @@
 """`python -m benchmarks NAME... --data DIR`: measure, print the table, keep it in `benchmarks/results`."""
 
 import sys
+import time
 from importlib import import_module
 from typing import Annotated
 
@@ -25,8 +26,9 @@ def main(
         sys.exit(f"error: no benchmark {unknown[0]!r}; there are {', '.join(NAMES)}, and all")
     console = Console()
     for name in chosen:
+        began = time.monotonic()
         report = import_module(f"benchmarks.{name}").run(data, quick)
-        show(console, name, report.rows)
+        show(console, f"{name}, {time.monotonic() - began:.0f} s", report.rows)
         if not quick:
             report.save()
             write_table()

@@ -100,9 +100,13 @@ def _installed(package: str) -> bool:
 
 
 def in_turns(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Let all take their turn, again and again, after one turn that does not count; return what each call returned."""
-    for run in contestants.values():
-        run()
+    """Let all take their turn, again and again; return what each call returned.
+
+    Where there are several rounds, one more goes before them that does not count.
+    """
+    if rounds > 1:
+        for run in contestants.values():
+            run()
     results: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, run in contestants.items():
