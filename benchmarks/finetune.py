@@ -70,14 +70,15 @@ def _steps(flowers: Flowers, quick: bool) -> tuple[list[Row], dict]:
     classes = len(flowers.classes)
     images, labels = _batch(flowers, BATCH, SIZE)
     parts = {"early layers frozen": FROZEN} if quick else {"early layers frozen": FROZEN, "whole": (None, 0)}
+    steps = 1 if quick else 4
     ways = {}
     for part, (before, blocks) in parts.items():
         step = network(classes, before=before).train_on_batch
-        ways[f"flowerlib, {part}"] = _step(partial(step, images, labels), BATCH)
+        ways[f"flowerlib, {part}"] = _rate(partial(step, images, labels), BATCH, steps)
         for layout in ("", ", channels_last"):
             model = torch_loop.lite0(locate(backbones.get("EfficientNetLite0").weights), classes)
             torch_loop.freeze(model, blocks)
-            ways[f"torch, {part}{layout}"] = _step(_torch(model, images, labels, last=bool(layout)), BATCH)
+            ways[f"torch, {part}{layout}"] = _rate(_torch(model, images, labels, last=bool(layout)), BATCH, steps)
     found = in_turns(ways, 1 if quick else 6)
     rows = [Row(f"a step of Lite0: {name}", value, "images/s") for name, value in medians(found).items()]
     for part in parts:
@@ -95,10 +96,10 @@ def _dense_steps(flowers: Flowers, quick: bool) -> tuple[list[Row], dict]:
     backbone = backbones.load("DenseNet201", side, "random")
     model = keras.Sequential([keras.Input((side, side, 3)), backbone, pooling, heads.linear(classes)])
     model.compile(keras.optimizers.AdamW(5e-4), "categorical_crossentropy")
-    ways = {"flowerlib": _step(lambda: model.train_on_batch(images, labels), batch)}
+    ways = {"flowerlib": _rate(lambda: model.train_on_batch(images, labels), batch)}
     for last in (False, True):
         peer = _torch(torch_loop.densenet201(classes).train(), images, labels, last=last)
-        ways["torch, channels_last" if last else "torch"] = _step(peer, batch)
+        ways["torch, channels_last" if last else "torch"] = _rate(peer, batch)
     found = in_turns(ways, 1 if quick else 4)
     rows = [Row(f"a step of DenseNet201: {name}", value, "images/s") for name, value in medians(found).items()]
     for name in ("torch", "torch, channels_last"):
@@ -108,7 +109,7 @@ def _dense_steps(flowers: Flowers, quick: bool) -> tuple[list[Row], dict]:
 
 def _epochs(flowers: Flowers, quick: bool) -> tuple[list[Row], dict]:
     """`fit` on varied batches as they are read, beside as many calls of the compiled step on one batch in memory."""
-    model, steps = network(len(flowers.classes)), 5 if quick else 60
+    model, steps = network(len(flowers.classes)), 2 if quick else 60
     batches = _batches(flowers)
     same = iter(batches.take(1).cache().repeat())
     model.fit(batches, steps_per_epoch=2, verbose=0, shuffle=False)  # compiles the step
@@ -196,12 +197,15 @@ def _batch(flowers: Flowers, batch: int, side: int) -> list[np.ndarray]:
     return [value.numpy() for value in next(iter(data.train_batches(flowers, batch, image_size=side)))]
 
 
-def _step(step: Callable[[], object], batch: int) -> Callable[[], float]:
+def _rate(step: Callable[[], object], batch: int, steps: int = 4) -> Callable[[], float]:
+    """Take a step, which compiles; return a function that takes so many and returns images a second."""
+    step()
+
     def run() -> float:
         began = time.perf_counter()
-        for _ in range(4):
+        for _ in range(steps):
             step()
-        return 4 * batch / (time.perf_counter() - began)
+        return steps * batch / (time.perf_counter() - began)
 
     return run
 
