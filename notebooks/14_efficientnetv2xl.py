@@ -171,7 +171,7 @@ more.style.format(precision=4).set_caption(f"{mark}on a fifth of the training im
 # ## Training the head
 # A first layer brings every feature to mean 0 and spread 1; then dropout, one dense layer and a softmax. It learns from
 # all training images, with the pair that was chosen. Its weights begin at zero rather than at random: in directions in
-# which features hardly vary, no gradient ever corrects them, so that whatever they began with would stay as noise.
+# which features hardly vary, training hardly corrects them, so that whatever they began with would stay as noise.
 
 # %%
 with device.scope():
