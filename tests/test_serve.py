@@ -368,13 +368,13 @@ def named(address, path, session):
     return json.loads(answer.removeprefix("data: "))["success"]
 
 
-def test_two_who_send_the_same_file_are_both_answered_and_it_is_gone_seconds_later(limited):
-    """Gradio keeps equal uploads as one file."""
+def test_two_who_send_the_same_file_are_both_answered_and_it_is_gone_seconds_later(service):
+    """Gradio keeps equal uploads as one file; what is never looked at would be swept away after a minute only."""
     upload = {"files": ("a.png", image_of(40))}
-    (one,), (other,) = (httpx.post(f"{limited}/gradio_api/upload", files=upload).json() for _ in range(2))
+    (one,), (other,) = (httpx.post(f"{service}/gradio_api/upload", files=upload).json() for _ in range(2))
     assert one == other
-    assert named(limited, one, "first")
-    assert named(limited, other, "second")
+    assert named(service, one, "first")
+    assert named(service, other, "second")
     until = time.monotonic() + 20
     while Path(one).exists():
         assert time.monotonic() < until
