@@ -29,7 +29,7 @@ from benchmarks.harness import (
     small,
 )
 from benchmarks.input import records
-from flowerlib import augment, backbones, data, heads, predictions, training
+from flowerlib import augment, backbones, data, freezing, heads, predictions, training
 from flowerlib.accelerator import keras, tf
 from flowerlib.data import Flowers
 from flowerlib.weights import locate
@@ -138,7 +138,7 @@ def network(
     """The network of `03_finetune`, compiled; trained from the layer `before` on, or whole."""
     backbone = backbones.load("EfficientNetLite0", None)
     if before:
-        backbones.freeze(backbone, before)
+        backbone = freezing.freeze(backbone, before)
     pooling = keras.layers.GlobalAveragePooling2D()
     model = keras.Sequential([keras.Input((None, None, 3)), backbone, pooling, heads.linear(classes, 0.3)])
     optimizer = optimizer or keras.optimizers.AdamW(5e-4)
@@ -164,7 +164,8 @@ def ours(flowers: Flowers, epochs: int) -> tuple[Curve, float]:
     curve: Curve = []
 
     def look(side: int, mirror: bool) -> predictions.Predictions:
-        return predictions.predict(model, data.eval_batches(flowers, "val", 128, image_size=side), 128, mirror=mirror)
+        batches = data.eval_batches(flowers, "val", 128, image_size=side)
+        return predictions.predict(freezing.fold(model), batches, 128, mirror=mirror)
 
     class Score(keras.callbacks.Callback):
         def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:

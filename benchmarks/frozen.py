@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from benchmarks.harness import Clock, Curve, Report, Row, gain, reached, small
 from benchmarks.input import KAGGLE, kaggle_batches
 from benchmarks.torch_loop import lite0
-from flowerlib import backbones, data, features, heads, metrics, predictions
+from flowerlib import backbones, data, features, freezing, heads, metrics, predictions
 from flowerlib.accelerator import keras, tf
 from flowerlib.data import Flowers
 
@@ -58,7 +58,7 @@ def ours(flowers: Flowers, epochs: int, mirror: bool = False) -> Curve:
     """Features once, into an empty folder, then a head as `00_quickstart` trains it."""
     keras.utils.set_random_seed(0)
     clock = Clock()
-    backbone = backbones.load("EfficientNetLite0", SIZE)
+    backbone = freezing.freeze(backbones.load("EfficientNetLite0", SIZE))
     looker = keras.Sequential([keras.Input((SIZE, SIZE, 3)), backbone, keras.layers.GlobalAveragePooling2D()])
     with TemporaryDirectory() as place:
         kept = Path(place)

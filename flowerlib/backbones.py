@@ -72,26 +72,6 @@ def load(
     return keras.Sequential(layers, name=name)
 
 
-def freeze(backbone: keras.Sequential, before: str) -> None:
-    """Keep the early layers of a loaded network as they are: they are neither trained nor do they normalise anew.
-
-    Edges and colours are the same in every photograph; and where the maps are large, training is slow.
-
-    Args:
-        backbone: as `load` returns it.
-        before: the name of the first layer that is trained.
-
-    Raises:
-        FlowersError: there is no such layer.
-    """
-    layers = backbone.layers[1].layers
-    names = [layer.name for layer in layers]
-    if before not in names:
-        raise FlowersError(f"`before` (={before!r}) must be a layer of {backbone.name}, such as {names[1]}")
-    for layer in layers[: names.index(before)]:
-        layer.trainable = False
-
-
 def _settle(network: keras.Model) -> None:
     """Set the moving statistics of a random network from one batch of noise.
 

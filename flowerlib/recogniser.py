@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import BinaryIO, Literal
 from zipfile import BadZipFile
@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 from tqdm import tqdm
 
-from flowerlib import data, photographs
+from flowerlib import data, freezing, photographs
 from flowerlib import gallery as galleries
 from flowerlib.accelerator import keras
 from flowerlib.config import FlowersError
@@ -93,11 +93,14 @@ class Recogniser:
     @cached_property
     def _opened(self) -> tuple[keras.Model, list[keras.layers.Layer]]:
         """The network with what goes into its pooling and comes out of it, and the layers above, the last one dense."""
-        pools = [layer for layer in self.model.layers if isinstance(layer, keras.layers.GlobalAveragePooling2D)]
-        above = self.model.layers[self.model.layers.index(pools[0]) + 1 :]
+        chain = [layer for layer in self.model.layers if not isinstance(layer, keras.layers.InputLayer)]
+        pool = next(layer for layer in chain if isinstance(layer, keras.layers.GlobalAveragePooling2D))
+        below, above = chain[: chain.index(pool)], chain[chain.index(pool) + 1 :]
+        pixels = keras.Input(self.model.input_shape[1:])
+        places = reduce(lambda seen, layer: layer(seen), below, pixels)
         layers = [each for layer in above for each in getattr(layer, "layers", [layer])]
         layers = [layer for layer in layers if not isinstance(layer, keras.layers.InputLayer | keras.layers.Dropout)]
-        return keras.Model(self.model.inputs, [pools[0].input, pools[0].output]), layers
+        return keras.Model(pixels, [places, pool(places)]), layers
 
     def top(self, probabilities: np.ndarray, count: int) -> list[tuple[str, float]]:
         """Return the likeliest names with their probabilities `(num_classes,)`, the likeliest first."""
@@ -132,7 +135,7 @@ def load(run: Path) -> Recogniser:
         raise FlowersError(f"`{folder}` has no {missing[0]}; name what a notebook left: {named}")
     try:
         classes, preprocessing, record = (json.loads((folder / name).read_text("utf-8")) for name in FILES[1:])
-        model = keras.models.load_model(folder / "model.keras", compile=False)
+        model = freezing.fold(keras.models.load_model(folder / "model.keras", compile=False))
         sizes = preprocessing["stored_size"], preprocessing["image_size"]
         _ = [record[name] for name in ("name", "backbone", "rehearsal", "val_macro_f1")]
         kept = folder / galleries.FILE

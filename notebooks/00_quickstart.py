@@ -23,7 +23,7 @@ from dataclasses import asdict, replace
 
 import pandas as pd
 
-from flowerlib import accelerator, backbones, data, eda, features, heads
+from flowerlib import accelerator, backbones, data, eda, features, freezing, heads
 from flowerlib import mistakes, plots, predictions, record, training
 from flowerlib.accelerator import keras
 
@@ -76,14 +76,15 @@ plots.gallery(val_images, [flowers.classes[label] for label in val_labels])
 # %% [markdown]
 # ## Looking once
 # The backbone turns an image into 1,280 maps of features, each of 6 x 6 numbers at 192 px; pooling averages each map to
-# one number. Each image is seen in two views, as it is and mirrored, for the head to learn from both. What was seen is
-# kept on disk: run again, this cell reads it. The shapes below are views, images, features.
+# one number. Nothing in it changes any more, so its normalisation is folded into the convolutions before it: the same
+# features, in two thirds of the time on a CPU. Each image is seen in two views, as it is and mirrored, for the head to
+# learn from both. What was seen is kept on disk: run again, this cell reads it. The shapes below are views, images,
+# features.
 
 # %%
 weights = backbones.available(run.backbone) if run.rehearsal else "pretrained"
 with device.scope():
-    backbone = backbones.load(run.backbone, run.image_size, weights)
-    backbone.trainable = False
+    backbone = freezing.freeze(backbones.load(run.backbone, run.image_size, weights))
     pixels = keras.Input(backbone.input_shape[1:])  # in float32: bfloat16 would round them
     looker = keras.Sequential([pixels, backbone, keras.layers.GlobalAveragePooling2D()])
 look_batch = LOOK_BATCH * device.num_replicas

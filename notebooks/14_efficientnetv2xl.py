@@ -31,7 +31,7 @@ from dataclasses import asdict, replace
 
 import pandas as pd
 
-from flowerlib import accelerator, backbones, data, eda, features, heads
+from flowerlib import accelerator, backbones, data, eda, features, freezing, heads
 from flowerlib import mistakes, plots, predictions, record, training
 from flowerlib.accelerator import keras
 
@@ -92,16 +92,16 @@ plots.gallery(val_images, [flowers.classes[label] for label in val_labels])
 
 # %% [markdown]
 # ## Looking
-# The backbone turns pixels into maps of features, and pooling averages each map to one number. Training images are seen in
-# six views: as they are, mirrored, and four times varied as `02_augmentation` shows; the others in the two plain ones.
+# The backbone turns pixels into maps of features, and pooling averages each map to one number. Nothing in it changes any
+# more, so its normalisation is folded into the convolutions before it. Training images are seen in six views: as they are,
+# mirrored, and four times varied as `02_augmentation` shows; the others in the two plain ones.
 # What was seen is kept on disk, batch by batch: a session that is stopped goes on here. The shapes below are views,
 # images, features.
 
 # %%
 weights = backbones.available(run.backbone) if run.rehearsal else "pretrained"
 with device.scope():
-    backbone = backbones.load(run.backbone, run.image_size, weights)
-    backbone.trainable = False
+    backbone = freezing.freeze(backbones.load(run.backbone, run.image_size, weights))
     pixels = keras.Input(backbone.input_shape[1:])  # in float32: bfloat16 would round them
     looker = keras.Sequential([pixels, backbone, keras.layers.GlobalAveragePooling2D()])
 look_batch = LOOK_BATCH * device.num_replicas

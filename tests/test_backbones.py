@@ -231,35 +231,6 @@ def test_without_file_and_network_load_stops(published):
     backbones.load("EfficientNetB7", 32, "random")
 
 
-def test_frozen_layers_stay_as_they_are_and_the_others_are_trained():
-    """In two steps of training: weights and moving statistics, before and from the layer that is named."""
-    backbone = backbones.load("EfficientNetLite0", 32, "random")
-    backbones.freeze(backbone, "block3_expand_conv")
-    pooling = keras.layers.GlobalAveragePooling2D()
-    model = keras.Sequential([keras.Input((32, 32, 3)), backbone, pooling, keras.layers.Dense(3)])
-    model.compile(keras.optimizers.SGD(0.01), "mse")
-    layers = backbone.layers[1].layers
-    before = [layer.get_weights() for layer in layers]
-    model.fit(255 * np.random.default_rng(0).random((8, 32, 32, 3)), np.eye(8, 3), batch_size=4, verbose=0)
-    changed = {
-        layer.name: [not np.array_equal(*pair) for pair in zip(old, layer.get_weights(), strict=True)]
-        for layer, old in zip(layers, before, strict=True)
-        if old
-    }
-    first = list(changed).index("block3_expand_conv")
-    assert not any(map(any, list(changed.values())[:first]))
-    assert all(map(all, list(changed.values())[first:]))
-    assert first == 2 + 4 + 6 + 6  # stem, block 0, which expands nothing, blocks 1 and 2
-
-
-def test_freezing_before_a_layer_that_is_not_there_is_an_error():
-    backbone = backbones.load("EfficientNetLite0", 32, "random")
-    with pytest.raises(
-        FlowersError, match=r"`before` \(='block99'\) must be a layer of EfficientNetLite0, such as stem_conv"
-    ):
-        backbones.freeze(backbone, "block99")
-
-
 def test_a_network_for_any_size_is_the_one_for_each(tmp_path):
     some = backbones.load("EfficientNetLite0", None, "random")
     for size in (32, 48):

@@ -520,3 +520,41 @@ def test_images_are_resized_as_pillow_does_it(flowers, records, image_size):
         stored = Image.open(io.BytesIO(record["image"]))
         expected = stored.resize((image_size, image_size), Image.Resampling.BILINEAR)
         np.testing.assert_allclose(image, np.asarray(expected), atol=1.01)  # Pillow rounds, twice
+
+
+@pytest.fixture(params=["simplejpeg", "TensorFlow"])
+def decoder(request, monkeypatch):
+    """As on a machine of one's own, and as on Kaggle, which has no simplejpeg."""
+    if request.param == "TensorFlow":
+        monkeypatch.setattr(data, "simplejpeg", None)
+
+
+@pytest.mark.usefixtures("decoder")
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("subsampling", [0, 2])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_both_decoders_give_the_pixels_that_pillow_gives(
+    records, write_flowers, tmp_path, mode, subsampling, progressive
+):
+    rng = np.random.default_rng(0)
+    coded = []
+    for _ in range(3):
+        noise = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8)).resize((SIZE, SIZE)).convert(mode)
+        noise.save(buffer := io.BytesIO(), "JPEG", quality=85, subsampling=subsampling, progressive=progressive)
+        coded.append(buffer.getvalue())
+    content = {split: [[dict(record, image=image) for record, image in zip(records[split][0], coded, strict=False)]]
+               for split in data.SPLITS}  # fmt: skip
+    flowers = data.find(path=write_flowers(tmp_path, content))
+    expected = [np.asarray(Image.open(io.BytesIO(image)).convert("RGB")) for image in coded]
+    for batches in (data.eval_batches(flowers, "val", 2), data.train_batches(flowers, 1).take(flowers.count("train"))):
+        seen = np.concatenate([images for images, *_ in batches.as_numpy_iterator()])
+        assert {image.tobytes() for image in seen} == {image.tobytes() for image in expected[: len(seen)]}
+
+
+@pytest.mark.usefixtures("decoder")
+@pytest.mark.parametrize("wrong", [jpeg(plain(SIZE + 8)), jpeg(plain(SIZE - 8)), numbered(3)[:300]])
+def test_an_image_of_another_size_or_cut_short_stops_the_reading(records, write_flowers, tmp_path, wrong):
+    records["train"][0][0]["image"] = wrong
+    flowers = data.find(path=write_flowers(tmp_path, records))
+    with pytest.raises(tf.errors.OpError):
+        list(data.train_batches(flowers, 1).take(flowers.count("train")))

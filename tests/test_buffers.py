@@ -1,0 +1,74 @@
+import gc
+import threading
+
+import numpy as np
+import pytest
+
+from flowerlib.accelerator import tf
+from flowerlib.buffers import ALIGNMENT, Buffers
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_an_array_is_as_asked_and_begins_where_tensorflow_wants_it(dtype):
+    array = Buffers().empty((3, 5, 7), dtype)
+    assert (array.shape, array.dtype) == ((3, 5, 7), dtype)
+    assert array.flags.c_contiguous
+    assert array.ctypes.data % ALIGNMENT == 0
+
+
+def test_memory_is_used_again_once_nobody_holds_the_array_or_a_part_of_it():
+    buffers = Buffers()
+    array = buffers.empty((4, 1000), np.uint8)
+    place, part = array.ctypes.data, array[2]
+    del array
+    other = buffers.empty((4, 1000), np.uint8)
+    assert other.ctypes.data != place  # `part` is still held
+    del part
+    assert buffers.empty((2, 1000), np.uint8).ctypes.data == place  # a smaller one fits as well
+
+
+def test_a_larger_array_gets_memory_of_its_own():
+    buffers = Buffers()
+    del (small := [buffers.empty((10,), np.uint8)])[0]
+    large = buffers.empty((1_000_000,), np.uint8)
+    large[:] = 1
+    assert large.sum() == 1_000_000
+    assert small == []
+
+
+def test_what_tensorflow_holds_is_not_overwritten():
+    """Forty batches held at once, then half of them: each keeps its own number."""
+    buffers = Buffers()
+
+    def filled(number):
+        array = buffers.empty((100, 100), np.int64)
+        array[:] = number
+        return array
+
+    numbers = tf.data.Dataset.range(80).map(lambda n: tf.numpy_function(filled, [n], tf.int64, stateful=False), 4)
+    iterator = iter(numbers.prefetch(4))
+    held = [next(iterator) for _ in range(40)]
+    views = [tensor.numpy() for tensor in held[:20]]  # NumPy's view of a tensor holds it too
+    del held[:20]
+    gc.collect()
+    rest = [next(iterator) for _ in range(40)]
+    for expected, array in enumerate([*views, *held, *rest]):
+        assert (np.asarray(array) == expected).all()
+
+
+def test_threads_get_arrays_of_their_own():
+    buffers, wrong = Buffers(), []
+
+    def work(number):
+        for _ in range(300):
+            array = buffers.empty((2000,), np.int64)
+            array[:] = number
+            if not (array == number).all():
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []

@@ -1,0 +1,125 @@
+"""The oracle: the network that is not folded, and by hand one convolution with its normalisation."""
+
+import numpy as np
+import pytest
+
+from flowerlib import backbones, freezing
+from flowerlib.accelerator import keras
+from flowerlib.config import FlowersError
+
+layers = keras.layers
+
+
+def settled(model, seed=0):
+    """Give every normalisation statistics and weights that make a difference."""
+    rng = np.random.default_rng(seed)
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.set_weights([rng.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()])
+    return model
+
+
+def kinds(model):
+    return [type(layer).__name__ for layer in model.layers if not isinstance(layer, layers.InputLayer)]
+
+
+def test_a_convolution_with_its_normalisation_by_hand():
+    """One pixel: 3 * 2 + 1 = 7; less the mean 5, over the root of 3 + 1, times 4, plus 6: 10. As one: 3 * 4 - 2."""
+    pixel = keras.Input((1, 1, 1))
+    conv, norm = layers.Conv2D(1, 1), layers.BatchNormalization(epsilon=1.0)
+    model = keras.Model(pixel, norm(conv(pixel)))
+    conv.set_weights([np.full((1, 1, 1, 1), 2.0), np.array([1.0])])
+    norm.set_weights([np.array([value]) for value in (4.0, 6.0, 5.0, 3.0)])  # gamma, beta, mean, variance
+    folded = freezing.fold(model)
+    assert kinds(folded) == ["Conv2D"]
+    kernel, bias = folded.layers[1].get_weights()
+    assert (kernel.item(), bias.item()) == (4.0, -2.0)
+    assert folded(np.full((1, 1, 1, 1), 3.0, np.float32)).numpy().item() == 10.0
+
+
+@pytest.mark.parametrize("scale", [True, False])
+@pytest.mark.parametrize("center", [True, False])
+@pytest.mark.parametrize(
+    "conv",
+    [layers.Conv2D(6, 3, use_bias=False), layers.DepthwiseConv2D(3, depth_multiplier=2, bias_initializer="ones")],
+)
+def test_every_kind_of_pair_says_the_same_as_one(conv, center, scale):
+    inputs = keras.Input((8, 8, 3))
+    norm = layers.BatchNormalization(center=center, scale=scale)
+    model = settled(keras.Model(inputs, norm(type(conv).from_config(conv.get_config())(inputs))))
+    folded = freezing.fold(model)
+    assert kinds(folded) == [type(conv).__name__]
+    images = np.random.default_rng(1).random((2, 8, 8, 3), np.float32)
+    np.testing.assert_allclose(folded(images), model(images), atol=1e-5)
+
+
+def test_what_cannot_be_folded_is_left_alone():
+    """Maps that are used elsewhere too, maps that are made positive first, a normalisation before its convolution."""
+    inputs = keras.Input((8, 8, 3))
+    used_twice = layers.Conv2D(3, 3, padding="same")(inputs)
+    x = layers.Add()([used_twice, layers.BatchNormalization()(used_twice)])
+    x = layers.BatchNormalization()(layers.Conv2D(3, 3, activation="relu")(x))
+    model = settled(keras.Model(inputs, layers.Conv2D(2, 3)(layers.ReLU()(x))))
+    folded = freezing.fold(model)
+    assert sorted(kinds(folded)) == sorted(kinds(model))
+    images = np.random.default_rng(1).random((2, 8, 8, 3), np.float32)
+    np.testing.assert_array_equal(folded(images), model(images))
+
+
+@pytest.mark.parametrize("name", ["EfficientNetLite0", "DenseNet201", "ResNet152V2", "Xception"])
+def test_a_frozen_backbone_sees_what_it_saw(name):
+    """At 96 px: on maps of one pixel, random weights make much of the last digit of a sum."""
+    backbone = backbones.load(name, 96, "random")
+    images = 255 * np.random.default_rng(0).random((2, 96, 96, 3), np.float32)
+    before, count = backbone(images).numpy(), len(backbone.layers[1].layers)
+    frozen = freezing.freeze(backbone)
+    assert len(frozen.layers[1].layers) < count
+    assert frozen.trainable_weights == []
+    np.testing.assert_allclose(frozen(images), before, atol=1e-3 * abs(before).max())
+
+
+@pytest.mark.parametrize("name", ["EfficientNetLite0", "EfficientNetB7"])
+def test_where_each_normalisation_follows_a_convolution_none_is_left(name):
+    frozen = freezing.freeze(backbones.load(name, 32, "random"))
+    assert "BatchNormalization" not in kinds(frozen.layers[1])
+
+
+def test_a_folded_model_is_saved_and_loaded(tmp_path):
+    frozen = freezing.freeze(backbones.load("EfficientNetLite0", 32, "random"))
+    model = keras.Sequential([keras.Input((32, 32, 3)), frozen, layers.GlobalAveragePooling2D(), layers.Dense(3)])
+    model.save(tmp_path / "model.keras")
+    images = 255 * np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(images), model(images))
+    np.testing.assert_array_equal(freezing.fold(loaded)(images), model(images))  # nothing is left to fold
+
+
+def test_frozen_layers_stay_as_they_are_and_the_others_are_trained():
+    """In two steps of training: weights and moving statistics, before and from the layer that is named."""
+    backbone = freezing.freeze(backbones.load("EfficientNetLite0", 32, "random"), "block3_expand_conv")
+    pooling = layers.GlobalAveragePooling2D()
+    model = keras.Sequential([keras.Input((32, 32, 3)), backbone, pooling, layers.Dense(3)])
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    inner = backbone.layers[1].layers
+    before = [layer.get_weights() for layer in inner]
+    images = 255 * np.random.default_rng(0).random((8, 32, 32, 3))
+    model.fit(images, np.eye(8, 3), batch_size=4, verbose=0)
+    changed = {
+        layer.name: [not np.array_equal(*pair) for pair in zip(old, layer.get_weights(), strict=True)]
+        for layer, old in zip(inner, before, strict=True)
+        if old
+    }
+    first = list(changed).index("block3_expand_conv")
+    assert not any(map(any, list(changed.values())[:first]))
+    assert all(map(all, list(changed.values())[first:]))
+    assert first == 1 + 2 + 3 + 3  # convolutions of the stem, of block 0, which expands nothing, of blocks 1 and 2
+    assert not any("_bn" in name for name in list(changed)[:first])
+    np.testing.assert_allclose(freezing.fold(model)(images), model(images), rtol=1e-3, atol=1e-4)  # once it is trained
+
+
+def test_freezing_before_a_layer_that_is_not_there_is_an_error():
+    backbone = backbones.load("EfficientNetLite0", 32, "random")
+    with pytest.raises(
+        FlowersError, match=r"`before` \(='block99'\) must be a layer of EfficientNetLite0, such as stem_conv"
+    ):
+        freezing.freeze(backbone, "block99")
