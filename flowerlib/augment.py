@@ -14,8 +14,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from flowerlib import buffers
 from flowerlib.accelerator import tf
-from flowerlib.buffers import Buffers
 
 Mix = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 cv2.setNumThreads(1)  # tf.data has threads enough
@@ -58,10 +58,7 @@ class Augmentation:
         uniform = self.draw(seed, tf.shape(images)[0])
         affine = tf.stack(self.turn(uniform, images.shape[1], tf), axis=1)
         gain, brighter = 1.0 + self.contrast * uniform[:, 6], 255.0 * self.brightness * uniform[:, 7]
-        buffers = Buffers()
-        varied = tf.numpy_function(
-            lambda *drawn: _vary(*drawn, buffers), [images, affine, gain, brighter], images.dtype, stateful=False
-        )
+        varied = tf.numpy_function(_vary, [images, affine, gain, brighter], images.dtype, stateful=False)
         return tf.ensure_shape(varied, images.shape)
 
     def draw(self, seed: tf.Tensor, count: int | tf.Tensor) -> tf.Tensor:
@@ -99,9 +96,7 @@ UNCHANGED = Augmentation(
 )
 
 
-def _vary(
-    images: np.ndarray, affine: np.ndarray, gain: np.ndarray, brighter: np.ndarray, buffers: Buffers
-) -> np.ndarray:
+def _vary(images: np.ndarray, affine: np.ndarray, gain: np.ndarray, brighter: np.ndarray) -> np.ndarray:
     """Move and colour each image, with OpenCV: several times faster than TensorFlow, and without Python's lock."""
     varied = buffers.empty(images.shape, images.dtype)
     for index, image in enumerate(images):

@@ -11,16 +11,16 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 
 import numpy as np
 from google.protobuf.message import DecodeError
 from tqdm import tqdm
 
-from flowerlib import classes
+from flowerlib import buffers, classes
 from flowerlib.accelerator import tf
 from flowerlib.augment import Mix
-from flowerlib.buffers import Buffers
 from flowerlib.config import FlowersError, competition_mounts, sample_dir
 from flowerlib.records import Records
 
@@ -30,7 +30,7 @@ except ImportError:  # as on Kaggle: TensorFlow decodes, more slowly
     simplejpeg = None
 
 SPLITS = ("train", "val", "test")
-CALLS = min(os.cpu_count() or 1, 16)  # batches made at once
+CALLS = min((os.cpu_count() or 1) + 1, 16)  # batches made at once; one may be waiting for Python's lock
 AHEAD = 4  # batches that wait
 SHARD = re.compile(r"\d+-(\d+)x\1-(\d+)\.tfrec")
 FEATURES = {  # of a record; what is missing gets the last value
@@ -415,18 +415,19 @@ def _decode(jpegs: tf.Tensor, side: int) -> tf.Tensor:
     Either way the same pixels as from Pillow, OpenCV and others; TensorFlow's own choice is up to 5 of 255 off.
     """
     if simplejpeg:
-        buffers = Buffers()
-        images = tf.numpy_function(lambda batch: _decoded(batch, side, buffers), [jpegs], tf.uint8, stateful=False)
+        images = tf.numpy_function(partial(_decoded, side=side), [jpegs], tf.uint8, stateful=False)
         return tf.ensure_shape(images, (jpegs.shape[0], side, side, 3))
 
     def one(jpeg: tf.Tensor) -> tf.Tensor:
         pixels = tf.io.decode_jpeg(jpeg, channels=3, dct_method="INTEGER_ACCURATE")
         return tf.ensure_shape(pixels, (side, side, 3))
 
-    return tf.map_fn(one, jpegs, fn_output_signature=tf.TensorSpec((side, side, 3), tf.uint8))
+    if jpegs.shape[0] is None:
+        return tf.map_fn(one, jpegs, fn_output_signature=tf.TensorSpec((side, side, 3), tf.uint8))
+    return tf.stack([one(jpeg) for jpeg in tf.unstack(jpegs)])  # without a loop, 8 % faster at 192 px
 
 
-def _decoded(jpegs: np.ndarray, side: int, buffers: Buffers) -> np.ndarray:
+def _decoded(jpegs: np.ndarray, side: int) -> np.ndarray:
     """Decode each JPEG where it is to lie in the batch, without Python's lock."""
     images = buffers.empty((len(jpegs), side, side, 3), np.uint8)
     for image, jpeg in zip(images, jpegs, strict=True):

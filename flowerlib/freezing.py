@@ -4,21 +4,24 @@ A normalisation that keeps its statistics multiplies each channel and adds to it
 too, with other weights and a bias; then nothing has to pass over its maps again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
 from flowerlib.accelerator import keras
 from flowerlib.config import FlowersError
 
+Convolution = keras.layers.Conv2D | keras.layers.DepthwiseConv2D
+Norm = keras.layers.BatchNormalization
+
 
 def freeze(backbone: keras.Sequential, before: str | None = None) -> keras.Sequential:
-    """Return a loaded network whose early layers stay as they are: folded, not trained, not normalising anew.
+    """Return a copy of a loaded network whose early layers stay as they are: not trained, not normalising anew, folded.
 
     Edges and colours are the same in every photograph; and where the maps are large, training is slow.
 
     Args:
-        backbone: as `backbones.load` returns it. Its layers are used again: let go of it.
+        backbone: as `backbones.load` returns it.
         before: the name of the first layer that is still trained; without it none is.
 
     Raises:
@@ -31,50 +34,59 @@ def freeze(backbone: keras.Sequential, before: str | None = None) -> keras.Seque
     early = layers[: names.index(before)] if before else layers
     for layer in early:
         layer.trainable = False
-    return fold(backbone, early)
+    return fold(backbone, set(early))
 
 
-def fold(model: keras.Model, among: Sequence[keras.Layer] | None = None) -> keras.Model:
-    """Return a model of the same answers, to rounding, whose convolutions do the normalisation that follows them too.
+def fold(model: keras.Model, among: Collection[keras.Layer] | None = None) -> keras.Model:
+    """Return a copy of the same answers, to rounding, with normalisation folded into the convolutions before it.
+
+    Layers that stand directly in a `keras.Sequential` are only copied.
 
     Args:
-        model: of it and of models inside it, all other layers are used again.
-        among: the layers that may be folded; all unless given. They must not be trained any further.
+        model: functional or sequential; also the models inside it are copied and folded.
+        among: the layers that may be folded, all unless given; they can no longer normalise by a batch's statistics.
     """
     pairs = {} if isinstance(model, keras.Sequential) else dict(_pairs(model, among))
-    norms = {id(norm) for norm in pairs.values()}
+    norms = set(pairs.values())
 
-    def replaced(layer: keras.Layer) -> keras.Layer:
+    def copied(layer: keras.Layer) -> keras.Layer:
         if isinstance(layer, keras.Model):
             return fold(layer, among)
-        return _folded(layer, pairs[layer]) if layer in pairs else layer
+        if layer in pairs:
+            return _folded(layer, pairs[layer])
+        return layer if layer in norms else _copy(layer)
 
     def called(layer: keras.Layer, *inputs: object, **options: object) -> object:
-        return inputs[0] if id(layer) in norms else layer(*inputs, **options)
+        return inputs[0] if layer in norms else layer(*inputs, **options)
 
     if isinstance(model, keras.Sequential):
-        return keras.Sequential([keras.Input(model.input_shape[1:]), *map(replaced, model.layers)], name=model.name)
-    return keras.models.clone_model(model, clone_function=replaced, call_function=called)
+        pixels = keras.Input(batch_shape=model.inputs[0].shape, dtype=model.inputs[0].dtype)
+        return keras.Sequential([pixels, *map(copied, model.layers)], name=model.name)
+    return keras.models.clone_model(model, clone_function=copied, call_function=called)
 
 
-def _pairs(
-    network: keras.Model, among: Sequence[keras.Layer] | None
-) -> Iterator[tuple[keras.Layer, keras.layers.BatchNormalization]]:
+def _pairs(network: keras.Model, among: Collection[keras.Layer] | None) -> Iterator[tuple[Convolution, Norm]]:
     """Yield each convolution whose maps go into a normalisation and nowhere else, and that normalisation."""
-    may = {id(layer) for layer in (network.layers if among is None else among)}
-    for layer in network.layers:
-        if id(layer) in may and type(layer) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D):
-            users = {id(node.operation): node.operation for node in layer._outbound_nodes}
-            norm = users.popitem()[1] if len(users) == 1 else None
-            if id(norm) in may and type(norm) is keras.layers.BatchNormalization and _is_linear(layer):
-                yield layer, norm
+    may = set(network.layers) if among is None else among
+    for conv in network.layers:
+        if conv in may and type(conv) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D):
+            norm = _only_user(conv, network)
+            if norm in may and type(norm) is Norm and norm.axis in (-1, 3) and _is_linear(conv):
+                yield conv, norm
 
 
-def _is_linear(conv: keras.Layer) -> bool:
+def _only_user(layer: keras.Layer, network: keras.Model) -> keras.Layer | None:
+    """Return the layer that alone uses what another puts out, each called just once; None where there is none."""
+    users = [node.operation for node in layer._outbound_nodes]
+    called_once = len(users) == 1 and len(layer._inbound_nodes) == len(users[0]._inbound_nodes) == 1
+    return users[0] if called_once and all(layer.output is not output for output in network.outputs) else None
+
+
+def _is_linear(conv: Convolution) -> bool:
     return conv.activation is keras.activations.linear and conv.data_format == "channels_last"
 
 
-def _folded(conv: keras.Layer, norm: keras.layers.BatchNormalization) -> keras.Layer:
+def _folded(conv: Convolution, norm: Norm) -> Convolution:
     """Return a convolution that does both: (x * kernel + bias - mean) * scale + beta."""
     kernel, mean, variance = (_array(value) for value in (conv.kernel, norm.moving_mean, norm.moving_variance))
     scale = (_array(norm.gamma) if norm.scale else 1.0) / np.sqrt(variance + norm.epsilon)
@@ -89,3 +101,13 @@ def _folded(conv: keras.Layer, norm: keras.layers.BatchNormalization) -> keras.L
 
 def _array(variable: keras.Variable) -> np.ndarray:
     return keras.ops.convert_to_numpy(variable).astype(np.float64)
+
+
+def _copy(layer: keras.Layer) -> keras.Layer:
+    """Return a layer of its own: one that were used again would keep all that it was connected to."""
+    copy = type(layer).from_config(layer.get_config())
+    if getattr(layer, "weights", None):
+        copy.build_from_config(layer.get_build_config())
+        layer.save_own_variables(weights := {})
+        copy.load_own_variables(weights)  # with what follows from them, such as the spread of a Normalization
+    return copy

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Literal
 from zipfile import BadZipFile
@@ -93,14 +93,11 @@ class Recogniser:
     @cached_property
     def _opened(self) -> tuple[keras.Model, list[keras.layers.Layer]]:
         """The network with what goes into its pooling and comes out of it, and the layers above, the last one dense."""
-        chain = [layer for layer in self.model.layers if not isinstance(layer, keras.layers.InputLayer)]
-        pool = next(layer for layer in chain if isinstance(layer, keras.layers.GlobalAveragePooling2D))
-        below, above = chain[: chain.index(pool)], chain[chain.index(pool) + 1 :]
-        pixels = keras.Input(self.model.input_shape[1:])
-        places = reduce(lambda seen, layer: layer(seen), below, pixels)
+        pools = [layer for layer in self.model.layers if isinstance(layer, keras.layers.GlobalAveragePooling2D)]
+        above = self.model.layers[self.model.layers.index(pools[0]) + 1 :]
         layers = [each for layer in above for each in getattr(layer, "layers", [layer])]
         layers = [layer for layer in layers if not isinstance(layer, keras.layers.InputLayer | keras.layers.Dropout)]
-        return keras.Model(pixels, [places, pool(places)]), layers
+        return keras.Model(self.model.inputs, [pools[0].input, pools[0].output]), layers
 
     def top(self, probabilities: np.ndarray, count: int) -> list[tuple[str, float]]:
         """Return the likeliest names with their probabilities `(num_classes,)`, the likeliest first."""

@@ -33,13 +33,15 @@ class Records:
 
     def fetch(self, indices: np.ndarray) -> np.ndarray:
         """Return the records at those positions, `(n,)` bytes. No file stays open."""
-        found = np.empty(len(indices), object)
-        places = self.places[indices]
-        for number in np.unique(places[:, 0]).tolist():
-            with open(self.paths[number], "rb", buffering=0) as file:
-                for position in np.flatnonzero(places[:, 0] == number).tolist():
-                    _, first, length = places[position].tolist()
-                    found[position] = os.pread(file.fileno(), length, first)
+        found, opened = np.empty(len(indices), object), {}
+        try:
+            for position, (number, first, length) in enumerate(self.places[indices].tolist()):
+                if number not in opened:
+                    opened[number] = os.open(self.paths[number], os.O_RDONLY)
+                found[position] = os.pread(opened[number], length, first)
+        finally:
+            for file in opened.values():
+                os.close(file)
         return found
 
 

@@ -147,7 +147,8 @@ def look(split: str, sides: tuple[int, ...], mirror: bool) -> predictions.Predic
     )
 
 
-trained = freezing.fold(model)
+with device.scope():
+    trained = freezing.fold(model)
 sides = (run.image_size,) if run.rehearsal else VIEWS
 one = look("val", (run.eval_size or run.image_size,), mirror=False)
 said = look("val", sides, mirror=True)

@@ -1,23 +1,29 @@
 import gc
 import threading
+import weakref
 
 import numpy as np
 import pytest
 
+from flowerlib import buffers
 from flowerlib.accelerator import tf
-from flowerlib.buffers import ALIGNMENT, Buffers
+
+
+@pytest.fixture(autouse=True)
+def _nothing_free():
+    gc.collect()
+    buffers._free.clear()
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_an_array_is_as_asked_and_begins_where_tensorflow_wants_it(dtype):
-    array = Buffers().empty((3, 5, 7), dtype)
+    array = buffers.empty((3, 5, 7), dtype)
     assert (array.shape, array.dtype) == ((3, 5, 7), dtype)
     assert array.flags.c_contiguous
-    assert array.ctypes.data % ALIGNMENT == 0
+    assert array.ctypes.data % buffers.ALIGNMENT == 0
 
 
 def test_memory_is_used_again_once_nobody_holds_the_array_or_a_part_of_it():
-    buffers = Buffers()
     array = buffers.empty((4, 1000), np.uint8)
     place, part = array.ctypes.data, array[2]
     del array
@@ -28,7 +34,6 @@ def test_memory_is_used_again_once_nobody_holds_the_array_or_a_part_of_it():
 
 
 def test_a_larger_array_gets_memory_of_its_own():
-    buffers = Buffers()
     del (small := [buffers.empty((10,), np.uint8)])[0]
     large = buffers.empty((1_000_000,), np.uint8)
     large[:] = 1
@@ -38,7 +43,6 @@ def test_a_larger_array_gets_memory_of_its_own():
 
 def test_what_tensorflow_holds_is_not_overwritten():
     """Forty batches held at once, then half of them: each keeps its own number."""
-    buffers = Buffers()
 
     def filled(number):
         array = buffers.empty((100, 100), np.int64)
@@ -48,7 +52,7 @@ def test_what_tensorflow_holds_is_not_overwritten():
     numbers = tf.data.Dataset.range(80).map(lambda n: tf.numpy_function(filled, [n], tf.int64, stateful=False), 4)
     iterator = iter(numbers.prefetch(4))
     held = [next(iterator) for _ in range(40)]
-    views = [tensor.numpy() for tensor in held[:20]]  # NumPy's view of a tensor holds it too
+    views = [np.asarray(tensor) for tensor in held[:20]]  # NumPy's view of a tensor holds it too
     del held[:20]
     gc.collect()
     rest = [next(iterator) for _ in range(40)]
@@ -57,7 +61,7 @@ def test_what_tensorflow_holds_is_not_overwritten():
 
 
 def test_threads_get_arrays_of_their_own():
-    buffers, wrong = Buffers(), []
+    wrong = []
 
     def work(number):
         for _ in range(300):
@@ -72,3 +76,23 @@ def test_threads_get_arrays_of_their_own():
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_tensorflow_takes_the_memory_as_it_is():
+    places = []
+
+    def made(number):
+        places.append((array := buffers.empty((50, 50), np.uint8)).ctypes.data)
+        return array
+
+    three = tf.data.Dataset.range(3).map(lambda number: tf.numpy_function(made, [number], tf.uint8, stateful=False))
+    assert [np.asarray(tensor).ctypes.data for tensor in list(three)] == places
+
+
+def test_only_a_few_rooms_are_kept():
+    held = [buffers.empty((1000,), np.uint8) for _ in range(50)]
+    rooms = [weakref.ref(array.base) for array in held]
+    held.clear()
+    gc.collect()
+    assert len(buffers._free) == 8
+    assert not any(room() for room in rooms)

@@ -1,5 +1,11 @@
 """The oracle: the network that is not folded, and by hand one convolution with its normalisation."""
 
+import gc
+import os
+import subprocess
+import sys
+import weakref
+
 import numpy as np
 import pytest
 
@@ -53,17 +59,69 @@ def test_every_kind_of_pair_says_the_same_as_one(conv, center, scale):
     np.testing.assert_allclose(folded(images), model(images), atol=1e-5)
 
 
-def test_what_cannot_be_folded_is_left_alone():
-    """Maps that are used elsewhere too, maps that are made positive first, a normalisation before its convolution."""
-    inputs = keras.Input((8, 8, 3))
-    used_twice = layers.Conv2D(3, 3, padding="same")(inputs)
-    x = layers.Add()([used_twice, layers.BatchNormalization()(used_twice)])
-    x = layers.BatchNormalization()(layers.Conv2D(3, 3, activation="relu")(x))
-    model = settled(keras.Model(inputs, layers.Conv2D(2, 3)(layers.ReLU()(x))))
+def conv(filters=8):
+    return layers.Conv2D(filters, 3, padding="same")
+
+
+def used_twice(x):
+    maps = conv()(x)
+    return layers.Add()([maps, layers.BatchNormalization()(maps)])
+
+
+def also_an_output(x):
+    maps = conv()(x)
+    return [maps, layers.BatchNormalization()(maps)]
+
+
+def shared_normalisation(x):
+    norm = layers.BatchNormalization()
+    return layers.Add()([norm(conv()(x)), norm(layers.ReLU()(x))])
+
+
+def shared_convolution(x):
+    shared = conv()
+    return layers.Add()([layers.BatchNormalization()(shared(x)), shared(layers.ReLU()(x))])
+
+
+CASES = {
+    "maps that are used elsewhere too": used_twice,
+    "maps that are an answer": also_an_output,
+    "a normalisation of other things too": shared_normalisation,
+    "a convolution of other things too": shared_convolution,
+    "a normalisation of rows": lambda x: layers.BatchNormalization(axis=1)(conv()(x)),
+    "maps made positive first": lambda x: layers.BatchNormalization()(layers.ReLU()(conv()(x))),
+    "a convolution that makes them so": lambda x: layers.BatchNormalization()(
+        layers.Conv2D(8, 3, activation="relu")(x)
+    ),
+    "a normalisation before its convolution": lambda x: conv()(layers.BatchNormalization()(x)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_cannot_be_folded_is_left_alone(case):
+    inputs = keras.Input((8, 8, 8))
+    model = settled(keras.Model(inputs, CASES[case](inputs)))
     folded = freezing.fold(model)
     assert sorted(kinds(folded)) == sorted(kinds(model))
-    images = np.random.default_rng(1).random((2, 8, 8, 3), np.float32)
-    np.testing.assert_array_equal(folded(images), model(images))
+    images = np.random.default_rng(1).random((2, 8, 8, 8), np.float32)
+    for ours, theirs in zip(keras.tree.flatten(folded(images)), keras.tree.flatten(model(images)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_copy_holds_nothing_of_the_original():
+    """Else a frozen network would be in memory twice."""
+    scaling = layers.Normalization()
+    scaling.adapt(np.random.default_rng(0).random((20, 1280), np.float32))
+    backbone = backbones.load("EfficientNetLite0", 32, "random")
+    model = keras.Sequential([keras.Input((32, 32, 3)), backbone, layers.GlobalAveragePooling2D(), scaling])
+    images = 255 * np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
+    first, answers = freezing.fold(model), model(images)
+    assert np.isfinite(first(images)).all()
+    original = [weakref.ref(layer) for layer in (scaling, *backbone.layers[1].layers)]
+    np.testing.assert_array_equal(first.layers[-1](np.ones((1, 1280))), scaling(np.ones((1, 1280))))
+    del model, backbone, scaling, answers
+    gc.collect()
+    assert not any(layer() for layer in original)
 
 
 @pytest.mark.parametrize("name", ["EfficientNetLite0", "DenseNet201", "ResNet152V2", "Xception"])
@@ -109,11 +167,14 @@ def test_frozen_layers_stay_as_they_are_and_the_others_are_trained():
         for layer, old in zip(inner, before, strict=True)
         if old
     }
+    kept = [name for name in changed if name.endswith("_bn")]
+    original = [layer.name for layer in backbones.load("EfficientNetLite0", 32, "random").layers[1].layers]
+    late = original[original.index("block3_expand_conv") :]
+    assert kept == [name for name in late if name.endswith("_bn")]
     first = list(changed).index("block3_expand_conv")
     assert not any(map(any, list(changed.values())[:first]))
     assert all(map(all, list(changed.values())[first:]))
     assert first == 1 + 2 + 3 + 3  # convolutions of the stem, of block 0, which expands nothing, of blocks 1 and 2
-    assert not any("_bn" in name for name in list(changed)[:first])
     np.testing.assert_allclose(freezing.fold(model)(images), model(images), rtol=1e-3, atol=1e-4)  # once it is trained
 
 
@@ -123,3 +184,26 @@ def test_freezing_before_a_layer_that_is_not_there_is_an_error():
         FlowersError, match=r"`before` \(='block99'\) must be a layer of EfficientNetLite0, such as stem_conv"
     ):
         freezing.freeze(backbone, "block99")
+
+
+JAX = """
+import numpy as np
+from flowerlib import accelerator, freezing
+from flowerlib.accelerator import keras
+assert accelerator.setup().num_replicas == 8
+keras.config.set_dtype_policy("mixed_bfloat16")
+inputs = keras.Input((8, 8, 3))
+norm = keras.layers.BatchNormalization(beta_initializer="ones", moving_mean_initializer="ones")
+model = keras.Model(inputs, norm(keras.layers.Conv2D(6, 3)(inputs)))
+folded = freezing.fold(model)
+assert len(folded.layers) == 2
+images = np.random.default_rng(0).random((16, 8, 8, 3), np.float32)
+np.testing.assert_allclose(folded.predict(images, verbose=0), model.predict(images, verbose=0), atol=0.03)
+print("the same")
+"""
+
+
+def test_it_folds_on_eight_jax_devices_in_mixed_precision():
+    where = {"KERAS_BACKEND": "jax", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    process = subprocess.run([sys.executable, "-c", JAX], env=os.environ | where, capture_output=True, text=True)
+    assert process.stdout == "the same\n", process.stderr
