@@ -48,9 +48,10 @@ def run(root: str, quick: bool) -> Report:
         rows += more
         raw |= values
     curves = {}
+    shortest = {"flowerlib": partial(ours, flowers, 2, sides=(224,)), "torch": partial(theirs, flowers, 1)}
     for name, (train, epochs) in {"flowerlib": (ours, 24), "torch": (theirs, 8)}.items():
-        compute = partial(train, flowers, 2 if quick else epochs)
-        found = compute() if quick else kept(f"finetune-{name}", [epochs, flowers.fingerprint], compute)
+        whole = partial(train, flowers, epochs)
+        found = shortest[name]() if quick else kept(f"finetune-{name}", [epochs, flowers.fingerprint], whole)
         curve, views = [tuple(point) for point in found[0]], found[1]
         curves[name] = curve
         mine = name == "flowerlib"
@@ -151,7 +152,7 @@ def _batches(flowers: Flowers) -> tf.data.Dataset:
     return data.train_batches(flowers, BATCH, augment=vary, mix=augment.sometimes(augment.cutmix, 0.5))
 
 
-def ours(flowers: Flowers, epochs: int) -> tuple[Curve, float]:
+def ours(flowers: Flowers, epochs: int, sides: tuple[int, ...] = (192, 208, 224)) -> tuple[Curve, float]:
     """As `03_finetune`; macro F1 of one view after every epoch, validation not counted, and of six at the end."""
     keras.utils.set_random_seed(0)
     clock = Clock()
@@ -163,17 +164,17 @@ def ours(flowers: Flowers, epochs: int) -> tuple[Curve, float]:
     steps = choices.steps_per_epoch(flowers)
     curve: Curve = []
 
-    def look(side: int, mirror: bool) -> predictions.Predictions:
-        batches = data.eval_batches(flowers, "val", 128, image_size=side)
-        return predictions.predict(freezing.fold(model), batches, 128, mirror=mirror)
+    def look(network: keras.Model, side: int, mirror: bool) -> predictions.Predictions:
+        return predictions.predict(network, data.eval_batches(flowers, "val", 128, image_size=side), 128, mirror=mirror)
 
     class Score(keras.callbacks.Callback):
         def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-            curve.append(clock.pause(lambda: look(224, False).scores()["macro_f1"]))
+            curve.append(clock.pause(lambda: look(model, 224, False).scores()["macro_f1"]))
             print(f"flowerlib: {curve[-1][0]:.0f} s, macro F1 {curve[-1][1]:.4f}", file=sys.stderr, flush=True)
 
     model.fit(_batches(flowers), steps_per_epoch=steps, epochs=epochs, verbose=0, shuffle=False, callbacks=[Score()])
-    views = predictions.average([look(side, True) for side in (192, 208, 224)])
+    trained = freezing.fold(model)
+    views = predictions.average([look(trained, side, True) for side in sides])
     return curve, views.scores()["macro_f1"]
 
 

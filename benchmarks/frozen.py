@@ -78,7 +78,7 @@ def ours(flowers: Flowers, epochs: int, mirror: bool = False) -> Curve:
                 curve.append(clock.pause(lambda: features.predict(head, val, 512).scores()["macro_f1"]))
 
         batches = features.train_batches(train, 128, len(flowers.classes))
-        head.fit(batches, steps_per_epoch=steps, epochs=epochs, verbose=0, callbacks=[Score()])
+        head.fit(batches, steps_per_epoch=steps, epochs=epochs, verbose=0, shuffle=False, callbacks=[Score()])
     return curve
 
 
@@ -108,7 +108,8 @@ def in_the_loop(flowers: Flowers, epochs: int) -> Curve:
 
     batches = kaggle_batches(flowers, 64).map(lambda images, labels: (_vary(images), tf.one_hot(labels, classes)))
     steps = flowers.count("train") // 64
-    model.fit(batches.prefetch(tf.data.AUTOTUNE), steps_per_epoch=steps, epochs=epochs, verbose=0, callbacks=[Score()])
+    ahead = batches.prefetch(tf.data.AUTOTUNE)
+    model.fit(ahead, steps_per_epoch=steps, epochs=epochs, verbose=0, shuffle=False, callbacks=[Score()])
     return curve
 
 
@@ -128,7 +129,7 @@ def scikit_learn(flowers: Flowers) -> Curve:
         seen, labels = [], []
         with torch.inference_mode():
             for images, truth, _ in data.eval_batches(flowers, split, LOOK).as_numpy_iterator():
-                pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().sub(127).div(128)
+                pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float().sub(127).div(128)
                 seen.append(network.extract_features(pixels).mean((2, 3)).numpy())
                 labels.append(truth)
         return np.concatenate(seen), np.concatenate(labels)
