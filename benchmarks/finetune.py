@@ -29,7 +29,7 @@ from benchmarks.harness import (
     small,
 )
 from benchmarks.input import records
-from flowerlib import augment, backbones, data, freezing, heads, predictions, training
+from flowerlib import augment, backbones, data, freezing, fused, heads, predictions, training
 from flowerlib.accelerator import keras, tf
 from flowerlib.data import Flowers
 from flowerlib.weights import locate
@@ -74,8 +74,9 @@ def _steps(flowers: Flowers, quick: bool) -> tuple[list[Row], dict]:
     steps = 1 if quick else 4
     ways = {}
     for part, (before, blocks) in parts.items():
-        step = network(classes, before=before).train_on_batch
-        ways[f"flowerlib, {part}"] = _rate(partial(step, images, labels), BATCH, steps)
+        mine = network(classes, before=before)
+        with fused.normalisation(mine):
+            ways[f"flowerlib, {part}"] = _rate(partial(mine.train_on_batch, images, labels), BATCH, steps)
         for layout in ("", ", channels_last"):
             model = torch_loop.lite0(locate(backbones.get("EfficientNetLite0").weights), classes)
             torch_loop.freeze(model, blocks)
@@ -97,7 +98,8 @@ def _dense_steps(flowers: Flowers, quick: bool) -> tuple[list[Row], dict]:
     backbone = backbones.load("DenseNet201", side, "random")
     model = keras.Sequential([keras.Input((side, side, 3)), backbone, pooling, heads.linear(classes)])
     model.compile(keras.optimizers.AdamW(5e-4), "categorical_crossentropy")
-    ways = {"flowerlib": _rate(lambda: model.train_on_batch(images, labels), batch)}
+    with fused.normalisation(model):
+        ways = {"flowerlib": _rate(lambda: model.train_on_batch(images, labels), batch)}
     for last in (False, True):
         peer = _torch(torch_loop.densenet201(classes).train(), images, labels, last=last)
         ways["torch, channels_last" if last else "torch"] = _rate(peer, batch)
@@ -113,7 +115,8 @@ def _epochs(flowers: Flowers, quick: bool) -> tuple[list[Row], dict]:
     model, steps = network(len(flowers.classes)), 2 if quick else 60
     batches = _batches(flowers)
     same = iter(batches.take(1).cache().repeat())
-    model.fit(batches, steps_per_epoch=2, verbose=0, shuffle=False)  # compiles the step
+    with fused.normalisation(model):
+        model.fit(batches, steps_per_epoch=2, verbose=0, shuffle=False)  # compiles the step
 
     def bare() -> float:
         began = time.perf_counter()
@@ -172,7 +175,10 @@ def ours(flowers: Flowers, epochs: int, sides: tuple[int, ...] = (192, 208, 224)
             curve.append(clock.pause(lambda: look(model, 224, False).scores()["macro_f1"]))
             print(f"flowerlib: {curve[-1][0]:.0f} s, macro F1 {curve[-1][1]:.4f}", file=sys.stderr, flush=True)
 
-    model.fit(_batches(flowers), steps_per_epoch=steps, epochs=epochs, verbose=0, shuffle=False, callbacks=[Score()])
+    with fused.normalisation(model):
+        model.fit(
+            _batches(flowers), steps_per_epoch=steps, epochs=epochs, verbose=0, shuffle=False, callbacks=[Score()]
+        )
     trained = freezing.fold(model)
     views = predictions.average([look(trained, side, True) for side in sides])
     return curve, views.scores()["macro_f1"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flowerlib import predictions
+from flowerlib import fused, predictions
 from flowerlib.accelerator import Device, keras, tf
 from flowerlib.config import FlowersError, written_whole
 from flowerlib.data import Flowers
@@ -224,15 +224,16 @@ def fit(
     if done:
         print(f"Going on after epoch {done}, found in {resume_file(run)}.")
     clock = _Clock()
-    model.fit(
-        train.skip(done * steps),
-        steps_per_epoch=steps,
-        epochs=run.epochs,
-        initial_epoch=done,
-        shuffle=False,  # the pipeline does that
-        verbose=verbose,
-        callbacks=[clock, _EpochEnd(val, run, flowers, history, clock, hours)],
-    )
+    with fused.normalisation(model):
+        model.fit(
+            train.skip(done * steps),
+            steps_per_epoch=steps,
+            epochs=run.epochs,
+            initial_epoch=done,
+            shuffle=False,  # the pipeline does that
+            verbose=verbose,
+            callbacks=[clock, _EpochEnd(val, run, flowers, history, clock, hours)],
+        )
     return history
 
 
@@ -243,7 +244,8 @@ def time_epochs(model: keras.Model, train: tf.data.Dataset, run: Run, flowers: F
     """
     clock = _Clock()
     steps = run.steps_per_epoch(flowers)
-    model.fit(train, steps_per_epoch=steps, epochs=run.epochs, shuffle=False, callbacks=[clock])
+    with fused.normalisation(model):
+        model.fit(train, steps_per_epoch=steps, epochs=run.epochs, shuffle=False, callbacks=[clock])
     return clock.seconds
 
 
