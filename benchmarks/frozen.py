@@ -64,9 +64,7 @@ def ours(flowers: Flowers, epochs: int, mirror: bool = False) -> Curve:
         kept = Path(place)
         train = features.extract(looker, flowers, "train", LOOK, mirror=mirror, folder=kept, progress=False)
         _, val = clock.pause(lambda: features.extract(looker, flowers, "val", LOOK, folder=kept, progress=False))
-        scaling = keras.layers.Normalization()
-        scaling.adapt(train.values[0].astype("float32"))
-        head = keras.Sequential([scaling, heads.linear(len(flowers.classes), 0.6, "zeros")])
+        head = keras.Sequential([heads.scaling(train), heads.linear(len(flowers.classes), 0.6, "zeros")])
         steps = flowers.count("train") // 128
         rate = keras.optimizers.schedules.CosineDecay(0.0, (epochs - 1) * steps, warmup_target=1e-3, warmup_steps=steps)
         loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)

@@ -74,7 +74,9 @@ def _in_folders(source: Path) -> list[Photograph]:
         if place.name.startswith("."):
             continue
         if not place.is_dir():
-            raise FlowersError(f"`{place}` lies outside the folders of the classes; move it into one, or away")
+            raise FlowersError(
+                f"`{place}` lies outside the folders of the classes; move it away, or into one if it is a photograph"
+            )
         photographs += [Photograph(str(path.relative_to(source)), path, place.name) for path in _files(place, seen)]
     return photographs
 

@@ -109,5 +109,7 @@ def _copy(layer: keras.Layer) -> keras.Layer:
     if getattr(layer, "weights", None):
         copy.build_from_config(layer.get_build_config())
         layer.save_own_variables(weights := {})
-        copy.load_own_variables(weights)  # with what follows from them, such as the spread of a Normalization
+        # As arrays: two variables of one JAX array would lose it together, when a training step takes its memory.
+        arrays = {name: keras.ops.convert_to_numpy(value) for name, value in weights.items()}
+        copy.load_own_variables(arrays)  # with what follows from them, such as the spread of a Normalization
     return copy

@@ -11,6 +11,7 @@ from flowerlib.config import FlowersError
 from flowerlib.features import Features
 
 ops = keras.ops
+LEAST_SPREAD = 0.1  # of a feature, as a share of the root mean square of all features' spreads
 
 
 def linear(num_classes: int, dropout: float = 0.0, kernel_initializer: str = "glorot_uniform") -> keras.Sequential:
@@ -23,6 +24,20 @@ def linear(num_classes: int, dropout: float = 0.0, kernel_initializer: str = "gl
         num_classes, activation="softmax", kernel_initializer=kernel_initializer, dtype="float32"
     )
     return keras.Sequential([keras.layers.Dropout(dropout), dense], name="head")
+
+
+def scaling(train: Features) -> keras.layers.Normalization:
+    """Return a layer that brings each feature `(B, d)` to mean 0 and spread 1, as they are in the images themselves.
+
+    Spreads are taken for no less than a tenth of the usual one. In few images some features never show; divided by
+    next to nothing, one that does show in a new image would drown all others.
+    """
+    layer = keras.layers.Normalization()
+    layer.adapt(train.values[0].astype(np.float32))
+    mean, variance, count = layer.get_weights()
+    layer.set_weights([mean, np.maximum(variance, LEAST_SPREAD**2 * variance.mean()), count])
+    layer.finalize_state()
+    return layer
 
 
 @dataclass(frozen=True)
@@ -102,11 +117,10 @@ def train_many(
     steps = len(train.labels) // batch_size
     if not steps:
         raise FlowersError(f"`batch_size` (={batch_size}) must be at most the {len(train.labels)} images to learn from")
-    scaling = keras.layers.Normalization()
-    scaling.adapt(train.values[0].astype(np.float32))
+    first = scaling(train)
     side = _Side(len(choices), num_classes)
     model = keras.Sequential(
-        [keras.Input(train.values.shape[-1:]), scaling, keras.layers.Dropout(dropout, seed=seed), side]
+        [keras.Input(train.values.shape[-1:]), first, keras.layers.Dropout(dropout, seed=seed), side]
     )
     rate = keras.optimizers.schedules.CosineDecay(0.0, (epochs - 1) * steps, warmup_target=1.0, warmup_steps=steps)
 
@@ -117,11 +131,11 @@ def train_many(
     model.compile(_AdamWs(rate, choices), loss)
     batches = features.train_batches(train, batch_size, num_classes, seed)
     model.fit(batches, steps_per_epoch=steps, epochs=epochs, verbose=0, shuffle=False)
-    return [_alone(scaling, side, index) for index in range(len(choices))]
+    return [_alone(first, side, index) for index in range(len(choices))]
 
 
-def _alone(scaling: keras.layers.Layer, side: _Side, index: int) -> keras.Sequential:
-    head = keras.Sequential([keras.Input(side.kernel.shape[1:2]), scaling, linear(side.num_classes)])
+def _alone(first: keras.layers.Layer, side: _Side, index: int) -> keras.Sequential:
+    head = keras.Sequential([keras.Input(side.kernel.shape[1:2]), first, linear(side.num_classes)])
     head.layers[-1].set_weights([side.kernel[index], side.bias[index, 0]])
     return head
 

@@ -159,9 +159,9 @@ more.style.format(precision=4).set_caption(f"{mark}on a fifth of the training im
 
 # %%
 with device.scope():
-    scaling = keras.layers.Normalization()
-    scaling.adapt(seen["train"].values[0].astype("float32"))
-    head = keras.Sequential([scaling, heads.linear(len(flowers.classes), run.dropout, "zeros")])
+    head = keras.Sequential(
+        [heads.scaling(seen["train"]), heads.linear(len(flowers.classes), run.dropout, "zeros")]
+    )
     head.compile(
         training.optimizer(run, flowers),
         keras.losses.CategoricalCrossentropy(label_smoothing=run.label_smoothing),

@@ -37,6 +37,15 @@ def seen():
     return features.Features(values, labels, labels.astype(str))
 
 
+def test_features_are_scaled_but_never_by_next_to_nothing():
+    """Variances 4, 0.01 and 0: a hundredth of their mean is 0.0134. The mirrored view does not count."""
+    plain = np.array([[1, 0.1, 5], [5, -0.1, 5]], np.float16)
+    seen = features.Features(np.stack([plain, plain + 7]), np.arange(2), np.arange(2).astype(str))
+    scaled = heads.scaling(seen)(np.array([[5.0, 0.1, 6.0]], np.float32))
+    least = np.sqrt((4 + 0.01 + 0) / 3 / 100)
+    np.testing.assert_allclose(scaled, [[1.0, 0.1 / least, 1.0 / least]], rtol=1e-3)
+
+
 def alone(seen, choice):
     """A head trained by Keras' own AdamW, on the same batches."""
     scaling = keras.layers.Normalization()

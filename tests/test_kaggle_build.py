@@ -169,7 +169,9 @@ def contents(folder):
     """Notebook -> content hash, as the copy's own flowerlib builds it."""
     done = clone.flowerlib(folder, "kaggle", "build", "--user", "someone")
     assert done.returncode == 0, done.stderr
-    return {line.split("/")[2].split(":")[0]: line.split()[-1] for line in done.stdout.splitlines()}
+    *kernels_built, flagship = done.stdout.splitlines()
+    assert flagship.startswith("kernel-metadata.json: now of ")
+    return {line.split("/")[2].split(":")[0]: line.split()[-1] for line in kernels_built}
 
 
 def test_the_hash_follows_whatever_decides_a_run(tmp_path):

@@ -69,6 +69,8 @@ def build(
     built = build.build(notebooks or (), user=user, to=to, accelerator=accelerator, online=online)
     for folder, each in built.items():
         print(f"{os.path.relpath(folder)}: {each.ref}, content {each.content}")
+    if to is None:
+        print(f"{kernels.METADATA}: now of {user}; `kaggle kernels push -p .` sends what it describes")
 
 
 @app.command(epilog="Example: flowerlib kaggle check")
@@ -85,7 +87,7 @@ def check(
         if len(folders) == 1:
             raise FlowersError(f"nothing is built in {build.DEFAULT}; run `flowerlib kaggle build`")
     check.require(folders)
-    print("Fit to be sent:", *folders)
+    print("Fit to be sent:", *(os.path.relpath(folder) for folder in folders), sep="\n")
 
 
 @app.command(epilog="Example: flowerlib kaggle push 01_eda 02_augmentation")
