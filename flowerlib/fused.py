@@ -19,9 +19,8 @@ class _FusedNorm(Norm):
             inputs, tf.convert_to_tensor(gamma), tf.convert_to_tensor(beta), epsilon=self.epsilon, is_training=True
         )
         count = tf.cast(tf.size(inputs) // channels, tf.float32)
-        variance *= (
-            count - 1.0
-        ) / count  # the operation estimates that of all images there are, Keras keeps the batch's
+        # The operation estimates the variance of all images there are; Keras keeps the batch's.
+        variance *= (count - 1.0) / count
         for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + value * (1.0 - self.momentum))
         return outputs
