@@ -71,20 +71,21 @@ def _steps(flowers: Flowers, quick: bool) -> tuple[list[Row], dict]:
     classes = len(flowers.classes)
     images, labels = _batch(flowers, BATCH, SIZE)
     parts = {"early layers frozen": FROZEN} if quick else {"early layers frozen": FROZEN, "whole": (None, 0)}
+    layouts = (", channels_last",) if quick else ("", ", channels_last")
     steps = 1 if quick else 4
     ways = {}
     for part, (before, blocks) in parts.items():
         mine = network(classes, before=before)
         with fused.normalisation(mine):
             ways[f"flowerlib, {part}"] = _rate(partial(mine.train_on_batch, images, labels), BATCH, steps)
-        for layout in ("", ", channels_last"):
+        for layout in layouts:
             model = torch_loop.lite0(locate(backbones.get("EfficientNetLite0").weights), classes)
             torch_loop.freeze(model, blocks)
             ways[f"torch, {part}{layout}"] = _rate(_torch(model, images, labels, last=bool(layout)), BATCH, steps)
     found = in_turns(ways, 1 if quick else 6)
     rows = [Row(f"a step of Lite0: {name}", value, "images/s") for name, value in medians(found).items()]
     for part in parts:
-        for layout in ("", ", channels_last"):
+        for layout in layouts:
             times = ratio(found, f"flowerlib, {part}", f"torch, {part}{layout}")
             rows.append(Row(f"a step of Lite0, {part}: flowerlib / torch{layout}", times, "x", ">= 1.2"))
     return rows, {"Lite0 images/s": found}
