@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from flowerlib import buffers
+from flowerlib import buffers, calls
 from flowerlib.accelerator import tf
 
 Mix = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
@@ -58,7 +58,7 @@ class Augmentation:
         uniform = self.draw(seed, tf.shape(images)[0])
         affine = tf.stack(self.turn(uniform, images.shape[1], tf), axis=1)
         gain, brighter = 1.0 + self.contrast * uniform[:, 6], 255.0 * self.brightness * uniform[:, 7]
-        varied = tf.numpy_function(_vary, [images, affine, gain, brighter], images.dtype, stateful=False)
+        varied = calls.numpy_function(_vary, [images, affine, gain, brighter], images.dtype)
         return tf.ensure_shape(varied, images.shape)
 
     def draw(self, seed: tf.Tensor, count: int | tf.Tensor) -> tf.Tensor:

@@ -18,7 +18,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from tqdm import tqdm
 
-from flowerlib import buffers, classes
+from flowerlib import buffers, calls, classes
 from flowerlib.accelerator import tf
 from flowerlib.augment import Mix
 from flowerlib.config import FlowersError, competition_mounts, sample_dir
@@ -294,7 +294,7 @@ def train_batches(
         raise FlowersError(f"`batch_size` (={batch_size}) must be at most the {count} training images")
 
     def batch(number: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        fetched = tf.ensure_shape(tf.numpy_function(records.fetch, [indices], tf.string, stateful=False), (batch_size,))
+        fetched = tf.ensure_shape(calls.numpy_function(records.fetch, [indices], tf.string), (batch_size,))
         images, labels, _ = _parse(fetched, flowers, image_size)
         labels = tf.one_hot(labels, num_classes)
         if augment:
@@ -415,7 +415,7 @@ def _decode(jpegs: tf.Tensor, side: int) -> tf.Tensor:
     Either way the same pixels as from Pillow, OpenCV and others; TensorFlow's own choice is up to 5 of 255 off.
     """
     if simplejpeg:
-        images = tf.numpy_function(partial(_decoded, side=side), [jpegs], tf.uint8, stateful=False)
+        images = calls.numpy_function(partial(_decoded, side=side), [jpegs], tf.uint8)
         return tf.ensure_shape(images, (jpegs.shape[0], side, side, 3))
 
     def one(jpeg: tf.Tensor) -> tf.Tensor:

@@ -1,0 +1,64 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from flowerlib import calls
+from flowerlib.accelerator import tf
+
+# Calls take 0.2 s, so that some are always running; they sleep in turns, so that each must come back from sleep.
+SLOW = """
+import time
+from flowerlib import calls, data
+from flowerlib.accelerator import tf
+
+def slow(number):
+    for _ in range(10):
+        time.sleep(0.02)
+    return number
+
+numbers = tf.data.Dataset.counter().map(lambda number: calls.numpy_function(slow, [number], tf.int64), 3)
+iterator = iter(data.ahead(numbers))
+print(int(next(iterator)))
+"""
+LEFT_TO_THE_COLLECTOR = """
+class Ring:
+    pass
+
+ring = Ring()
+ring.itself, ring.iterator = ring, iterator
+del ring, iterator
+"""
+
+
+@pytest.mark.parametrize("end", ["", LEFT_TO_THE_COLLECTOR], ids=["held", "left to the collector"])
+def test_a_process_ends_though_a_pipeline_still_works_ahead(end):
+    done = subprocess.run([sys.executable, "-c", SLOW + end], capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+
+
+def test_a_process_that_called_nothing_does_not_wait(monkeypatch):
+    monkeypatch.setattr(calls, "_begun", 0)
+    monkeypatch.setattr(calls, "_ended", 0)
+    monkeypatch.setattr(calls.time, "sleep", pytest.fail)
+    calls._finish()
+
+
+def test_one_that_never_comes_back_is_not_waited_for_for_ever(monkeypatch):
+    monkeypatch.setattr(calls, "_begun", calls._ended + 1)
+    monkeypatch.setattr(calls, "LONGEST", 0.2)
+    calls._finish()
+
+
+def test_it_says_what_the_function_says_and_fails_as_it_fails():
+    doubled = calls.numpy_function(lambda array: 2 * array, [tf.constant([1, 2])], tf.int32)
+    assert np.array_equal(doubled, [2, 4])
+
+    def fails(array):
+        raise ValueError(f"cannot take {array}")
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match="cannot take 3"):
+            calls.numpy_function(fails, [tf.constant(3)], tf.int32)
+    assert calls._begun == calls._ended
