@@ -188,14 +188,14 @@ def train_batches(features: Features, batch_size: int, num_classes: int, seed: i
     """Return endless batches, features `(B, d)` and labels `(B, num_classes)`; each time one view, drawn at random."""
     views, count, _ = features.values.shape
 
-    def example(index: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        draw = tf.stack([seed, tf.cast(position, tf.int32)])
-        view = tf.random.stateless_uniform([], draw, maxval=views, dtype=tf.int32)
-        return tf.cast(values[view, index], tf.float32), tf.one_hot(labels[index], num_classes)
+    def batch(number: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        drawn = tf.random.stateless_uniform([batch_size], [seed, number], maxval=views, dtype=tf.int32)
+        seen = tf.cast(tf.gather_nd(values, tf.stack([drawn, indices], axis=1)), tf.float32)
+        return seen, tf.one_hot(tf.gather(labels, indices), num_classes)
 
     values, labels = tf.constant(features.values), tf.constant(features.labels)
-    numbered = tf.data.Dataset.zip(data.shuffled(count, seed), tf.data.Dataset.counter())
-    return data.ahead(numbered.map(example, data.CALLS).batch(batch_size, drop_remainder=True))
+    order = data.shuffled(count, seed).batch(batch_size, drop_remainder=True)
+    return data.ahead(tf.data.Dataset.zip(tf.data.Dataset.counter(dtype=tf.int32), order).map(batch, data.CALLS))
 
 
 def eval_batches(features: Features, batch_size: int, view: int = 0) -> tf.data.Dataset:
