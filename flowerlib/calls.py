@@ -5,9 +5,11 @@ TensorFlow, letting the pipeline go, would wait for it for ever.
 """
 
 import atexit
+import gc
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -18,6 +20,21 @@ LONGEST = 10.0  # seconds to wait for that, should somebody still take batches
 
 _lock = threading.Lock()
 _begun = _ended = 0
+_over = False
+
+
+@contextmanager
+def _counted() -> Iterator[None]:
+    global _begun, _ended
+    if _over:
+        raise RuntimeError("the interpreter ends")
+    with _lock:
+        _begun += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _ended += 1
 
 
 def numpy_function(function: Callable[..., np.ndarray], inputs: list[tf.Tensor], dtype: tf.DType) -> tf.Tensor:
@@ -30,21 +47,34 @@ def numpy_function(function: Callable[..., np.ndarray], inputs: list[tf.Tensor],
     """
 
     def counted(*arrays: np.ndarray) -> np.ndarray:
-        global _begun, _ended
-        with _lock:
-            _begun += 1
-        try:
+        with _counted():
             return function(*arrays)
-        finally:
-            with _lock:
-                _ended += 1
 
     return tf.numpy_function(counted, inputs, dtype, stateful=False)
 
 
+def from_generator(make: Callable[[], Iterator[np.ndarray]], signature: tf.TensorSpec) -> tf.data.Dataset:
+    """Return a dataset of the arrays that `make()` yields, all of one shape and type, as `Dataset.from_generator`."""
+
+    def each() -> Iterator[np.ndarray]:
+        arrays = make()
+        while True:
+            with _counted():
+                array = next(arrays, None)
+            if array is None:
+                return
+            yield array
+
+    return tf.data.Dataset.from_generator(each, output_signature=signature)
+
+
 @atexit.register
 def _finish() -> None:
+    global _over
+    if _begun:
+        gc.collect()  # lets pipelines go that nobody holds; later is too late
     seen, until = 0, time.monotonic() + LONGEST
     while (_ended < _begun or seen < _begun) and time.monotonic() < until:
         seen = _begun
         time.sleep(QUIET)
+    _over = True

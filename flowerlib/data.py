@@ -412,15 +412,15 @@ def resize(images: tf.Tensor, image_size: int) -> tf.Tensor:
 def _decode(jpegs: tf.Tensor, side: int) -> tf.Tensor:
     """Decode JPEGs `(B,)` into `(B, side, side, 3)` uint8, a static shape: a TPU compiles for those.
 
-    Either way the same pixels as from Pillow, OpenCV and others; TensorFlow's own choice is up to 5 of 255 off.
+    Either way the same pixels as from Pillow, OpenCV and others (in CMYK, which is rare, 1 of 255 apart); TensorFlow's
+    own choice is up to 5 off.
     """
     if simplejpeg:
         images = calls.numpy_function(partial(_decoded, side=side), [jpegs], tf.uint8)
         return tf.ensure_shape(images, (jpegs.shape[0], side, side, 3))
 
     def one(jpeg: tf.Tensor) -> tf.Tensor:
-        pixels = tf.io.decode_jpeg(jpeg, channels=3, dct_method="INTEGER_ACCURATE")
-        return tf.ensure_shape(pixels, (side, side, 3))
+        return tf.ensure_shape(_pixels(jpeg), (side, side, 3))
 
     if jpegs.shape[0] is None:
         return tf.map_fn(one, jpegs, fn_output_signature=tf.TensorSpec((side, side, 3), tf.uint8))
@@ -431,6 +431,16 @@ def _decoded(jpegs: np.ndarray, side: int) -> np.ndarray:
     """Decode each JPEG where it is to lie in the batch, without Python's lock."""
     images = buffers.empty((len(jpegs), side, side, 3), np.uint8)
     for image, jpeg in zip(images, jpegs, strict=True):
-        if (shape := simplejpeg.decode_jpeg(jpeg, buffer=image).shape) != image.shape:
+        try:
+            shape = simplejpeg.decode_jpeg(jpeg, buffer=image).shape
+        except ValueError:  # libjpeg-turbo warns of something, of which TensorFlow and `check` may think nothing
+            pixels = np.asarray(_pixels(jpeg))
+            if (shape := pixels.shape) == image.shape:
+                image[:] = pixels
+        if shape != image.shape:
             raise FlowersError(f"an image has shape {shape}, not {image.shape}; run `flowerlib check`")
     return images
+
+
+def _pixels(jpeg: tf.Tensor | bytes) -> tf.Tensor:
+    return tf.io.decode_jpeg(jpeg, channels=3, dct_method="INTEGER_ACCURATE")

@@ -32,9 +32,10 @@ def freeze(backbone: keras.Sequential, before: str | None = None) -> keras.Seque
     if before is not None and before not in names:
         raise FlowersError(f"`before` (={before!r}) must be a layer of {backbone.name}, such as {names[1]}")
     early = layers[: names.index(before)] if before else layers
-    for layer in early:
-        layer.trainable = False
-    return fold(backbone, set(early))
+    frozen = fold(backbone, set(early))
+    for layer in frozen.layers[1].layers:
+        layer.trainable = layer.name not in {layer.name for layer in early}
+    return frozen
 
 
 def fold(model: keras.Model, among: Collection[keras.Layer] | None = None) -> keras.Model:
@@ -62,7 +63,8 @@ def fold(model: keras.Model, among: Collection[keras.Layer] | None = None) -> ke
     if isinstance(model, keras.Sequential):
         pixels = keras.Input(batch_shape=model.inputs[0].shape, dtype=model.inputs[0].dtype)
         return keras.Sequential([pixels, *map(copied, model.layers)], name=model.name)
-    return keras.models.clone_model(model, clone_function=copied, call_function=called)
+    plain = keras.Model(model.input, model.output, name=model.name)  # a compiled one is cloned with its optimiser
+    return keras.models.clone_model(plain, clone_function=copied, call_function=called)
 
 
 def _pairs(network: keras.Model, among: Collection[keras.Layer] | None) -> Iterator[tuple[Convolution, Norm]]:
@@ -108,8 +110,11 @@ def _copy(layer: keras.Layer) -> keras.Layer:
     copy = type(layer).from_config(layer.get_config())
     if getattr(layer, "weights", None):
         copy.build_from_config(layer.get_build_config())
-        layer.save_own_variables(weights := {})
-        # As arrays: two variables of one JAX array would lose it together, when a training step takes its memory.
-        arrays = {name: keras.ops.convert_to_numpy(value) for name, value in weights.items()}
-        copy.load_own_variables(arrays)  # with what follows from them, such as the spread of a Normalization
+        for ours, theirs in zip(
+            copy._flatten_layers(), layer._flatten_layers(), strict=True
+        ):  # itself and those within
+            theirs.save_own_variables(weights := {})
+            # As arrays: two variables of one JAX array would lose it together, when a training step takes its memory.
+            arrays = {name: keras.ops.convert_to_numpy(value) for name, value in weights.items()}
+            ours.load_own_variables(arrays)  # with what follows from them, such as the spread of a Normalization
     return copy

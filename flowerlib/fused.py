@@ -53,5 +53,5 @@ def _norms(model: keras.Model) -> Iterator[Norm]:
 
 
 def _is_plain(norm: Norm) -> bool:
-    channels_last = norm.axis in (-1, 3) and norm.input_spec.ndim == 4
+    channels_last = norm.built and norm.axis in (-1, 3) and norm.input_spec.ndim == 4
     return channels_last and norm.compute_dtype == "float32" and not (norm.synchronized or norm.renorm)

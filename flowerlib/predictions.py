@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from flowerlib import data, metrics
+from flowerlib import calls, data, metrics
 from flowerlib.accelerator import keras, tf
 from flowerlib.config import FlowersError, kaggle_input, search, written_whole
 
@@ -100,7 +100,7 @@ def outputs(
     whole = padded()
     first = next(whole)
     signature = tf.TensorSpec(first.shape, first.dtype)
-    inputs = data.ahead(tf.data.Dataset.from_generator(lambda: chain([first], whole), output_signature=signature))
+    inputs = data.ahead(calls.from_generator(lambda: chain([first], whole), signature))
     taken = iter(range(steps))
     each = _Each(1 + mirror, lambda values: take(values[:, : len(labels[next(taken)])]))
     values = np.asarray(model.predict(inputs, steps=steps * (1 + mirror), verbose=0, callbacks=[each]), np.float32)

@@ -32,13 +32,39 @@ del ring, iterator
 """
 
 
-@pytest.mark.parametrize("end", ["", LEFT_TO_THE_COLLECTOR], ids=["held", "left to the collector"])
+@pytest.mark.parametrize("end", ["data.held = iterator", LEFT_TO_THE_COLLECTOR], ids=["held", "left to the collector"])
 def test_a_process_ends_though_a_pipeline_still_works_ahead(end):
     done = subprocess.run([sys.executable, "-c", SLOW + end], capture_output=True, text=True, timeout=100, check=False)
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
 
 
+FAILS = """
+import sys, time
+import numpy as np
+from flowerlib import predictions
+from flowerlib.accelerator import keras
+
+def batches():
+    for _ in range(100):
+        for _ in range(10):
+            time.sleep(0.02)
+        yield np.zeros((4, 3), np.float32), np.zeros(4), np.array(["a", "b", "c", "d"])
+
+def take(values):
+    raise SystemExit("an error")
+
+model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+predictions.outputs(model, batches(), 4, steps=100, take=take)
+"""
+
+
+def test_a_process_ends_with_the_error_that_stopped_predicting():
+    done = subprocess.run([sys.executable, "-c", FAILS], capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "an error")
+
+
 def test_a_process_that_called_nothing_does_not_wait(monkeypatch):
+    monkeypatch.setattr(calls, "_over", False)  # and afterwards as before
     monkeypatch.setattr(calls, "_begun", 0)
     monkeypatch.setattr(calls, "_ended", 0)
     monkeypatch.setattr(calls.time, "sleep", pytest.fail)
@@ -46,6 +72,7 @@ def test_a_process_that_called_nothing_does_not_wait(monkeypatch):
 
 
 def test_one_that_never_comes_back_is_not_waited_for_for_ever(monkeypatch):
+    monkeypatch.setattr(calls, "_over", False)  # and afterwards as before
     monkeypatch.setattr(calls, "_begun", calls._ended + 1)
     monkeypatch.setattr(calls, "LONGEST", 0.2)
     calls._finish()

@@ -126,6 +126,7 @@ def test_every_image_comes_once_before_any_comes_twice_and_both_views_come():
         assert sorted(epoch) == list(range(11))
     np.testing.assert_array_equal(labels.argmax(axis=1), values[:, 0] % 3)
     assert {tuple(value) for value in values} == {(image, view) for image in range(11) for view in range(2)}
+    assert {len(set(views)) for views in values[:, 1].reshape(22, 4)} == {1, 2}  # drawn for each image, not each batch
 
 
 def test_a_seed_gives_the_same_batches_again():

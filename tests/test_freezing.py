@@ -142,6 +142,34 @@ def test_where_each_normalisation_follows_a_convolution_none_is_left(name):
     assert "BatchNormalization" not in kinds(frozen.layers[1])
 
 
+def test_weights_within_a_layers_layers_are_copied():
+    inputs = keras.Input((8, 6))
+    attention = layers.MultiHeadAttention(2, 4)(inputs, inputs)
+    model = keras.Model(
+        inputs, layers.Bidirectional(layers.LSTM(5))(layers.TimeDistributed(layers.Dense(3))(attention))
+    )
+    rows = np.random.default_rng(0).random((2, 8, 6), np.float32)
+    np.testing.assert_array_equal(freezing.fold(model)(rows), model(rows))
+
+
+def test_a_compiled_model_is_folded_without_its_optimiser():
+    class Optimiser(keras.optimizers.SGD):
+        """Which Keras cannot make again from what it keeps of it."""
+
+    inputs = keras.Input((8, 8, 3))
+    model = settled(keras.Model(inputs, layers.BatchNormalization()(layers.Conv2D(6, 3)(inputs))))
+    model.compile(Optimiser(), "mse")
+    folded = freezing.fold(model)
+    assert (kinds(folded), folded.compiled) == (["Conv2D"], False)
+
+
+def test_freezing_leaves_the_original_as_it_was():
+    backbone = backbones.load("EfficientNetLite0", 32, "random")
+    count = len(backbone.trainable_weights)
+    freezing.freeze(backbone)
+    assert len(backbone.trainable_weights) == count > 0
+
+
 def test_a_folded_model_is_saved_and_loaded(tmp_path):
     frozen = freezing.freeze(backbones.load("EfficientNetLite0", 32, "random"))
     model = keras.Sequential([keras.Input((32, 32, 3)), frozen, layers.GlobalAveragePooling2D(), layers.Dense(3)])
@@ -193,8 +221,9 @@ from flowerlib.accelerator import keras
 assert accelerator.setup().num_replicas == 8
 keras.config.set_dtype_policy("mixed_bfloat16")
 inputs = keras.Input((8, 8, 3))
-norm = keras.layers.BatchNormalization(beta_initializer="ones", moving_mean_initializer="ones")
+norm = keras.layers.BatchNormalization()
 model = keras.Model(inputs, norm(keras.layers.Conv2D(6, 3)(inputs)))
+norm.set_weights([np.full(6, value) for value in (2.0, 1.0, 0.5, 4.0)])
 folded = freezing.fold(model)
 assert len(folded.layers) == 2
 images = np.random.default_rng(0).random((16, 8, 8, 3), np.float32)
@@ -202,10 +231,12 @@ np.testing.assert_allclose(folded.predict(images, verbose=0), model.predict(imag
 model = keras.Sequential([keras.Input((8, 8, 3)), model, keras.layers.Conv2D(2, 6), keras.layers.Flatten()])
 before = model.predict(images, verbose=0)
 folded = freezing.fold(model)
-model.compile("sgd", "mse")
-model.fit(images, np.zeros((16, 2)), batch_size=16, verbose=0)
-np.testing.assert_allclose(folded.predict(images, verbose=0), before, atol=0.1)
-model.get_weights()
+again = freezing.fold(model)
+for trained, other in ((model, folded), (again, folded)):
+    trained.compile("sgd", "mse")
+    trained.fit(images, np.zeros((16, 2)), batch_size=16, verbose=0)
+    np.testing.assert_allclose(other.predict(images, verbose=0), before, atol=0.1)
+    trained.get_weights()
 print("the same")
 """
 

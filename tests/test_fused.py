@@ -54,6 +54,14 @@ def test_it_is_the_operation_that_trains_and_afterwards_every_layer_is_keras_own
     assert type(model.layers[0].get_layer("first")) is layers.BatchNormalization
 
 
+def test_a_head_that_is_not_built_yet_is_left_to_keras():
+    head = keras.Sequential([layers.BatchNormalization(), layers.Dense(4)])
+    head.compile("sgd", "mse")
+    with fused.normalisation(head):
+        head.fit(IMAGES.reshape(12, -1), LABELS, verbose=0)
+    assert head.layers[0].built
+
+
 def test_it_is_over_even_where_training_failed():
     model = network()
 

@@ -61,6 +61,18 @@ def test_no_file_stays_open(contents, tmp_path):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_more_files_than_a_process_may_open_are_read(tmp_path):
+    resource = pytest.importorskip("resource")  # not on Windows
+    contents = [[str(number).encode()] for number in range(300)]
+    records = Records(written(tmp_path, contents), "key")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    try:
+        assert records.fetch(np.arange(300)).tolist() == flat(contents)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 def test_files_elsewhere_are_fetched_once(contents, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     paths = written("ram://records", contents)
