@@ -32,7 +32,9 @@ del ring, iterator
 """
 
 
-@pytest.mark.parametrize("end", ["data.held = iterator", LEFT_TO_THE_COLLECTOR], ids=["held", "left to the collector"])
+@pytest.mark.parametrize(
+    "end", ["data.held = iterator\ndel iterator", LEFT_TO_THE_COLLECTOR], ids=["held", "left to the collector"]
+)
 def test_a_process_ends_though_a_pipeline_still_works_ahead(end):
     done = subprocess.run([sys.executable, "-c", SLOW + end], capture_output=True, text=True, timeout=100, check=False)
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
