@@ -33,9 +33,9 @@ OURS = ("flowerlib, one view", "flowerlib, mirrored too")
 def run(root: str, quick: bool) -> Report:
     """Measure the ways, one after the other."""
     flowers = small(data.find(SIZE, root)) if quick else data.find(SIZE, root)
-    curves = {OURS[0]: ours(flowers, 5 if quick else 60)}
+    curves = {OURS[0]: ours(flowers, 5 if quick else 40)}
     if not quick:
-        curves[OURS[1]] = ours(flowers, 60, mirror=True)
+        curves[OURS[1]] = ours(flowers, 40, mirror=True)
     curves["backbone in the loop"] = in_the_loop(flowers, 1 if quick else 24)
     curves["torch and scikit-learn"] = scikit_learn(flowers)
     found = rows(curves) + ([] if quick else quickstart(root))
