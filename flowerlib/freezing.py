@@ -34,7 +34,8 @@ def freeze(backbone: keras.Sequential, before: str | None = None) -> keras.Seque
     early = layers[: names.index(before)] if before else layers
     frozen = fold(backbone, set(early))
     for layer in frozen.layers[1].layers:
-        layer.trainable = layer.name not in {layer.name for layer in early}
+        if layer.name in names[: len(early)]:
+            layer.trainable = False
     return frozen
 
 

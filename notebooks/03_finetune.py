@@ -28,7 +28,7 @@
 # |---|---|---|---|---|---|
 # | 7,123 photographs (Oxford Flowers-102 and tulips), 192 px | 2 CPU cores | 0.9765 | 0.9793 | 0.9793 | 32 |
 #
-# One run of this notebook; the quickstart has 0.9167 on the same images.
+# One run of this notebook; the quickstart has 0.9163 on the same images.
 
 # %%
 from flowerlib import accelerator, augment, backbones, data, eda, freezing, heads

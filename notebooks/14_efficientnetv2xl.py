@@ -165,7 +165,7 @@ more = pd.DataFrame(heads.scores(list(rows.values()), judge, run.eval_batch_size
 more.style.format(precision=4).set_caption(f"{mark}on a fifth of the training images")
 
 # %% [markdown]
-# In `00_quickstart`, on other photographs, it made no difference. The head below has one layer.
+# In `00_quickstart`, on other photographs, it did not help. The head below has one layer.
 
 # %% [markdown]
 # ## Training the head
