@@ -29,7 +29,7 @@ from benchmarks.harness import (
     small,
 )
 from benchmarks.input import records
-from flowerlib import augment, backbones, data, freezing, fused, heads, predictions, training
+from flowerlib import accelerator, augment, backbones, data, freezing, fused, heads, predictions, training
 from flowerlib.accelerator import keras, tf
 from flowerlib.data import Flowers
 from flowerlib.weights import locate
@@ -116,7 +116,7 @@ def _epochs(flowers: Flowers, quick: bool) -> tuple[list[Row], dict]:
     model, steps = network(len(flowers.classes)), 2 if quick else 60
     batches = _batches(flowers)
     same = iter(batches.take(1).cache().repeat())
-    with fused.normalisation(model):
+    with training.prepared(model, batches, accelerator.setup()):
         model.fit(batches, steps_per_epoch=2, verbose=0, shuffle=False)  # compiles the step
 
     def bare() -> float:
@@ -176,10 +176,9 @@ def ours(flowers: Flowers, epochs: int, sides: tuple[int, ...] = (192, 208, 224)
             curve.append(clock.pause(lambda: look(model, 224, False).scores()["macro_f1"]))
             print(f"flowerlib: {curve[-1][0]:.0f} s, macro F1 {curve[-1][1]:.4f}", file=sys.stderr, flush=True)
 
-    with fused.normalisation(model):
-        model.fit(
-            _batches(flowers), steps_per_epoch=steps, epochs=epochs, verbose=0, shuffle=False, callbacks=[Score()]
-        )
+    batches = _batches(flowers)
+    with training.prepared(model, batches, accelerator.setup()):
+        model.fit(batches, steps_per_epoch=steps, epochs=epochs, verbose=0, shuffle=False, callbacks=[Score()])
     trained = freezing.fold(model)
     views = predictions.average([look(trained, side, True) for side in sides])
     return curve, views.scores()["macro_f1"]

@@ -3,6 +3,8 @@
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -188,6 +190,19 @@ class _EpochEnd(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
+@contextmanager
+def prepared(model: keras.Model, train: tf.data.Dataset, device: Device) -> Iterator[None]:
+    """Within it, `model.fit(train)` begins sooner and takes quicker steps, to the same weights.
+
+    The variables of optimiser and metrics are made now. On TensorFlow Keras would make them while it traces the first
+    step, and TensorFlow would then trace that step a second time. For the steps see `fused.normalisation`.
+    """
+    with device.scope():
+        model._symbolic_build(data_batch=train.element_spec)
+    with fused.normalisation(model):
+        yield
+
+
 def fit(
     model: keras.Model,
     train: tf.data.Dataset,
@@ -224,7 +239,7 @@ def fit(
     if done:
         print(f"Going on after epoch {done}, found in {resume_file(run)}.")
     clock = _Clock()
-    with fused.normalisation(model):
+    with prepared(model, train, device):
         model.fit(
             train.skip(done * steps),
             steps_per_epoch=steps,
@@ -237,14 +252,14 @@ def fit(
     return history
 
 
-def time_epochs(model: keras.Model, train: tf.data.Dataset, run: Run, flowers: Flowers) -> list[float]:
+def time_epochs(model: keras.Model, train: tf.data.Dataset, run: Run, flowers: Flowers, device: Device) -> list[float]:
     """Train a compiled model and return the seconds of each epoch, without validation; the first includes compilation.
 
     Arguments as in `fit`.
     """
     clock = _Clock()
     steps = run.steps_per_epoch(flowers)
-    with fused.normalisation(model):
+    with prepared(model, train, device):
         model.fit(train, steps_per_epoch=steps, epochs=run.epochs, shuffle=False, callbacks=[clock])
     return clock.seconds
 

@@ -61,7 +61,7 @@ with device.scope():
     pixels = keras.Input(backbone.input_shape[1:])  # in float32: bfloat16 would round them
     model = keras.Sequential([pixels, backbone, keras.layers.GlobalAveragePooling2D(), head])
     model.compile(training.optimizer(run, flowers), "categorical_crossentropy")
-seconds = training.time_epochs(model, train, run, flowers)
+seconds = training.time_epochs(model, train, run, flowers, device)
 record.save_timing(run, seconds, flowers=flowers, device=device)["images_per_second"]
 
 # %% [markdown]

@@ -239,8 +239,16 @@ def test_no_epoch_begins_that_does_not_fit_into_the_time(run, flowers, capsys):
 
 def test_time_epochs_times_each_epoch(run, flowers):
     model = compiled(run, flowers)
-    seconds = training.time_epochs(model, batches(run, flowers)[0], run, flowers)
+    seconds = training.time_epochs(model, batches(run, flowers)[0], run, flowers, CPU)
     assert len(seconds) == 4
     assert min(seconds) > 0
     assert not training.resume_file(run).exists()
     assert int(model.optimizer.iterations) == 8
+
+
+def test_a_step_is_traced_once(run, flowers):
+    model, traced = compiled(run, flowers), []
+    step = model.train_step
+    model.train_step = lambda batch: traced.append(batch) or step(batch)
+    training.fit(model, *batches(run, flowers), run, flowers, CPU, verbose=0)
+    assert len(traced) == 1
