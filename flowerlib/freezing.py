@@ -111,9 +111,8 @@ def _copy(layer: keras.Layer) -> keras.Layer:
     copy = type(layer).from_config(layer.get_config())
     if getattr(layer, "weights", None):
         copy.build_from_config(layer.get_build_config())
-        for ours, theirs in zip(
-            copy._flatten_layers(), layer._flatten_layers(), strict=True
-        ):  # itself and those within
+        # The layer itself, and those within it, such as the dense ones of an attention.
+        for ours, theirs in zip(copy._flatten_layers(), layer._flatten_layers(), strict=True):
             theirs.save_own_variables(weights := {})
             # As arrays: two variables of one JAX array would lose it together, when a training step takes its memory.
             arrays = {name: keras.ops.convert_to_numpy(value) for name, value in weights.items()}
