@@ -234,12 +234,12 @@ def fit(
         where those include compilation, in the first epoch of a session, else 0), one number an epoch.
     """
     steps = run.steps_per_epoch(flowers)
-    history = _resume(model, run, flowers, device)
-    done = len(history.get("loss", []))
-    if done:
-        print(f"Going on after epoch {done}, found in {resume_file(run)}.")
     clock = _Clock()
     with prepared(model, train, device):
+        history = _resume(model, run, flowers)
+        done = len(history.get("loss", []))
+        if done:
+            print(f"Going on after epoch {done}, found in {resume_file(run)}.")
         model.fit(
             train.skip(done * steps),
             steps_per_epoch=steps,
@@ -290,15 +290,13 @@ def _keep(model: keras.Model, run: Run, flowers: Flowers, history: History) -> N
         np.savez(temporary, what=_what(run, flowers), history=json.dumps(history), **arrays)
 
 
-def _resume(model: keras.Model, run: Run, flowers: Flowers, device: Device) -> History:
-    """Load the last whole epoch of this run on these data, if there is one, into the model; return its history."""
+def _resume(model: keras.Model, run: Run, flowers: Flowers) -> History:
+    """Load the last whole epoch of this run on these data, if there is one, into a prepared model; return history."""
     if not resume_file(run).exists():
         return {}
     with np.load(resume_file(run)) as kept:
         if str(kept["what"]) != _what(run, flowers):
             return {}
-        with device.scope():
-            model.optimizer.build(model.trainable_variables)  # else its state has no place yet
         for index, variable in enumerate(_state(model)):
             variable.assign(kept[f"{index}"])
         return json.loads(str(kept["history"]))
