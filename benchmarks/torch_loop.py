@@ -22,6 +22,10 @@ from flowerlib import metrics
 
 SIZE, BATCH, EPOCHS = 160, 32, 8
 
+# A torch built for GPUs imports Triton with its first optimiser. Beside TensorFlow 2.21 that ends the process, as both
+# bring an LLVM (github.com/tensorflow/tensorflow/issues/124205). Nothing here needs it.
+sys.modules["triton"] = None
+
 
 def lite0(weights: Path, classes: int) -> torch.nn.Module:
     """EfficientNet-Lite0 in torch, with the weights that flowerlib uses and a new head; in training mode."""
