@@ -5,6 +5,7 @@ import html
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from flowerlib.config import FlowersError, search, written_whole
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours, movements
 
 
 def names() -> list[str]:
@@ -66,17 +68,40 @@ def _set_places(data: str | None) -> None:
             os.environ[variable] = str(Path(place).resolve())
 
 
+class _Printed:
+    """What a notebook prints, as a file: on a terminal its last two lines are shown, above the bar that counts cells.
+
+    Two, as Keras prints the epoch's number on a line of its own, above the epoch's bar.
+    """
+
+    def __init__(self, line: tqdm) -> None:
+        self.line, self.text = line, ""
+
+    def write(self, text: str) -> None:
+        self.text = (self.text + text)[-4000:]
+        lines = ESCAPE.sub("", self.text).split("\n")
+        last = [parts[-1].strip() for line in lines if (parts := re.findall(r"[^\r\b]*[^\r\b\s][^\r\b]*", line))]
+        self.line.set_description_str("  ".join(last[-2:])[: shutil.get_terminal_size().columns - 1])
+
+    def flush(self) -> None:
+        """Nothing waits: papermill asks after each write."""
+
+
 def _run_one(name: str, out: Path) -> None:
     began = time.monotonic()
     executed = out / f"{name}.ipynb"
-    with written_whole(executed) as temporary:
+    line = tqdm(bar_format="{desc}", position=0, leave=False, disable=None)
+    with written_whole(executed) as temporary, line:
+        printed = _Printed(line)
         try:
             papermill.execute_notebook(
                 NOTEBOOKS / f"{name}.ipynb",
                 temporary,
                 cwd=out,
                 kernel_name="python3",
-                progress_bar={"desc": name, "leave": False, "disable": None},
+                progress_bar={"desc": name, "position": 1, "leave": False, "disable": None},
+                stdout_file=printed,
+                stderr_file=printed,
                 coalesce_streams=True,
                 extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
             )

@@ -26,7 +26,7 @@
 #
 # | data | device | val macro F1, one view | six views | val accuracy | minutes |
 # |---|---|---|---|---|---|
-# | 7,123 photographs (Oxford Flowers-102 and tulips), 192 px | 2 CPU cores | 0.9806 | 0.9793 | 0.9786 | 51 |
+# | 7,123 photographs (Oxford Flowers-102 and tulips), 192 px | 2 CPU cores | 0.9784 | 0.9830 | 0.9832 | 47 |
 #
 # One run of this notebook, on a processor without AVX-512 (an earlier run on one that has it: 32 minutes). The quickstart
 # has 0.9163 on the same images.

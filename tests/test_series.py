@@ -1,6 +1,8 @@
+import io
 import json
 import os
 import re
+import sys
 
 import nbformat
 import pytest
@@ -45,6 +47,25 @@ def test_notebooks_run_in_the_order_of_their_numbers_in_the_output_folder(notebo
         assert link in page
     for html in out.glob("*.html"):  # opened from disk, without network
         assert not re.search(r"""(src|href)=["'](https?:)?//""", html.read_text()), html.name
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_on_a_terminal_one_sees_how_far_a_notebook_is(notebooks, tmp_path, monkeypatch, capsys):
+    as_keras = (
+        "print('Epoch 2/3')\nfor step in '123':\n    print(f'\\b\\b\\b\\r\\x1b[1m{step}/3\\x1b[0m', end='', flush=True)"
+    )
+    as_tqdm = "\nimport sys; print('\\rlooking: 7%', end='\\r', file=sys.stderr)"
+    notebooks("00_a", as_keras, as_tqdm)
+    series.run(out=tmp_path / "one")
+    assert "3/3" not in capsys.readouterr().err  # where it goes into a file
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    series.run(out=tmp_path / "two")
+    assert "\rEpoch 2/3  3/3" in terminal.getvalue()
+    assert "looking: 7%" in terminal.getvalue()
 
 
 def test_a_recap_is_shown_as_a_table_and_escaped(tmp_path):
