@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import shlex
 import statistics
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -88,7 +90,10 @@ class Report:
 
 def _arguments() -> list[str]:
     """The command line's arguments, without the place of the data on this machine."""
-    return ["DIR" if before == "--data" else argument for before, argument in zip(sys.argv, sys.argv[1:], strict=False)]
+    return [
+        "DIR" if before == "--data" else re.sub(r"^--data=.*", "--data=DIR", argument)
+        for before, argument in pairwise(sys.argv)
+    ]
 
 
 def _installed(package: str) -> bool:

@@ -108,8 +108,7 @@ def _wait(port: int) -> None:
 
 def _ask(port: int, images: list[bytes], service: int, seconds: float) -> dict[str, float]:
     """Let all clients ask again and again; return what they met."""
-    waited: list[float] = []
-    statuses: list[int] = []
+    met: list[tuple[int, float]] = []  # status and seconds of each request
     began = time.perf_counter()
     until = began + seconds
 
@@ -129,8 +128,7 @@ def _ask(port: int, images: list[bytes], service: int, seconds: float) -> dict[s
             except (OSError, http.client.HTTPException, ValueError):
                 connection.close()
                 status = 0  # counts as failed
-            waited.append(time.perf_counter() - start)
-            statuses.append(status)
+            met.append((status, time.perf_counter() - start))
 
     clients = [threading.Thread(target=client, args=(first,)) for first in range(CLIENTS)]
     for each in clients:
@@ -139,7 +137,8 @@ def _ask(port: int, images: list[bytes], service: int, seconds: float) -> dict[s
     early = _megabytes(service)
     for each in clients:
         each.join()
-    answered = [wait for wait, status in zip(waited, statuses, strict=True) if status == 200]
+    statuses = [status for status, _ in met]
+    answered = [seconds for status, seconds in met if status == 200]
     return {
         "images/s": len(answered) / (time.perf_counter() - began),
         "median": float(np.median(answered)),

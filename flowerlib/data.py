@@ -273,7 +273,6 @@ def train_batches(
     augment: Augment | None = None,
     mix: Mix | None = None,
     seed: int = 0,
-    start: int = 0,
 ) -> tf.data.Dataset:
     """Return endless batches for training; every image is seen once before any is seen twice.
 
@@ -284,7 +283,6 @@ def train_batches(
         augment: `(images (B, S, S, 3) uint8, seed (2,) int32) -> images`, with a seed of its own for each batch.
         mix: `(images, labels, seed) -> (images, labels)`, likewise.
         seed: of the order and of everything random; the same seed gives the same batches again.
-        start: the number of the batch to begin with; those before it are not made.
 
     Returns:
         Images `(B, S, S, 3)` uint8, labels `(B, num_classes)` float32, rows that sum to one.
@@ -304,15 +302,13 @@ def train_batches(
     # Records are fetched by their position, so each epoch is shuffled as one. Augmented last: new random numbers each
     # time.
     records, num_classes = _on_disk(flowers, "train"), len(flowers.classes)
-    first, skipped = divmod(start * batch_size, count)
-    order = shuffled(count, seed, first).skip(skipped)
-    numbers = tf.data.Dataset.counter(start, dtype=tf.int32)
-    numbered = tf.data.Dataset.zip(numbers, order.batch(batch_size, drop_remainder=True))
+    order = shuffled(count, seed).batch(batch_size, drop_remainder=True)
+    numbered = tf.data.Dataset.zip(tf.data.Dataset.counter(dtype=tf.int32), order)
     return ahead(numbered.map(batch, CALLS))
 
 
-def shuffled(count: int, seed: int, first: int = 0) -> tf.data.Dataset:
-    """Return the positions 0 to `count` - 1 (int32) again and again, every time in another order, from epoch `first`.
+def shuffled(count: int, seed: int) -> tf.data.Dataset:
+    """Return the positions 0 to `count` - 1 (int32) again and again, every time in another order.
 
     The order is the same for every iterator; that of `Dataset.shuffle` is not where two take turns, as with Keras.
     """
@@ -321,7 +317,7 @@ def shuffled(count: int, seed: int, first: int = 0) -> tf.data.Dataset:
         order = tf.random.experimental.stateless_shuffle(tf.range(count), [seed, number])
         return tf.data.Dataset.from_tensor_slices(order)
 
-    return tf.data.Dataset.counter(first, dtype=tf.int32).flat_map(epoch)
+    return tf.data.Dataset.counter(dtype=tf.int32).flat_map(epoch)
 
 
 def ahead(batches: tf.data.Dataset) -> tf.data.Dataset:
@@ -371,12 +367,12 @@ def eval_batches(
 def truth(flowers: Flowers, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the labels `(n,)` int64 and the ids `(n,)` of a split, as in `eval_batches`; no image is decoded."""
 
-    def whole(indices: tf.Tensor, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def some(indices: tf.Tensor, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         features = tf.io.parse_example(records, {name: FEATURES[name] for name in ("class", "id")})
         return features["class"], _named(features["id"], split, indices)
 
-    numbered = _numbered(flowers, split).batch(flowers.count(split)).map(whole)
-    labels, ids = next(numbered.as_numpy_iterator())
+    parts = _numbered(flowers, split).batch(512).map(some).as_numpy_iterator()
+    labels, ids = (np.concatenate(part) for part in zip(*parts, strict=True))
     return labels, ids.astype(str)
 
 

@@ -112,8 +112,10 @@ def train_many(
         spread 1.
 
     Raises:
-        FlowersError: there is not one whole batch.
+        FlowersError: there is not one whole batch, or no epoch after the first.
     """
+    if epochs < 2:
+        raise FlowersError(f"`epochs` (={epochs}) must be at least 2: in the first the learning rate climbs")
     steps = len(train.labels) // batch_size
     if not steps:
         raise FlowersError(f"`batch_size` (={batch_size}) must be at most the {len(train.labels)} images to learn from")

@@ -1,5 +1,6 @@
 """Run the notebooks, one after another, and show what they leave on one page."""
 
+import asyncio
 import csv
 import html
 import json
@@ -8,6 +9,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 import nbformat
@@ -15,11 +17,12 @@ import papermill
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
+from tqdm.utils import disp_len, disp_trim
 
 from flowerlib.config import FlowersError, search, written_whole
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours, movements
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[@-~]?")  # colours, movements; one may not have come whole yet
 
 
 def names() -> list[str]:
@@ -69,30 +72,61 @@ def _set_places(data: str | None) -> None:
 
 
 class _Printed:
-    """What a notebook prints, as a file: on a terminal its last two lines are shown, above the bar that counts cells.
+    """What a notebook prints, as a file: on a terminal its last line is shown, above the bar that counts cells.
 
-    Two, as Keras prints the epoch's number on a line of its own, above the epoch's bar.
+    Not at once: a notebook may print more in a second than a terminal shows, and Jupyter drops messages that wait.
     """
 
-    def __init__(self, line: tqdm) -> None:
-        self.line, self.text = line, ""
+    def __init__(self, shown: tqdm) -> None:
+        self.shown, self.text, self.due = shown, "", False
 
     def write(self, text: str) -> None:
-        self.text = (self.text + text)[-4000:]
-        lines = ESCAPE.sub("", self.text).split("\n")
-        last = [parts[-1].strip() for line in lines if (parts := re.findall(r"[^\r\b]*[^\r\b\s][^\r\b]*", line))]
-        self.line.set_description_str("  ".join(last[-2:])[: shutil.get_terminal_size().columns - 1])
+        if self.shown.disable:
+            return
+        self.text += text
+        if not self.due:
+            self.due = True
+            asyncio.get_running_loop().call_later(0.1, self._show)  # papermill's
+
+    def _show(self) -> None:
+        self.due = False
+        self.text = _end(self.text)
+        self.shown.set_description_str(_last(self.text, shutil.get_terminal_size().columns - 1))
 
     def flush(self) -> None:
-        """Nothing waits: papermill asks after each write."""
+        """Nothing: it is shown when it is due."""
+
+
+def _end(text: str) -> str:
+    """What `_last` needs of a text, whatever is added: two lines that show something, and the unfinished one."""
+    *whole, rest = text.split("\n")
+    lines = islice(filter(None, map(_visible, reversed(whole))), 2)
+    return "\n".join([*reversed(list(lines)), rest[-1000:]])
+
+
+def _last(text: str, columns: int) -> str:
+    """The last line that shows something, cut to so many columns; behind the one before it where that is short.
+
+    Keras prints an epoch's number above the epoch's bar.
+    """
+    *_, before, last = "", "", *filter(None, map(_visible, text.split("\n")))
+    return disp_trim(f"{before}  {last}" if 0 < disp_len(before) <= columns // 3 else last, columns)
+
+
+def _visible(line: str) -> str:
+    """What a terminal shows of a line at last, without colours; where that is blank, what it showed before."""
+    for part in reversed(re.split(r"[\r\b]+", ESCAPE.sub("", line))):
+        if seen := "".join(letter if letter.isprintable() else " " for letter in part).strip():
+            return seen
+    return ""
 
 
 def _run_one(name: str, out: Path) -> None:
     began = time.monotonic()
     executed = out / f"{name}.ipynb"
-    line = tqdm(bar_format="{desc}", position=0, leave=False, disable=None)
-    with written_whole(executed) as temporary, line:
-        printed = _Printed(line)
+    shown = tqdm(bar_format="{desc}", position=0, leave=False, disable=None)
+    printed = _Printed(shown)
+    with written_whole(executed) as temporary, shown:
         try:
             papermill.execute_notebook(
                 NOTEBOOKS / f"{name}.ipynb",

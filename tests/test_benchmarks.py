@@ -1,5 +1,8 @@
 import json
+import sys
 import time
+
+import pytest
 
 from benchmarks import harness
 from benchmarks.harness import Report, Row
@@ -40,6 +43,14 @@ def test_a_report_keeps_what_was_measured_and_where(tmp_path):
     assert kept["raw"] == {"seconds": [0.02, 0.03]}
     assert kept["versions"]["numpy"]
     assert kept["cores"] > 0
+
+
+@pytest.mark.parametrize("given", [["--data", "/home/me/flowers"], ["--data=/home/me/flowers"]])
+def test_where_the_data_lay_is_not_told(given, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "input", *given, "--quick"])
+    Report("input", []).save(folder=tmp_path)
+    command = json.loads((tmp_path / "input.json").read_text())["command"]
+    assert command.replace("=", " ") == "python -m benchmarks input --data DIR --quick"
 
 
 def test_what_a_stopped_benchmark_had_computed_is_not_computed_again(tmp_path, monkeypatch):

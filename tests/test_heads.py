@@ -110,6 +110,11 @@ def test_too_few_images_for_a_batch_are_an_error(seen):
         heads.train_many(seen, 4, [heads.Choice(1e-1, 0.0)], epochs=4, batch_size=64)
 
 
+def test_a_single_epoch_which_only_warms_up_is_an_error(seen):
+    with pytest.raises(FlowersError, match=r"`epochs` \(=1\) must be at least 2"):
+        heads.train_many(seen, 4, [heads.Choice(1e-1, 0.0)], epochs=1, batch_size=8)
+
+
 def test_one_more_layer_begins_by_saying_the_same_and_learns_in_the_last_layer_only(seen):
     (head,) = heads.train_many(seen, 4, [heads.Choice(1e-1, 0.0)], epochs=4, batch_size=8)
     deeper = heads.redense(head, dropout=0.5, seed=3)

@@ -8,6 +8,7 @@ import nbformat
 import pytest
 
 from flowerlib import series
+from flowerlib.accelerator import keras
 from flowerlib.config import FlowersError
 
 
@@ -55,17 +56,45 @@ class Terminal(io.StringIO):
 
 
 def test_on_a_terminal_one_sees_how_far_a_notebook_is(notebooks, tmp_path, monkeypatch, capsys):
-    as_keras = (
-        "print('Epoch 2/3')\nfor step in '123':\n    print(f'\\b\\b\\b\\r\\x1b[1m{step}/3\\x1b[0m', end='', flush=True)"
+    notebooks(
+        "00_a",
+        "import time; print('a third'); time.sleep(1)",
+        "import sys; print('\\rlooking: 7%', end='\\r', file=sys.stderr); time.sleep(1)",
     )
-    as_tqdm = "\nimport sys; print('\\rlooking: 7%', end='\\r', file=sys.stderr)"
-    notebooks("00_a", as_keras, as_tqdm)
     series.run(out=tmp_path / "one")
-    assert "3/3" not in capsys.readouterr().err  # where it goes into a file
+    assert "a third" not in capsys.readouterr().err  # where it goes into a file
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     series.run(out=tmp_path / "two")
-    assert "\rEpoch 2/3  3/3" in terminal.getvalue()
+    assert "\ra third" in terminal.getvalue()
     assert "looking: 7%" in terminal.getvalue()
+
+
+def test_the_epoch_is_seen_with_keras_own_bar_to_its_end(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    bar = keras.utils.Progbar(134, interval=0)
+    text = "Epoch 12/24\n"
+    for step in range(1, 134):
+        bar.update(step, [("accuracy", 0.5), ("loss", 1.0)], finalize=False)
+        text = series._end(text + terminal.getvalue())
+        terminal.seek(terminal.truncate(0))
+        assert series._last(text, 79).startswith(f"Epoch 12/24  {step}/134 ━")
+        assert len(text) < 1100  # however many steps
+
+
+def test_the_last_line_is_seen_whatever_came_before():
+    pieces = {
+        "\n": "",  # nothing yet
+        "\rlooking at train:  7%\r" + 40 * " " + "\r": "looking at train:  7%",  # a bar that has removed itself
+        "\n" + 70 * "x" + "\nshort": "short",  # too long to go before it
+        "er\x1b[3": "shorter",  # the rest of the colour comes in the next piece
+        "1m\n\x1b[0m\n": "shorter",
+        "\r" + 60 * "漢": "shorter  " + 35 * "漢",  # two columns each: 79 hold 9 and 35 of them
+        "\n\x1bc\x07 bell": "c  bell",  # nothing reaches the terminal but letters
+    }
+    text = ""
+    for piece, seen in pieces.items():
+        text = series._end(text + piece)
+        assert series._last(text, 79) == seen
 
 
 def test_a_recap_is_shown_as_a_table_and_escaped(tmp_path):
