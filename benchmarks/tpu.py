@@ -64,7 +64,7 @@ def run(root: str, quick: bool) -> Report:
         trained = NETWORKS[name]
         seconds = IMAGES[trained] * operations / (PEAK * SHARE)
         rows += [
-            Row(f"{name}: operations an image", operations / 1e9, "10^9"),
+            Row(f"{name}: operations an image, {'trained' if trained else 'looked at'}", operations / 1e9, "10^9"),
             Row(f"{name}: computing, {'an epoch' if trained else 'all looks'} on a v5e-8, expected", seconds, "s"),
             Row(f"{name}: decoding that keeps up with it", PEAK * SHARE / operations, "images/s"),
         ]
