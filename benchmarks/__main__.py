@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.harness import show, write_table
+from flowerlib.config import FlowersError
 
 NAMES = ("start", "input", "growth", "frozen", "finetune", "serve", "tpu")
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -28,13 +29,17 @@ def main(
     for name in chosen:
         if quick or len(chosen) == 1:
             _measure(name, data, quick)
-        else:  # what one leaves in memory and threads slows the next one's contestants, and not all alike
-            subprocess.run([sys.executable, "-m", "benchmarks", name, "--data", data], check=True)
+        # What one leaves in memory and threads slows the next one's contestants, and not all alike.
+        elif code := subprocess.run([sys.executable, "-m", "benchmarks", name, "--data", data]).returncode:
+            sys.exit(code)
 
 
 def _measure(name: str, data: str, quick: bool) -> None:
     began = time.monotonic()
-    report = import_module(f"benchmarks.{name}").run(data, quick)
+    try:
+        report = import_module(f"benchmarks.{name}").run(data, quick)
+    except FlowersError as error:
+        sys.exit(f"error: {error}")
     show(Console(), f"{name}, {time.monotonic() - began:.0f} s", report.rows)
     if not quick:
         report.save()

@@ -13,6 +13,7 @@ from flowerlib.kaggle import cli as kaggle
 
 app = typer.Typer(
     help="Classify flowers: run the notebook series, here or on Kaggle; make a sample, check data, fetch weights.",
+    epilog="Example: flowerlib run 00_quickstart --sample",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -33,7 +34,7 @@ def run(
         bool, typer.Option("--sample", help="Draw the sample where no data is named or mounted.")
     ] = False,
 ) -> None:
-    """Run notebooks and leave what they make, with an index.html that shows it all."""
+    """Run notebooks and leave what they make, with a page of it all."""
     from flowerlib import series
 
     if full:
@@ -43,7 +44,14 @@ def run(
     draw = [sys.executable, "-m", "flowerlib", "sample", sample_dir()]
     if sample and not there and subprocess.run(draw).returncode:
         raise typer.Exit(1)
-    series.run(notebooks or (), data=data, out=out)
+    try:
+        series.run(notebooks or (), data=data, out=out)
+    except KeyboardInterrupt:
+        print(
+            "Stopped. The same command goes on after the last whole epoch, or where the network looked.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
 
 
 @app.command("sample", epilog="Example: flowerlib sample my-flowers --images 500 --seed 1")
@@ -53,7 +61,7 @@ def draw_sample(
     images: Annotated[int, typer.Option(help="How many, over train, val and test.")] = 1500,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
 ) -> None:
-    """Draw a synthetic dataset in the competition's layout, to try everything without the real one."""
+    """Draw a synthetic dataset, to try everything without the real one."""
     from flowerlib import sample
 
     sample.write(out, image_size=size, num_images=images, seed=seed)
@@ -72,8 +80,9 @@ def folder(
         bool, typer.Option("--skip-broken", help="Leave out files that cannot be read, instead of stopping.")
     ] = False,
 ) -> None:
-    """Turn your own photographs into a dataset: squares of one size, divided into train, val and test.
+    """Turn your own photographs into a dataset.
 
+    Squares of one size, divided into train, val and test, in the competition's layout.
     OUT/files.csv says what became of every file, OUT/preview.png shows some.
     """
     from flowerlib import folder as photographs
@@ -95,7 +104,10 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV of file,rank,class,probability.")] = False,
 ) -> None:
-    """Name the flowers in photographs; those that cannot be read are named too, and make the exit code 1."""
+    """Name the flowers in photographs.
+
+    Those that cannot be read are named too, and make the exit code 1.
+    """
     from flowerlib import recogniser
 
     if as_json and as_csv:
@@ -112,7 +124,10 @@ def export(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The folder to write; RUN/export/FORMAT unless given.")] = None,
 ) -> None:
-    """Write a model for other programs, checked against the original: its answers, its size, its speed."""
+    """Write a model for other programs.
+
+    It is checked against the original: its answers, its size, its speed.
+    """
     os.environ["KERAS_BACKEND"] = "tensorflow"  # the others cannot write all formats
     from flowerlib import export as exporting
 
@@ -132,7 +147,10 @@ def serve(
     seconds: Annotated[float, typer.Option(min=0.1, help="For a request to arrive, and for its answer.")] = 30,
     queue: Annotated[int, typer.Option(min=1, help="Images under way at once; others get 503.")] = 256,
 ) -> None:
-    """Open a page and an API that name the flowers in photographs; what is sent is not kept."""
+    """Open a page and an API that name the flowers in photographs.
+
+    What is sent is not kept.
+    """
     try:
         from flowerlib import serve as service
     except ImportError as error:
@@ -159,7 +177,10 @@ def check(
 def weights(
     to: Annotated[Path, typer.Option(help="The folder to fill.", show_default=False)],
 ) -> None:
-    """Fetch every pretrained network's weights into a folder, verified, for a machine without network."""
+    """Fetch every pretrained network's weights into a folder.
+
+    They are verified, and serve a machine without network.
+    """
     from flowerlib import backbones, weights
 
     for path in weights.fetch_all([row.weights for row in backbones.BACKBONES.values()], to):

@@ -125,7 +125,8 @@ def _look(
     done = int(mark.read_text()) if mark.exists() and half.exists() else 0
     values = np.lib.format.open_memmap(half, "r+" if done else "w+", np.float16, shape)
     views, count, _ = shape
-    bar.update(done + (plain - 1) * min(done, count))
+    bar.n = bar.initial = done + (plain - 1) * min(done, count)  # of an earlier call: they count for no speed
+    bar.refresh()
 
     def keep(seen: np.ndarray) -> None:
         nonlocal done

@@ -125,6 +125,8 @@ def load(run: Path) -> Recogniser:
     Raises:
         FlowersError: a file of it is missing or damaged.
     """
+    if not run.exists():
+        raise FlowersError(f"`{run}` is not there; name what a notebook left: outputs/runs/<name>")
     folder = model_folder(run)
     if missing := [name for name in FILES if not (folder / name).exists()]:
         below = sorted(path.parents[1] for path in run.glob(f"runs/*/model/{FILES[0]}"))
@@ -194,6 +196,8 @@ def report(recogniser: Recogniser, places: Sequence[Path], top: int, form: Liter
         FlowersError: at the end, where some could not be read; each was named on stderr.
     """
     files, failed = find_images(places), 0
+    if recogniser.record["rehearsal"]:
+        print("REHEARSAL: this model took only a few steps of training; its answers mean nothing.", file=sys.stderr)
     table = csv.writer(sys.stdout, lineterminator="\n")
     if form == "csv":
         table.writerow(["file", "rank", "class", "probability"])

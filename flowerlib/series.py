@@ -22,6 +22,7 @@ from tqdm.utils import disp_len, disp_trim
 from flowerlib.config import FlowersError, search, written_whole
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+CELLS = "{l_bar}{bar}| {n_fmt}/{total_fmt} cells"  # some take a second and one an hour: they do not tell how long
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[@-~]?")  # colours, movements; one may not have come whole yet
 
 
@@ -133,7 +134,7 @@ def _run_one(name: str, out: Path) -> None:
                 temporary,
                 cwd=out,
                 kernel_name="python3",
-                progress_bar={"desc": name, "position": 1, "leave": False, "disable": None},
+                progress_bar={"desc": name, "position": 1, "leave": False, "disable": None, "bar_format": CELLS},
                 stdout_file=printed,
                 stderr_file=printed,
                 coalesce_streams=True,

@@ -153,8 +153,9 @@ with device.scope():
 sides = (run.image_size,) if run.rehearsal else VIEWS
 one = look("val", (run.eval_size or run.image_size,), mirror=False)
 said = look("val", sides, mirror=True)
+mark = "REHEARSAL, no result: " if run.rehearsal else ""
 for name, view in {"one view": one, f"{2 * len(sides)} views": said}.items():
-    print(name, {metric: round(score, 4) for metric, score in view.scores().items()})
+    print(mark + name, {metric: round(score, 4) for metric, score in view.scores().items()})
 
 # %% [markdown]
 # The classes it gets worst:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -60,6 +61,8 @@ def test_a_folder_with_runs_below_it_is_told_their_names(run, tmp_path):
     shutil.copytree(run[0] / "model", tmp_path / "runs/mine/model")
     with pytest.raises(FlowersError, match=f"name what a notebook left: `{tmp_path / 'runs/mine'}`"):
         recogniser.load(tmp_path)
+    with pytest.raises(FlowersError, match=f"`{tmp_path}/nowhere` is not there; name what a notebook left"):
+        recogniser.load(tmp_path / "nowhere")
 
 
 def test_the_likeliest_names_come_first(run):
@@ -82,6 +85,16 @@ def test_every_form_tells_the_same(run, images, capsys):
         assert text.startswith(f"{line['file']}: {best['class']} {best['probability']:.1%}")
         assert (first["file"], first["rank"], first["class"]) == (line["file"], "1", best["class"])
         assert float(first["probability"]) == pytest.approx(best["probability"], abs=1e-6)
+
+
+@pytest.mark.parametrize("rehearsal", [True, False])
+def test_answers_of_a_rehearsal_are_marked_where_programs_do_not_read(rehearsal, run, images, capsys):
+    model = recogniser.load(run[0])
+    model = replace(model, record=model.record | {"rehearsal": rehearsal})
+    recogniser.report(model, [images], 1, "json")
+    shown = capsys.readouterr()
+    assert ("REHEARSAL" in shown.err) == rehearsal
+    assert "REHEARSAL" not in shown.out
 
 
 def test_what_cannot_be_read_is_named_and_the_others_are_answered(run, images, tmp_path, capsys):

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from flowerlib.kaggle.service import Service
 
 app = typer.Typer(
-    help="Send the series to Kaggle and bring the submission back.", no_args_is_help=True, rich_markup_mode=None
+    help="Send the series to Kaggle and bring the submission back.",
+    epilog="Example: flowerlib kaggle run --submit",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 Notebooks = Annotated[list[str] | None, typer.Argument(help="Such as 14_efficientnetv2xl; all unless given.")]
@@ -62,7 +65,10 @@ def build(
     accelerator: Accelerator = None,
     online: Online = None,
 ) -> None:
-    """Make a folder for each notebook: the notebook, with flowerlib inside, and its kernel-metadata.json."""
+    """Make a folder for each notebook.
+
+    It holds the notebook, with flowerlib inside, and its kernel-metadata.json.
+    """
     from flowerlib.kaggle import build, kernels, service
 
     user = user or service.logged_in() or kernels.owner()
@@ -128,7 +134,7 @@ def run(
     submit: Annotated[bool, typer.Option("--submit", help="Submit the ensemble's answers to the competition.")] = False,
     poll: Annotated[float, typer.Option(min=0.01, max=3600, help="Seconds between two looks.")] = 30.0,
 ) -> None:
-    """Send the series in the right order, wait for it, and bring back what it leaves.
+    """Send the series in order and bring back what it leaves.
 
     The kernels that feed one belong to it. Stopped and called again, it goes on from what Kaggle has.
     """
@@ -152,7 +158,7 @@ def run(
 
 @app.command(epilog="Example: flowerlib kaggle status")
 def status(notebooks: Notebooks = None, user: User = None) -> None:
-    """Show what Kaggle has of each kernel, and how its newest run stands."""
+    """Show how the newest run of each kernel stands."""
 
     def show(service: "Service", kernel: "Kernel", ref: str) -> None:
         remote = service.remote(ref)
@@ -189,7 +195,7 @@ def submit(
     user: User = None,
     message: Annotated[str, typer.Option(help="What the submission is called.")] = "flowerlib",
 ) -> None:
-    """Submit what the newest run of a kernel answered to the competition."""
+    """Submit what the newest run of a kernel answered."""
 
     from flowerlib.kaggle.service import UNKNOWN, Unreachable
 
@@ -216,7 +222,10 @@ def weights_dataset(
     user: User = None,
     poll: Annotated[float, typer.Option(min=0.01, max=3600, help="Seconds between two looks.")] = 10.0,
 ) -> None:
-    """Send the pretrained weights as a private dataset, for kernels with internet off."""
+    """Send the pretrained weights as a private dataset.
+
+    Kernels with internet off take them from there.
+    """
     from flowerlib.kaggle import dataset
 
     print(dataset.send(to, user=user, poll=poll), "can be attached now.")
