@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--python", type=Path, required=True, help="of the environment that stands for Kaggle's")
     parser.add_argument("--data", type=Path, required=True, help="a dataset in the competition's layout")
     parser.add_argument("--root", type=Path, default=Path("build/twin"), help="everything goes below it")
-    parser.add_argument("notebooks", nargs="*", help="all unless given; 20_ensemble reads what the seven that feed it left")
+    parser.add_argument("notebooks", nargs="*", help="all unless given; 20 reads what those that feed it left")
     arguments = parser.parse_args()
     root = arguments.root.resolve()
     python = arguments.python.parent.resolve() / arguments.python.name
