@@ -44,14 +44,7 @@ def run(
     draw = [sys.executable, "-m", "flowerlib", "sample", sample_dir()]
     if sample and not there and subprocess.run(draw).returncode:
         raise typer.Exit(1)
-    try:
-        series.run(notebooks or (), data=data, out=out)
-    except KeyboardInterrupt:
-        print(
-            "Stopped. The same command goes on after the last whole epoch, or where the network looked.",
-            file=sys.stderr,
-        )
-        raise typer.Exit(130) from None
+    series.run(notebooks or (), data=data, out=out)
 
 
 @app.command("sample", epilog="Example: flowerlib sample my-flowers --images 500 --seed 1")

@@ -1,7 +1,6 @@
 """The command as a user calls it: in a process of its own."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -73,20 +72,6 @@ def test_run_on_a_damaged_file_names_it_and_writes_nothing(records, write_flower
 def test_run_full_on_a_cpu_wants_images_of_the_notebooks_own_size(flowers, tmp_path):
     done = flowerlib("run", "03_finetune", "--full", "--data", flowers.root, "--out", tmp_path / "out")
     fails_in_one_line(done, "`image_size` (=192) must be one of (24,)")
-
-
-def test_run_that_is_stopped_by_hand_says_how_it_goes_on(flowers, tmp_path):
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "flowerlib", "run", "01_eda", "--data", flowers.root, "--out", out]
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not out.exists():
-        time.sleep(0.05)
-    time.sleep(2)  # the notebook's kernel starts
-    running.send_signal(signal.SIGINT)
-    _, told = running.communicate(timeout=60)
-    assert running.returncode == 130
-    assert told.splitlines()[-1].startswith("Stopped. The same command goes on")
-    assert not out.exists()
 
 
 def test_an_unknown_notebook_lists_those_there_are(tmp_path):
