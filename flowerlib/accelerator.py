@@ -6,6 +6,7 @@ Kaggle's TPU machines carry no TensorFlow that can drive the TPU, so JAX drives 
 the other way round: TensorFlow (oneDNN) trains a convolutional network about eight times faster there than XLA does.
 """
 
+import importlib.util
 import os
 import platform
 import re
@@ -46,6 +47,9 @@ tf.get_logger().setLevel("WARNING")  # looking for a TPU is announced, finding n
 if keras.backend.backend() == "jax":
     tf.config.set_visible_devices([], "GPU")  # TensorFlow only reads images here: all GPU memory is JAX's
 
+POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
+COMPILED = 4 * 2**30  # bytes of compiled programs that are kept, of those used last
+
 
 @dataclass(frozen=True)
 class Device:
@@ -81,11 +85,11 @@ def setup() -> Device:
     """Take hold of every device, once, before the first model is built.
 
     On TPU and GPU this also sets Keras' policy to mixed_bfloat16: the matrix units are made for it and, with
-    float32's range, it needs no loss scaling.
+    float32's range, it needs no loss scaling. `FLOWERS_PRECISION` names another policy, on any device.
 
     Raises:
         FlowersError: `FLOWERS_EXPECT` is no kind of device, or asks for another than the one found. A TPU job that
-            landed on a CPU should stop in seconds, not crawl for hours.
+            landed on a CPU should stop in seconds, not crawl for hours. Or `FLOWERS_PRECISION` is no policy.
     """
     if keras.backend.backend() != os.environ["KERAS_BACKEND"]:
         raise FlowersError(
@@ -101,8 +105,10 @@ def setup() -> Device:
             f"`FLOWERS_EXPECT` (={expected}) asks for that kind of device but only {device} is here; "
             "choose the accelerator in the notebook's settings, or unset FLOWERS_EXPECT"
         )
-    if device.kind != "cpu":
-        keras.config.set_dtype_policy("mixed_bfloat16")
+    policy = os.environ.get("FLOWERS_PRECISION") or ("float32" if device.kind == "cpu" else "mixed_bfloat16")
+    if policy not in POLICIES:
+        raise FlowersError(f"`FLOWERS_PRECISION` (={policy}) must be one of {', '.join(POLICIES)}, or unset")
+    keras.config.set_dtype_policy(policy)
     return device
 
 
@@ -123,12 +129,16 @@ def _jax_device() -> Device:
 def keep_compiled() -> None:
     """Have JAX keep compiled programs on disk, for the next process: the large networks take minutes to compile.
 
-    In `xla` in `config.cache_dir()`, or where `JAX_COMPILATION_CACHE_DIR` says.
+    In `xla` in `config.cache_dir()`, at most 4 GiB where `filelock` is installed, which JAX needs to count them; or
+    where and as many as JAX's own settings say.
     """
     import jax
 
-    if not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+    if jax.config.jax_compilation_cache_dir:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+    if importlib.util.find_spec("filelock") and jax.config.jax_compilation_cache_max_size == -1:
+        jax.config.update("jax_compilation_cache_max_size", COMPILED)
 
 
 def _tensorflow_device() -> Device:

@@ -53,21 +53,6 @@ def numpy_function(function: Callable[..., np.ndarray], inputs: list[tf.Tensor],
     return tf.numpy_function(counted, inputs, dtype, stateful=False)
 
 
-def from_generator(make: Callable[[], Iterator[np.ndarray]], signature: tf.TensorSpec) -> tf.data.Dataset:
-    """Return a dataset of the arrays that `make()` yields, all of one shape and type, as `Dataset.from_generator`."""
-
-    def each() -> Iterator[np.ndarray]:
-        arrays = make()
-        while True:
-            with _counted():
-                array = next(arrays, None)
-            if array is None:
-                return
-            yield array
-
-    return tf.data.Dataset.from_generator(each, output_signature=signature)
-
-
 @atexit.register
 def _finish() -> None:
     global _over

@@ -1,18 +1,23 @@
 """What every module may lean on: the one error type, the places, whole-file writing.
 
 Three environment variables name places, `FLOWERS_DATA`, `FLOWERS_WEIGHTS` and `FLOWERS_KAGGLE` (what is `/kaggle` on
-Kaggle); two more say how to run, `FLOWERS_EXPECT` (the device that must be there) and `FLOWERS_PROFILE` (`full` or
-`rehearsal`). flowerlib has no other settings; `KERAS_BACKEND`, `KERAS_HOME` and `XDG_CACHE_HOME` mean what they mean
+Kaggle); four more say how to run, `FLOWERS_EXPECT` (the device that must be there), `FLOWERS_PROFILE` (`full` or
+`rehearsal`), `FLOWERS_PRECISION` (a policy of Keras) and `FLOWERS_FORCE` (a shorter run may replace a longer one).
+flowerlib has no other settings; `KERAS_BACKEND`, `KERAS_HOME` and `XDG_CACHE_HOME` mean what they mean
 elsewhere.
 """
 
+import fcntl
 import os
+import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
 COMPETITION = "tpu-getting-started"  # its slug on Kaggle
+TEMPORARY = re.compile(r"\.flowerlib-(\d+)\.(.+?)(\.former)?")  # the process that makes it, what it is to be
 SAMPLE_VERSION = 1  # raise it when anything drawn changes: a sample made before is then not taken for this one
 
 
@@ -79,20 +84,92 @@ def written_whole(path: Path) -> Iterator[Path]:
 
     Works for a file and for a folder (an existing folder at `path` is replaced), so that a reader
     never sees half of either. The temporary name ends like `path`'s, which Keras and NumPy go by.
+    What a killed process left of its own attempt is removed first.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = path.with_name(f".flowerlib-{os.getpid()}.{path.name}")
+    former = temporary.with_name(f"{temporary.name}.former")
+    remove_leftovers(path.parent, path.name)
     try:
         yield temporary
         temporary.stat()  # nothing written is an error, raised before anything is moved
         if path.is_dir():
-            path.replace(former := temporary.with_name(f"{temporary.name}.former"))
-            temporary.replace(path)
-            shutil.rmtree(former)
-        else:
-            temporary.replace(path)
+            path.replace(former)
+        temporary.replace(path)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)
+        if former.exists() and not path.exists():
+            former.replace(path)
+        _remove(temporary)
+        _remove(former)
+
+
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove from a folder what killed processes left of their attempts to write `name`, or anything.
+
+    What such a process had moved away, to make room for what it did not come to put there, is moved back.
+    """
+    for left in folder.glob(".flowerlib-*"):
+        if not (found := TEMPORARY.fullmatch(left.name)) or name not in (None, found[2]):
+            continue
+        process, whole = int(found[1]), folder / found[2]
+        if _is_running(process) and not (name and process == os.getpid()):  # whose number may be that of a killed one
+            continue
+        if found[3] and not whole.exists():
+            left.replace(whole)
+        _remove(left)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # asks only
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+def set_aside(path: Path) -> Path:
+    """Rename what cannot be used, so that it is neither read again nor lost; return where it is now."""
+    aside = path.with_name(f"{path.name}.aside")
+    _remove(aside)
+    return path.replace(aside)
+
+
+@contextmanager
+def locked(path: Path, instead: Callable[[str], None]) -> Iterator[None]:
+    """Hold a file for this process alone, until the end or until the process is killed.
+
+    Where another process holds it, `instead` is called with that one's number, and may raise; if it returns, wait.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as opened:
+        while True:
+            file = opened.enter_context(open(path, "a+"))
+            if not _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                file.seek(0)
+                instead(file.read().strip() or "unknown")
+                _lock(file, fcntl.LOCK_EX)
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                break  # else who held it has removed it, and another may have made a new one
+        file.truncate(0)
+        print(os.getpid(), file=file, flush=True)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _lock(file: IO, how: int) -> bool:
+    try:
+        fcntl.flock(file, how)
+    except BlockingIOError:
+        return False
+    return True

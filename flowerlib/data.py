@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
 
+import cv2
 import numpy as np
 from google.protobuf.message import DecodeError
 from tqdm import tqdm
@@ -362,6 +363,24 @@ def eval_batches(
 
     numbered = _numbered(flowers, split).skip(start).batch(batch_size)
     return ahead(numbered.map(batch, CALLS))
+
+
+def mirrored(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """Return batches `(images, labels, ids)` as `(images, images with left and right exchanged, labels, ids)`."""
+
+    def both(images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        exchanged = calls.numpy_function(_exchanged, [images], images.dtype)
+        return images, tf.ensure_shape(exchanged, images.shape), labels, ids
+
+    return ahead(batches.map(both, CALLS))
+
+
+def _exchanged(images: np.ndarray) -> np.ndarray:
+    """Mirror each image, with OpenCV: four times as fast as TensorFlow, and without Python's lock."""
+    exchanged = np.empty_like(images)
+    for image, to in zip(images, exchanged, strict=True):
+        cv2.flip(image, 1, to)
+    return exchanged
 
 
 def truth(flowers: Flowers, split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -2,24 +2,21 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from flowerlib import data, predictions
+from flowerlib import data, featurefile, predictions
 from flowerlib.accelerator import keras, tf
 from flowerlib.augment import Augmentation
-from flowerlib.config import FlowersError, cache_dir, written_whole
+from flowerlib.config import FlowersError, cache_dir, locked
 from flowerlib.data import Flowers
 from flowerlib.predictions import Predictions
 
 VERSION = 1  # raise it when images are decoded or varied otherwise
-CHUNK = 64  # batches whose outputs Keras gathers before they are let go
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,8 @@ def extract(
     """Run a network over every image of a split, its mirror image and variations of it; or read what is kept of that.
 
     What is kept is found again by the network's weights, the precision, the images and the views. A call that was
-    stopped goes on with the batch that it was at.
+    stopped goes on with the batch that it was at. Of two processes that ask for the same at once, one waits. What was
+    damaged is named, set aside and computed again.
 
     Args:
         looker: pixels `(B, S, S, 3)` in [0, 255] -> features `(B, d)`.
@@ -68,7 +66,7 @@ def extract(
         progress: whether to show a bar.
 
     Raises:
-        FlowersError: a feature is too large for float16, or not a number.
+        FlowersError: a feature is too large for float16, or not a number; or there is no room for them.
     """
     augment = augment or Augmentation()
     labels, ids = data.truth(flowers, split)
@@ -76,11 +74,18 @@ def extract(
     shape = (plain + varied, len(labels), looker.output_shape[-1])
     key = _key(looker, flowers, [plain, *([batch_size, varied, repr(augment)] if varied else [])])
     path = (folder or cache_dir() / "features") / key / f"{split}.npy"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tqdm(desc=f"looking at {split}", total=shape[0] * shape[1], unit="img", disable=not progress) as bar:
-            _look(looker, flowers, split, batch_size, plain, augment, path, shape, bar)
+    if not featurefile.is_whole(path):
+        with locked(path.with_name(f".{split}.lock"), _say_who_computes):
+            if not featurefile.is_whole(path):  # another process may have made it meanwhile
+                with tqdm(
+                    desc=f"looking at {split}", total=shape[0] * shape[1], unit="img", disable=not progress
+                ) as bar:
+                    _look(looker, flowers, split, batch_size, plain, augment, path, shape, bar)
     return Features(np.load(path, mmap_mode="r"), labels, ids, plain)
+
+
+def _say_who_computes(process: str) -> None:
+    print(f"Process {process} computes the same features; waiting for it.")
 
 
 def _key(looker: keras.Model, flowers: Flowers, views: list) -> str:
@@ -88,8 +93,8 @@ def _key(looker: keras.Model, flowers: Flowers, views: list) -> str:
     weights = hashlib.sha256()
     for weight in looker.get_weights():
         weights.update(str(weight.shape).encode() + weight.tobytes())
-    size, policy = looker.input_shape[1], keras.config.dtype_policy().name
-    what = [VERSION, weights.hexdigest(), list(_layers(looker)), policy, size, views, flowers.fingerprint]
+    size = looker.input_shape[1]
+    what = [VERSION, weights.hexdigest(), list(_layers(looker)), size, views, flowers.fingerprint]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 
@@ -100,7 +105,7 @@ def _layers(model: keras.Model) -> Iterator[list]:
             yield from _layers(layer)
         else:
             plain = {key: value for key, value in layer.get_config().items() if _is_plain(value) and key != "name"}
-            yield [type(layer).__name__, plain]
+            yield [type(layer).__name__, layer.dtype_policy.name, plain]
 
 
 def _is_plain(value: object) -> bool:
@@ -121,39 +126,30 @@ def _look(
     bar: tqdm,
 ) -> None:
     """Fill the file, from where an earlier call was stopped: first the plain views, then each varied one."""
-    half, mark = path.with_name(f".{path.name}"), path.with_name(f".{path.name}.done")
-    done = int(mark.read_text()) if mark.exists() and half.exists() else 0
-    values = np.lib.format.open_memmap(half, "r+" if done else "w+", np.float16, shape)
     views, count, _ = shape
-    bar.n = bar.initial = done + (plain - 1) * min(done, count)  # of an earlier call: they count for no speed
-    bar.refresh()
-
-    def keep(seen: np.ndarray) -> None:
-        nonlocal done
-        if not (abs(seen) <= np.finfo(np.float16).max).all():
-            raise FlowersError(
-                f"a feature of {split} is not a number, or larger than the 65,504 of float16; check the weights of "
-                f"the network, {looker.name}"
+    with featurefile.filling(path, shape) as half:
+        bar.initial = bar.n = sum(seen * rows for _, _, seen, rows in half.blocks)  # they count for no speed
+        bar.refresh()
+        done = sum(rows for *_, rows in half.blocks)
+        for number in range(done // count, 1 + views - plain):
+            before, varying = number * count, augment if number else None
+            batches = _batches(
+                flowers, split, batch_size, looker.input_shape[1], done - before, augment=varying, seed=number
             )
-        number, start = divmod(done, count)
-        first = 0 if number == 0 else plain - 1 + number  # view, of the pass
-        values[first : first + seen.shape[0], start : start + seen.shape[1]] = seen
-        values.flush()
-        done += seen.shape[1]
-        with written_whole(mark) as temporary:
-            temporary.write_text(str(done))
-        bar.update(seen.shape[0] * seen.shape[1])
+            mirror = number == 0 and plain == 2
+            for seen, *_ in predictions.outputs(looker, batches, batch_size, mirror=mirror):
+                _refuse_too_large(seen, split, looker.name)
+                half.keep(0 if number == 0 else plain - 1 + number, done - before, seen)
+                done += seen.shape[1]
+                bar.update(seen.shape[0] * seen.shape[1])
 
-    while done < (1 + views - plain) * count:
-        number, start = divmod(done, count)
-        varying = augment if number else None
-        batches = iter(_batches(flowers, split, batch_size, looker.input_shape[1], start, varying, number))
-        while number == done // count:
-            steps = min(CHUNK, math.ceil((count - done % count) / batch_size))
-            chunk = islice(batches, steps)
-            predictions.outputs(looker, chunk, batch_size, mirror=number == 0 and plain == 2, steps=steps, take=keep)
-    half.replace(path)
-    mark.unlink()
+
+def _refuse_too_large(seen: np.ndarray, split: str, network: str) -> None:
+    if not (abs(seen) <= np.finfo(np.float16).max).all():
+        raise FlowersError(
+            f"a feature of {split} is not a number, or larger than the 65,504 of float16; check the weights of the "
+            f"network, {network}"
+        )
 
 
 def _batches(
@@ -162,6 +158,7 @@ def _batches(
     batch_size: int,
     image_size: int,
     start: int,
+    *,
     augment: Augmentation | None,
     seed: int,
 ) -> tf.data.Dataset:

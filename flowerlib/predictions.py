@@ -2,15 +2,16 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
+from typing import Any
+from weakref import ReferenceType, WeakKeyDictionary, ref
 from zipfile import BadZipFile
 
 import numpy as np
 
-from flowerlib import calls, data, metrics
+from flowerlib import data, metrics
 from flowerlib.accelerator import keras, tf
 from flowerlib.config import FlowersError, kaggle_input, search, written_whole
 
@@ -43,32 +44,58 @@ class Predictions:
         }
 
 
-class _Each(keras.callbacks.Callback):
-    """Hand each batch's outputs on, as soon as they are there."""
+_programs: WeakKeyDictionary[keras.Model, Callable] = WeakKeyDictionary()  # so that each is compiled once
 
-    def __init__(self, views: int, take: Callable[[np.ndarray], None]) -> None:
-        super().__init__()
-        self.views, self.take, self.waiting = views, take, []
 
-    def on_predict_batch_end(self, batch: int, logs: dict) -> None:
-        self.waiting.append(np.asarray(logs["outputs"], np.float32))
-        if len(self.waiting) == self.views:
-            self.take(np.stack(self.waiting))
-            self.waiting = []
+def _run(model: keras.Model) -> Callable[[tf.Tensor], Any]:
+    """Return what runs a model on a whole batch, on all devices, and does not wait for the outputs where JAX drives it.
+
+    `predict_on_batch`, which Keras has for it, waits, and gives every device the whole batch.
+    """
+    if model not in _programs:
+        _programs[model] = _jax_program(ref(model)) if keras.backend.backend() == "jax" else _tf_program(ref(model))
+    return _programs[model]
+
+
+def _jax_program(model: ReferenceType[keras.Model]) -> Callable[[tf.Tensor], Any]:
+    import jax
+
+    run = jax.jit(lambda *state_and_inputs: model().stateless_call(*state_and_inputs, training=False)[0])
+    distribution = keras.distribution.distribution()
+
+    def program(inputs: tf.Tensor) -> jax.Array:
+        state = (
+            [each.value for each in part] for part in (model().trainable_variables, model().non_trainable_variables)
+        )
+        inputs = np.asarray(inputs)
+        if distribution:
+            inputs = keras.distribution.distribute_tensor(inputs, distribution.get_data_layout(inputs.shape))
+        return run(*state, inputs)
+
+    return program
+
+
+def _tf_program(model: ReferenceType[keras.Model]) -> Callable[[tf.Tensor], Any]:
+    strategy = model().distribute_strategy
+    if strategy.num_replicas_in_sync == 1:
+        return lambda inputs: model().predict_on_batch(inputs)
+    run = tf.function(lambda inputs: strategy.run(model(), (inputs,)))
+
+    def program(inputs: tf.Tensor) -> tf.Tensor:
+        parts = tf.split(inputs, strategy.num_replicas_in_sync)
+        each = strategy.experimental_distribute_values_from_function(lambda at: parts[at.replica_id_in_sync_group])
+        return tf.concat(strategy.experimental_local_results(run(each)), axis=0)
+
+    return program
 
 
 def outputs(
-    model: keras.Model,
-    batches: Iterable,
-    batch_size: int,
-    *,
-    mirror: bool = False,
-    steps: int | None = None,
-    take: Callable[[np.ndarray], None] = lambda batch: None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Run a model over batches, each padded to `batch_size` and cut again.
+    model: keras.Model, batches: tf.data.Dataset, batch_size: int, *, mirror: bool = False
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Run a model over batches, and yield for each of them, in order, outputs, labels and ids.
 
-    The one place that pads: the last, partial batch cannot be split over several devices.
+    The one place that pads: the last, partial batch cannot be split over several devices. The outputs of one batch are
+    fetched while the next one runs.
 
     Args:
         model: takes `(batch_size, ...)`, returns `(batch_size, d)`.
@@ -76,47 +103,38 @@ def outputs(
             `data.eval_batches`; read once.
         batch_size: a multiple of the number of replicas.
         mirror: also run every image `(B, S, S, 3)` with left and right exchanged.
-        steps: how many batches there are; `len(batches)` unless given.
-        take: called with the outputs `(views, B, d)` of each batch, as soon as they are there.
 
-    Returns:
-        Outputs `(views, n, d)` float32 with views 1, or 2 where mirrored; labels `(n,)`; ids `(n,)`, as they came.
+    Yields:
+        Outputs `(views, B, d)` float32 with views 1, or 2 where mirrored; labels `(B,)`; ids `(B,)` strings.
     """
-    labels: list[np.ndarray] = []
-    ids: list[np.ndarray] = []
-
-    def padded() -> Iterator[np.ndarray]:
-        for inputs, batch_labels, batch_ids in batches:
-            labels.append(np.asarray(batch_labels))
-            ids.append(np.asarray(batch_ids).astype(str))
-            inputs = np.asarray(inputs)
-            whole = np.zeros((batch_size, *inputs.shape[1:]), inputs.dtype)
-            whole[: len(inputs)] = inputs
-            yield whole
-            if mirror:
-                yield whole[:, :, ::-1]
-
-    steps = len(batches) if steps is None else steps
-    whole = padded()
-    first = next(whole)
-    signature = tf.TensorSpec(first.shape, first.dtype)
-    inputs = data.ahead(calls.from_generator(lambda: chain([first], whole), signature))
-    taken = iter(range(steps))
-    each = _Each(1 + mirror, lambda values: take(values[:, : len(labels[next(taken)])]))
-    values = np.asarray(model.predict(inputs, steps=steps * (1 + mirror), verbose=0, callbacks=[each]), np.float32)
-    values = values.reshape(len(labels), 1 + mirror, batch_size, -1).swapaxes(0, 1)
-    kept = [values[:, index, : len(part)] for index, part in enumerate(labels)]
-    return np.concatenate(kept, axis=1), np.concatenate(labels), np.concatenate(ids)
+    run, waiting = _run(model), None
+    for *views, labels, ids in data.mirrored(batches) if mirror else batches:
+        started = [run(_padded(view, batch_size)) for view in views], labels.numpy(), ids.numpy().astype(str)
+        if waiting:
+            yield _fetched(*waiting)
+        waiting = started
+    if waiting:
+        yield _fetched(*waiting)
 
 
-def predict(model: keras.Model, batches: Iterable, batch_size: int, *, mirror: bool = False) -> Predictions:
+def _padded(inputs: tf.Tensor, batch_size: int) -> tf.Tensor:
+    missing = batch_size - len(inputs)
+    return tf.pad(inputs, [[0, missing]] + [[0, 0]] * (len(inputs.shape) - 1)) if missing else inputs
+
+
+def _fetched(values: list, labels: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return np.stack([np.asarray(each, np.float32)[: len(labels)] for each in values]), labels, ids
+
+
+def predict(model: keras.Model, batches: tf.data.Dataset, batch_size: int, *, mirror: bool = False) -> Predictions:
     """Return a model's probabilities for every image of the batches, averaged over an image and its mirror image
     where `mirror` is set. Arguments as in `outputs`.
 
     Raises:
         FlowersError: a probability is not a number: the training has diverged.
     """
-    probabilities, labels, ids = outputs(model, batches, batch_size, mirror=mirror)
+    parts = zip(*outputs(model, batches, batch_size, mirror=mirror), strict=True)
+    probabilities, labels, ids = (np.concatenate(part, axis=axis) for part, axis in zip(parts, (1, 0, 0), strict=True))
     if not np.isfinite(probabilities).all():
         raise FlowersError("the model's probabilities are not numbers: training diverged; lower the learning rate")
     return Predictions(probabilities.mean(axis=0), labels, ids)

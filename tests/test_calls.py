@@ -41,22 +41,22 @@ def test_a_process_ends_though_a_pipeline_still_works_ahead(end):
 
 
 FAILS = """
-import sys, time
+import time
 import numpy as np
-from flowerlib import predictions
-from flowerlib.accelerator import keras
+from flowerlib import calls, data, predictions
+from flowerlib.accelerator import keras, tf
 
-def batches():
-    for _ in range(100):
-        for _ in range(10):
-            time.sleep(0.02)
-        yield np.zeros((4, 3), np.float32), np.zeros(4), np.array(["a", "b", "c", "d"])
+def slow(number):
+    for _ in range(10):
+        time.sleep(0.02)
+    return np.zeros((4, 3), np.float32)
 
-def take(values):
-    raise SystemExit("an error")
+def batch(number):
+    return tf.ensure_shape(calls.numpy_function(slow, [number], tf.float32), (4, 3)), tf.zeros(4), tf.fill([4], "a")
 
 model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-predictions.outputs(model, batches(), 4, steps=100, take=take)
+for _ in predictions.outputs(model, data.ahead(tf.data.Dataset.range(100).map(batch, 3)), 4):
+    raise SystemExit("an error")
 """
 
 

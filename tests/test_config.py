@@ -1,5 +1,8 @@
 """`FlowersError`, `cache_dir`, and that `written_whole` leaves all of a file or folder, or what was there before."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,3 +102,87 @@ def test_a_reader_never_sees_half_of_the_old_folder_while_it_is_removed(tmp_path
         (temporary / "weights").write_text("new")
     assert target not in removed  # file by file, for as long as it takes: rename it away first, remove it then
     assert listing(tmp_path) == {"model/weights": "new"}
+
+
+@pytest.fixture
+def dead_process():
+    """The number of a process that has ended."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    return ended.pid
+
+
+@pytest.mark.parametrize("number", ["this process", "a dead one"])
+def test_what_a_killed_process_left_is_not_taken_over_and_does_not_stay(tmp_path, number, dead_process):
+    process = os.getpid() if number == "this process" else dead_process
+    stale = tmp_path / f".flowerlib-{process}.dataset"
+    stale.mkdir()
+    (stale / "old-shard").write_text("of another division")
+    with written_whole(tmp_path / "dataset") as temporary:
+        temporary.mkdir()
+        (temporary / "shard").write_text("new")
+    assert listing(tmp_path) == {"dataset/shard": "new"}
+
+
+def test_what_was_moved_away_by_a_process_that_was_killed_then_comes_back(tmp_path, dead_process):
+    """Between the two renames neither the old folder nor the new one has its name."""
+    for name in ("model", "other"):
+        (tmp_path / f".flowerlib-{dead_process}.{name}.former").mkdir()
+        (tmp_path / f".flowerlib-{dead_process}.{name}.former/weights").write_text("old")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/weights").write_text("new")
+    config.remove_leftovers(tmp_path)
+    assert listing(tmp_path) == {"model/weights": "old", "other/weights": "new"}
+
+
+def test_what_others_make_or_wrote_is_not_removed(tmp_path):
+    (tmp_path / f".flowerlib-{os.getppid()}.run.json").write_text("half")
+    (tmp_path / ".2024.run.json").write_text("somebody's")
+    with written_whole(tmp_path / "run.json") as temporary:
+        temporary.write_text("new")
+        config.remove_leftovers(tmp_path)  # of everything, while this one is made
+        assert temporary.exists()
+    kept = {f".flowerlib-{os.getppid()}.run.json": "half", ".2024.run.json": "somebody's"}
+    assert listing(tmp_path) == kept | {"run.json": "new"}
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from flowerlib.config import locked
+
+with locked(Path(sys.argv[1]), print):
+    print("held", flush=True)
+    time.sleep(float(sys.argv[2]))
+    print("let go", flush=True)
+"""
+
+
+def hold(path, seconds):
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(path), str(seconds)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    return holder
+
+
+def test_a_lock_names_who_holds_it_waits_and_leaves_nothing(tmp_path):
+    path, told = tmp_path / "runs/.lock", []
+    with hold(path, 0.5) as holder, config.locked(path, told.append):
+        assert holder.stdout.read() == "let go\n"  # before it was ours
+        assert path.read_text() == f"{os.getpid()}\n"
+    assert told == [str(holder.pid)]
+    assert not any(path.parent.iterdir())
+
+
+def test_who_is_told_may_refuse_and_a_killed_holder_holds_nothing(tmp_path):
+    path = tmp_path / ".lock"
+
+    def refuse(process):
+        raise FlowersError(f"process {process}")
+
+    with hold(path, 60) as holder:
+        with pytest.raises(FlowersError, match=f"process {holder.pid}"), config.locked(path, refuse):
+            pass
+        holder.kill()
+    with config.locked(path, refuse):
+        assert path.exists()
+    assert not path.exists()

@@ -59,7 +59,7 @@ def test_what_was_computed_is_read_again_and_not_mistaken_for_anything_else(look
         assert changed.values.filename != first.values.filename
     assert len(list(tmp_path.glob("*/val.npy"))) == 6
     assert len(list(tmp_path.rglob(".*"))) == 0
-    monkeypatch.setattr(looker, "predict", None)
+    monkeypatch.setattr(features.predictions, "outputs", None)
     again = features.extract(looker, flowers, "val", 4, folder=tmp_path)
     np.testing.assert_array_equal(again.values, first.values)
 
@@ -76,17 +76,16 @@ STOPPED = """
 import os, signal, sys
 from pathlib import Path
 import tiny
-from flowerlib import data, features, predictions
+from flowerlib import data, featurefile, features
 folder, root, log, limit = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
-features.CHUNK = 3
-class Each(predictions._Each):
-    def on_predict_batch_end(self, batch, logs):
-        with log.open("a") as file:
-            file.write(f"{logs['outputs'].tobytes().hex()}\\n")
-        if limit and len(log.read_text().splitlines()) == limit + 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        super().on_predict_batch_end(batch, logs)
-predictions._Each = Each
+keep = featurefile.Half.keep
+def kept(half, view, start, block):
+    with log.open("a") as file:
+        file.write(f"{block.tobytes().hex()}\\n")
+    if limit and len(log.read_text().splitlines()) == limit + 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    keep(half, view, start, block)
+featurefile.Half.keep = kept
 features.extract(tiny.looker(), data.find(path=root), "train", 2, varied=2, folder=Path(folder), progress=False)
 """
 

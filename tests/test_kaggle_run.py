@@ -550,8 +550,8 @@ def test_two_at_once_are_one_too_many(server, kaggle, stopped):
             seen.append(kaggle("run", "01_eda", *POLL))
         return seen
 
-    stopped(second, "01_eda")
-    fails(seen[0], "another `run` is at work in outputs/kaggle")
+    process = stopped(second, "01_eda")
+    fails(seen[0], f"process {process.pid} is another `run` at work in outputs/kaggle")
     server.polls = 2
     server.kernels[REFS["01_eda"]][0].polls = 0
     assert kaggle("run", "01_eda", *POLL).returncode == 0  # a killed one keeps nobody out

@@ -11,14 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from filelock import FileLock
-from filelock import Timeout as Locked
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from flowerlib.config import FlowersError, written_whole
+from flowerlib.config import FlowersError, locked, written_whole
 from flowerlib.kaggle import build, check, kernels
 from flowerlib.kaggle.build import Built, code_digest
 from flowerlib.kaggle.service import ENDED_BADLY, ENDED_WELL, UNKNOWN, Busy, QueueFull, Remote, Service, Unreachable
@@ -211,8 +209,6 @@ class Series:
         """Download a kernel's output, whole or not at all, unless this version's is here."""
         this = json.dumps({"kernel": job.built.ref, "version": job.version, "content": job.built.content})
         if not self._label(job).exists() or self._label(job).read_text() != this:
-            for left in self.out.glob(f"input/.*.{job.name}*"):  # by a call that was killed
-                shutil.rmtree(left)
             with written_whole(self.folder(job)) as temporary:
                 self.service.output(job.built.ref, job.version, temporary)
                 (temporary / self._label(job).name).write_text(this)
@@ -284,18 +280,19 @@ def run(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FlowersError(f"`out` (={out}) cannot be made ({error}); name another folder") from None
-    try:
-        with FileLock(out / ".lock", timeout=0):
-            _patiently(console, poll, service.require_datasets, [each.metadata for each in built])
-            for job in series.jobs.values():
-                _patiently(console, poll, series.look, job)
-                if job.note and job.state == "to send":
-                    _print(console, f"{job.name}: {job.note}, and is sent again")
-            _require_quota([job for job in series.jobs.values() if job.state == "to send"], service, console, poll)
-            _until_ended(series, console)
-            return _finish(series, console, submit)
-    except Locked:
-        raise FlowersError(f"another `run` is at work in {out}; let it end, or stop it") from None
+
+    def refuse(process: str) -> None:
+        raise FlowersError(f"process {process} is another `run` at work in {out}; let it end, or stop it")
+
+    with locked(out / ".lock", refuse):
+        _patiently(console, poll, service.require_datasets, [each.metadata for each in built])
+        for job in series.jobs.values():
+            _patiently(console, poll, series.look, job)
+            if job.note and job.state == "to send":
+                _print(console, f"{job.name}: {job.note}, and is sent again")
+        _require_quota([job for job in series.jobs.values() if job.state == "to send"], service, console, poll)
+        _until_ended(series, console)
+        return _finish(series, console, submit)
 
 
 def _patiently(console: Console, poll: float, ask: Callable[P, T], *arguments: P.args) -> T:

@@ -1,0 +1,120 @@
+"""A file of features: filled batch by batch, so that a stopped call goes on; verified whenever it is read.
+
+While it is filled it has a hidden name, and beside it lies a journal: a line for each batch, with its place and its
+checksum. What is whole has its SHA-256 beside it. Whatever does not fit is computed again.
+"""
+
+import errno
+import hashlib
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from flowerlib.config import FlowersError, set_aside, written_whole
+
+Shape = tuple[int, int, int]  # views, images, numbers a view of an image
+TYPE = np.dtype("<f2")
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether the file is there and as it was written; set aside, and say so, what is not."""
+    if not path.exists():
+        return False
+    if _checksum(path).exists() and _checksum(path).read_text() == _digest(path):
+        return True
+    print(f"`{path}` is not as it was written; set aside as `{set_aside(path).name}` and computed again.")
+    return False
+
+
+def _checksum(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Half:
+    """A file that is being filled.
+
+    Attributes:
+        blocks: the places `(view, start, views, rows)` of what is in it, in the order in which they came.
+    """
+
+    def __init__(self, file: BinaryIO, first: int, shape: Shape, journal: Path) -> None:
+        self._file, self._first, self._shape, self._journal = file, first, shape, journal
+        lines = journal.read_text().splitlines() if journal.exists() else []
+        self.blocks: list[tuple[int, int, int, int]] = []
+        for line in lines:
+            *place, checksum = (int(number) for number in line.split())
+            if zlib.crc32(self._read(*place)) != checksum:
+                break
+            self.blocks.append(tuple(place))
+        journal.write_text("".join(f"{line}\n" for line in lines[: len(self.blocks)]))
+
+    def keep(self, view: int, start: int, block: np.ndarray) -> None:
+        """Write a block `(views, rows, d)` of float16: of so many views from `view` on, of the images from `start`."""
+        for number, rows in enumerate(block.astype(TYPE)):
+            self._file.seek(self._at(view + number, start))
+            self._file.write(rows.tobytes())
+        self._file.flush()
+        place = (view, start, *block.shape[:2])
+        with open(self._journal, "a") as journal:
+            print(*place, zlib.crc32(self._read(*place)), file=journal)
+        self.blocks.append(place)
+
+    def _at(self, view: int, start: int) -> int:
+        _, count, width = self._shape
+        return self._first + (view * count + start) * width * TYPE.itemsize
+
+    def _read(self, view: int, start: int, views: int, rows: int) -> bytes:
+        parts = []
+        for number in range(view, view + views):
+            self._file.seek(self._at(number, start))
+            parts.append(self._file.read(rows * self._shape[2] * TYPE.itemsize))
+        return b"".join(parts)
+
+
+@contextmanager
+def filling(path: Path, shape: Shape) -> Iterator[Half]:
+    """Yield the file to fill, with what an earlier call that was stopped had filled; at the end it is at `path`.
+
+    Raises:
+        FlowersError: there is no room for it; said before anything is computed.
+    """
+    half, journal = path.with_name(f".{path.name}"), path.with_name(f".{path.name}.journal")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = {"descr": TYPE.str, "fortran_order": False, "shape": shape}
+    with open(half, "r+b" if half.exists() else "w+b") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        first = file.tell()
+        size = first + int(np.prod(shape)) * TYPE.itemsize
+        _reserve(file, size, half)
+        yield Half(file, first, shape, journal)
+    with written_whole(_checksum(path)) as temporary:
+        temporary.write_text(_digest(half))
+    half.replace(path)
+    journal.unlink()
+
+
+def _reserve(file: BinaryIO, size: int, half: Path) -> None:
+    """Take the room now: without it the disk might be full after an hour's work."""
+    try:
+        file.flush()
+        if hasattr(os, "posix_fallocate"):  # not on a Mac
+            os.posix_fallocate(file.fileno(), 0, size)
+        file.truncate(size)
+    except OSError as error:
+        half.unlink()
+        if error.errno != errno.ENOSPC:
+            raise
+        raise FlowersError(
+            f"no room for features: they take {size / 1e6:,.0f} MB in `{half.parent}`; make room there, or name "
+            "another place in XDG_CACHE_HOME"
+        ) from None
