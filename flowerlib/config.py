@@ -137,8 +137,8 @@ def _is_running(process: int) -> bool:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename what cannot be used, so that it is neither read again nor lost; return where it is now."""
-    aside = path.with_name(f"{path.name}.aside")
+    """Rename what cannot be used, so that it is neither read again nor lost; return where it is now, hidden."""
+    aside = path.with_name(f".aside.{path.name}")
     _remove(aside)
     return path.replace(aside)
 

@@ -274,6 +274,7 @@ def train_batches(
     augment: Augment | None = None,
     mix: Mix | None = None,
     seed: int = 0,
+    start: int = 0,
 ) -> tf.data.Dataset:
     """Return endless batches for training; every image is seen once before any is seen twice.
 
@@ -284,6 +285,7 @@ def train_batches(
         augment: `(images (B, S, S, 3) uint8, seed (2,) int32) -> images`, with a seed of its own for each batch.
         mix: `(images, labels, seed) -> (images, labels)`, likewise.
         seed: of the order and of everything random; the same seed gives the same batches again.
+        start: the number of the first batch, from 0; those before it are not made.
 
     Returns:
         Images `(B, S, S, 3)` uint8, labels `(B, num_classes)` float32, rows that sum to one.
@@ -303,13 +305,14 @@ def train_batches(
     # Records are fetched by their position, so each epoch is shuffled as one. Augmented last: new random numbers each
     # time.
     records, num_classes = _on_disk(flowers, "train"), len(flowers.classes)
-    order = shuffled(count, seed).batch(batch_size, drop_remainder=True)
-    numbered = tf.data.Dataset.zip(tf.data.Dataset.counter(dtype=tf.int32), order)
+    order = shuffled(count, seed, start * batch_size).batch(batch_size, drop_remainder=True)
+    numbered = tf.data.Dataset.zip(tf.data.Dataset.counter(start, dtype=tf.int32), order)
     return ahead(numbered.map(batch, CALLS))
 
 
-def shuffled(count: int, seed: int) -> tf.data.Dataset:
-    """Return the positions 0 to `count` - 1 (int32) again and again, every time in another order.
+def shuffled(count: int, seed: int, start: int = 0) -> tf.data.Dataset:
+    """Return the positions 0 to `count` - 1 (int32) again and again, every time in another order, without the first
+    `start` of them.
 
     The order is the same for every iterator; that of `Dataset.shuffle` is not where two take turns, as with Keras.
     """
@@ -318,7 +321,8 @@ def shuffled(count: int, seed: int) -> tf.data.Dataset:
         order = tf.random.experimental.stateless_shuffle(tf.range(count), [seed, number])
         return tf.data.Dataset.from_tensor_slices(order)
 
-    return tf.data.Dataset.counter(dtype=tf.int32).flat_map(epoch)
+    first, within = divmod(start, count)
+    return tf.data.Dataset.counter(first, dtype=tf.int32).flat_map(epoch).skip(within)
 
 
 def ahead(batches: tf.data.Dataset) -> tf.data.Dataset:

@@ -182,8 +182,13 @@ def hold_out(features: Features, every: int) -> tuple[Features, Features]:
     )
 
 
-def train_batches(features: Features, batch_size: int, num_classes: int, seed: int = 0) -> tf.data.Dataset:
-    """Return endless batches, features `(B, d)` and labels `(B, num_classes)`; each time one view, drawn at random."""
+def train_batches(
+    features: Features, batch_size: int, num_classes: int, seed: int = 0, start: int = 0
+) -> tf.data.Dataset:
+    """Return endless batches, features `(B, d)` and labels `(B, num_classes)`; each time one view, drawn at random.
+
+    `start` is the number of the first batch.
+    """
     views, count, _ = features.values.shape
 
     def batch(number: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -192,8 +197,8 @@ def train_batches(features: Features, batch_size: int, num_classes: int, seed: i
         return seen, tf.one_hot(tf.gather(labels, indices), num_classes)
 
     values, labels = tf.constant(features.values), tf.constant(features.labels)
-    order = data.shuffled(count, seed).batch(batch_size, drop_remainder=True)
-    return data.ahead(tf.data.Dataset.zip(tf.data.Dataset.counter(dtype=tf.int32), order).map(batch, data.CALLS))
+    order = data.shuffled(count, seed, start * batch_size).batch(batch_size, drop_remainder=True)
+    return data.ahead(tf.data.Dataset.zip(tf.data.Dataset.counter(start, dtype=tf.int32), order).map(batch, data.CALLS))
 
 
 def eval_batches(features: Features, batch_size: int, view: int = 0) -> tf.data.Dataset:

@@ -4,7 +4,7 @@ A normalisation that keeps its statistics multiplies each channel and adds to it
 too, with other weights and a bias; then nothing has to pass over its maps again.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 
@@ -61,6 +61,37 @@ def fold(model: keras.Model, among: Collection[keras.Layer] | None = None) -> ke
     def called(layer: keras.Layer, *inputs: object, **options: object) -> object:
         return inputs[0] if layer in norms else layer(*inputs, **options)
 
+    return _cloned(model, copied, called)
+
+
+def in_float32(model: keras.Model) -> keras.Model:
+    """Return a copy that computes in float32 throughout, with the same weights, as they are float32 under any policy.
+
+    Any CPU computes in float32, and any format holds it. What was trained in mixed precision says the same, but for
+    what rounding made of it.
+    """
+
+    def copied(layer: keras.Layer) -> keras.Layer:
+        return in_float32(layer) if isinstance(layer, keras.Model) else _copy(layer, _unmixed(layer.get_config()))
+
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")  # of the models themselves, whose configuration does not tell theirs
+    try:
+        return _cloned(model, copied)
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def _unmixed(config: object) -> object:
+    """A layer's configuration with float32 in place of every policy of mixed precision, in layers within it too."""
+    if isinstance(config, dict):
+        if config.get("class_name") == "DTypePolicy" and config["config"]["name"].startswith("mixed_"):
+            return "float32"
+        return {key: _unmixed(value) for key, value in config.items()}
+    return type(config)(map(_unmixed, config)) if isinstance(config, list | tuple) else config
+
+
+def _cloned(model: keras.Model, copied: Callable, called: Callable | None = None) -> keras.Model:
     if isinstance(model, keras.Sequential):
         pixels = keras.Input(batch_shape=model.inputs[0].shape, dtype=model.inputs[0].dtype)
         return keras.Sequential([pixels, *map(copied, model.layers)], name=model.name)
@@ -106,15 +137,15 @@ def _array(variable: keras.Variable) -> np.ndarray:
     return keras.ops.convert_to_numpy(variable).astype(np.float64)
 
 
-def _copy(layer: keras.Layer) -> keras.Layer:
+def _copy(layer: keras.Layer, config: dict | None = None) -> keras.Layer:
     """Return a layer of its own: one that were used again would keep all that it was connected to."""
-    copy = type(layer).from_config(layer.get_config())
+    copied = type(layer).from_config(config or layer.get_config())
     if getattr(layer, "weights", None):
-        copy.build_from_config(layer.get_build_config())
+        copied.build_from_config(layer.get_build_config())
         # The layer itself, and those within it, such as the dense ones of an attention.
-        for ours, theirs in zip(copy._flatten_layers(), layer._flatten_layers(), strict=True):
+        for ours, theirs in zip(copied._flatten_layers(), layer._flatten_layers(), strict=True):
             theirs.save_own_variables(weights := {})
             # As arrays: two variables of one JAX array would lose it together, when a training step takes its memory.
             arrays = {name: keras.ops.convert_to_numpy(value) for name, value in weights.items()}
             ours.load_own_variables(arrays)  # with what follows from them, such as the spread of a Normalization
-    return copy
+    return copied

@@ -53,5 +53,6 @@ def _norms(model: keras.Model) -> Iterator[Norm]:
 
 
 def _is_plain(norm: Norm) -> bool:
+    renorm = getattr(norm, "renorm", False)  # since Keras 3.14
     channels_last = norm.built and norm.axis in (-1, 3) and norm.input_spec.ndim == 4
-    return channels_last and norm.compute_dtype == "float32" and not (norm.synchronized or norm.renorm)
+    return channels_last and norm.compute_dtype == "float32" and not (norm.synchronized or renorm)

@@ -191,6 +191,8 @@ def load(folder: Path) -> RunOutput:
 def find_runs() -> list[RunOutput]:
     """Load every run in `runs/` and wherever Kaggle mounted the outputs of other notebooks, sorted by name.
 
+    Rehearsals, and runs that were stopped, are left out where the whole run is there.
+
     Raises:
         FlowersError: there is none, or two go by one name.
     """
@@ -199,11 +201,20 @@ def find_runs() -> list[RunOutput]:
     if not folders:
         looked = ", ".join(f"`{place}`" for place in places)
         raise FlowersError(f"no run (a folder with predictions.npz) below {looked}; run a backbone notebook first")
-    runs = sorted((load(folder) for folder in folders), key=lambda run: run.name)
+    runs = _without_lesser(sorted((load(folder) for folder in folders), key=lambda run: run.name))
     names = [run.name for run in runs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise FlowersError(f"run {twice[0]} is there twice, in {[str(f) for f in folders]}; remove one of them")
     return runs
+
+
+def _without_lesser(runs: list[RunOutput]) -> list[RunOutput]:
+    """The runs without rehearsals, and without runs that were stopped, of what is there as a whole run too."""
+    names = {run.name for run in runs}
+    lesser = names & {f"{name}-{kind}" for name in names for kind in ("rehearsal", "unfinished")}
+    for name in sorted(lesser):
+        print(f"{name} is left out: it is there as a whole run.")
+    return [run for run in runs if run.name not in lesser]
 
 
 def write_submission(test: Predictions, path: Path, *, count: int) -> None:

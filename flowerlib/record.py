@@ -4,20 +4,20 @@ import json
 import math
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from flowerlib import gallery, plots, predictions
+from flowerlib import freezing, gallery, plots, predictions
 from flowerlib.accelerator import Device, keras
 from flowerlib.config import kaggle_input, search, written_whole
 from flowerlib.data import Flowers
 from flowerlib.features import Features
 from flowerlib.predictions import Predictions
-from flowerlib.training import History, Run, best_epoch, resume_file
+from flowerlib.training import History, Run, best_epoch, forced, longer_run, resume_file
 
 
 def save_run(
@@ -32,11 +32,13 @@ def save_run(
     test: Predictions,
     seen: Features | None = None,
 ) -> dict:
-    """Leave `runs/<name>/`: `run.json`, `predictions.npz`, `curves.png` and `model/`; return the record.
+    """Leave `runs/<name>/`: `predictions.npz`, `model/`, `run.json` and `curves.png`, in that order; return the record.
+
+    What took longest to make is written first, so that no later trouble can cost it.
 
     Args:
         run: the choices.
-        model: pixels `(B, S, S, 3)` in [0, 255] -> probabilities; saved without its optimiser.
+        model: pixels `(B, S, S, 3)` in [0, 255] -> probabilities; saved in float32, without its optimiser.
         history: as `fit` returns it.
         flowers: the dataset.
         device: what it ran on.
@@ -45,27 +47,39 @@ def save_run(
         test: the final predictions for test.
         seen: what the frozen network saw in train; kept with the model, with thumbnails, to show what looks alike.
     """
+    run = _beside_longer(run, len(history["loss"]) * flowers.count("train"))
+    predictions.save(run.folder / "predictions.npz", val, test, flowers.classes)
     record = _record(run, model, history, flowers, device, weights) | {
         f"val_{name}": value for name, value in val.scores().items()
     }
-    predictions.save(run.folder / "predictions.npz", val, test, flowers.classes)
-    with written_whole(run.folder / "curves.png") as temporary:
-        plots.curves(history, best_epoch=record["best_epoch"], rehearsal=run.rehearsal).savefig(temporary)
     with written_whole(run.folder / "model") as temporary:
         _save_model(model, temporary, record, flowers)
-        if seen:
-            gallery.save(temporary / gallery.FILE, seen, flowers)
     with written_whole(run.folder / "run.json") as temporary:
         temporary.write_text(json.dumps(record, indent=2))
+    with written_whole(run.folder / "curves.png") as temporary:
+        plots.curves(history, best_epoch=record["best_epoch"], rehearsal=run.rehearsal).savefig(temporary)
+    if seen:
+        with written_whole(run.folder / "model" / gallery.FILE) as temporary:
+            gallery.save(temporary, seen, flowers)
     if record["complete"]:
         resume_file(run).unlink(missing_ok=True)
     return record
 
 
+def _beside_longer(run: Run, images: int) -> Run:
+    """The run, under another name where it was stopped and one that was not is there already."""
+    longer = longer_run(run, images)
+    if not longer or forced():
+        return run
+    beside = replace(run, name=f"{run.name}-unfinished")
+    print(f"`{run.folder}` holds a longer run ({longer}) and stays; this one is left in `{beside.folder}`.")
+    return beside
+
+
 def _save_model(model: keras.Model, folder: Path, record: dict, flowers: Flowers) -> None:
     """A folder that can be moved: the network, the class names, what to do to an image, and where it comes from."""
     folder.mkdir()
-    keras.Model(model.inputs, model.outputs).save(folder / "model.keras")  # without its optimiser
+    freezing.in_float32(model).save(folder / "model.keras")
     choices = record["choices"]
     seen = {"stored_size": flowers.image_size, "image_size": choices["eval_size"] or choices["image_size"]}
     preprocessing = {**seen, "fit": flowers.fit, "channels": "RGB", "pixels": [0, 255]}

@@ -1,21 +1,28 @@
 """Plan a run and train: the schedule, validation after each epoch, resume, the time budget."""
 
+import hashlib
 import json
+import math
 import os
 import time
-from collections.abc import Iterator
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from flowerlib import fused, predictions
+from flowerlib import __version__, fused, predictions
 from flowerlib.accelerator import Device, keras, tf
-from flowerlib.config import FlowersError, written_whole
+from flowerlib.config import FlowersError, locked, set_aside, written_whole
 from flowerlib.data import Flowers
 
 History = dict[str, list[float]]
+Batches = Callable[..., tf.data.Dataset]  # with `start`, the number of a batch: endless batches from that one on
+KEEP_EVERY = 120.0  # seconds of training that a run which is killed may lose, where epochs are shorter
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,11 @@ class Run:
         return Path("runs") / self.name
 
     @property
+    def submission(self) -> Path:
+        """Where the run leaves its answers for the test images; a rehearsal's never take the place of others."""
+        return Path("submission-rehearsal.csv" if self.rehearsal else "submission.csv")
+
+    @property
     def eval_batch_size(self) -> int:
         """The global batch size without gradients: four times as many images fit into memory."""
         return 4 * self.batch_size
@@ -92,11 +104,18 @@ class Run:
         return self.steps or whole
 
 
-def plan(device: Device, *, shrink: bool = True, **choices: object) -> Run:
+def plan(device: Device, *, shrink: bool = True, lr_batch_size: int | None = None, **choices: object) -> Run:
     """Fit a run's choices to the device: `batch_size`, given for one replica, becomes the global one.
 
-    On a CPU a run that may `shrink` becomes a rehearsal: the real network, small images, few steps, one printed line
-    that says so. `FLOWERS_PROFILE`, `full` or `rehearsal`, decides otherwise.
+    On a CPU a run that may `shrink` becomes a rehearsal: the real network, small images, few steps, a name of its own,
+    one printed line that says so. `FLOWERS_PROFILE`, `full` or `rehearsal`, decides otherwise.
+
+    Args:
+        device: what it runs on.
+        shrink: whether it may become a rehearsal.
+        lr_batch_size: the global batch size for which `peak_lr` is given. For another one it is scaled by the square
+            root of their ratio, as fits Adam and its kin (Malladi and others, arXiv 2205.10287); unless given, never.
+        **choices: as `Run` has them.
 
     Raises:
         FlowersError: `FLOWERS_PROFILE` has another value, or no epoch is left after the warm-up.
@@ -107,16 +126,23 @@ def plan(device: Device, *, shrink: bool = True, **choices: object) -> Run:
     profile = os.environ.get("FLOWERS_PROFILE") or ("rehearsal" if device.kind == "cpu" else "full")
     if profile not in ("full", "rehearsal"):
         raise FlowersError(f"`FLOWERS_PROFILE` (={profile}) must be full or rehearsal, or unset to go by the device")
+    run = replace(run, batch_size=run.batch_size * device.num_replicas)
     if shrink and profile == "rehearsal":
-        # 72 px is the least that all five networks take (Xception's limit is 71).
-        run = replace(
-            run, image_size=72, eval_size=None, batch_size=4, epochs=2, warmup_epochs=1, steps=2, rehearsal=True
-        )
-        print(
-            f"REHEARSAL on {device.kind.upper()}: {run.epochs} epochs of {run.steps} steps at {run.image_size} px, to "
-            "show that everything works; no number below is a result. FLOWERS_PROFILE=full trains in earnest."
-        )
-    return replace(run, batch_size=run.batch_size * device.num_replicas)
+        return _rehearsal(run, device)
+    if lr_batch_size:
+        run = replace(run, peak_lr=run.peak_lr * math.sqrt(run.batch_size / lr_batch_size))
+    return run
+
+
+def _rehearsal(run: Run, device: Device) -> Run:
+    """The same run, shrunk. 72 px is the least that all five networks take (Xception's limit is 71)."""
+    shrunk = {"image_size": 72, "eval_size": None, "batch_size": 4 * device.num_replicas, "epochs": 2, "steps": 2}
+    print(
+        f"REHEARSAL on {device.kind.upper()}: {shrunk['epochs']} epochs of {shrunk['steps']} steps at "
+        f"{shrunk['image_size']} px, to show that everything works; no number below is a result. "
+        "FLOWERS_PROFILE=full trains in earnest."
+    )
+    return replace(run, **shrunk, warmup_epochs=1, rehearsal=True, name=f"{run.name}-rehearsal")
 
 
 def learning_rate(run: Run, flowers: Flowers) -> keras.optimizers.schedules.LearningRateSchedule:
@@ -170,11 +196,11 @@ class _EpochEnd(keras.callbacks.Callback):
     """Validate, keep what a resume needs, and stop while there is time to leave the results."""
 
     def __init__(
-        self, val: tf.data.Dataset, run: Run, flowers: Flowers, history: History, clock: _Clock, hours: float
+        self, val: tf.data.Dataset, run: Run, what: dict, history: History, clock: _Clock, hours: float
     ) -> None:
         super().__init__()
-        self.val, self.run, self.flowers, self.history, self.clock = val, run, flowers, history, clock
-        self.deadline = time.monotonic() + 3600 * hours
+        self.val, self.run, self.what, self.history, self.clock = val, run, what, history, clock
+        self.kept, self.deadline = time.monotonic(), time.monotonic() + 3600 * hours
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
         said = predictions.predict(self.model, self.val, self.run.eval_batch_size)
@@ -182,12 +208,14 @@ class _EpochEnd(keras.callbacks.Callback):
         compiled = len(self.clock.seconds) == 1  # the first epoch of a session
         for name, value in {**logs, "seconds": self.clock.seconds[-1], "compiled": compiled}.items():
             self.history.setdefault(name, []).append(float(value))
-        if not self.run.rehearsal:
-            _keep(self.model, self.run, self.flowers, self.history)
-        whole_epoch = time.monotonic() - self.clock.began
-        if time.monotonic() + 1.2 * whole_epoch > self.deadline:
+        now = time.monotonic()
+        if now + 1.2 * (now - self.clock.began) > self.deadline and epoch + 1 < self.run.epochs:
             print(f"Stopping after epoch {epoch + 1}: another would not fit into the time budget.")
             self.model.stop_training = True
+        last = self.model.stop_training or epoch + 1 == self.run.epochs
+        if not self.run.rehearsal and (last or now > self.kept + KEEP_EVERY):
+            _keep(self.model, self.what, self.run, self.history)
+            self.kept = now
 
 
 @contextmanager
@@ -205,7 +233,7 @@ def prepared(model: keras.Model, train: tf.data.Dataset, device: Device) -> Iter
 
 def fit(
     model: keras.Model,
-    train: tf.data.Dataset,
+    train: Batches,
     val: tf.data.Dataset,
     run: Run,
     flowers: Flowers,
@@ -216,12 +244,13 @@ def fit(
 ) -> History:
     """Train a compiled model, measuring log loss, accuracy and macro F1 on val after each epoch.
 
-    A run that was stopped goes on after its last whole epoch, as if it had not been stopped: each epoch leaves the
-    weights and the optimiser's state in `runs/<name>/resume.npz`, and the batches already used are skipped.
+    A run that was stopped goes on as if it had not been stopped: the weights and the optimiser's state are left in
+    `runs/<name>/resume.npz`, after each epoch or, where those are short, every two minutes; the batches already used
+    are not made again. What is kept of another training, or was damaged, is set aside.
 
     Args:
         model: inputs as in the batches, outputs probabilities `(B, num_classes)`.
-        train: endless batches, as from `data.train_batches`.
+        train: returns endless batches from the one of that number on, as `data.train_batches` with its `start`.
         val: the validation split in batches of `run.eval_batch_size`, as from `data.eval_batches`.
         run: the choices; epochs, batch size and folder are used here.
         flowers: the dataset; its count gives the steps an epoch.
@@ -234,22 +263,65 @@ def fit(
         where those include compilation, in the first epoch of a session, else 0), one number an epoch.
     """
     steps = run.steps_per_epoch(flowers)
-    clock = _Clock()
-    with prepared(model, train, device):
-        history = _resume(model, run, flowers)
+    _refuse_to_replace(run, flowers)
+    clock, first = _Clock(), train(start=0)
+    with locked(run.folder / ".lock", partial(_refuse_second, run)), prepared(model, first, device):
+        what = _what(model, first, run, flowers)
+        history = _resume(model, what, run)
         done = len(history.get("loss", []))
         if done:
             print(f"Going on after epoch {done}, found in {resume_file(run)}.")
-        model.fit(
-            train.skip(done * steps),
-            steps_per_epoch=steps,
-            epochs=run.epochs,
-            initial_epoch=done,
-            shuffle=False,  # the pipeline does that
-            verbose=verbose,
-            callbacks=[clock, _EpochEnd(val, run, flowers, history, clock, hours)],
-        )
+        with _kept_usable(model):
+            model.fit(
+                train(start=done * steps),
+                steps_per_epoch=steps,
+                epochs=run.epochs,
+                initial_epoch=done,
+                shuffle=False,  # the pipeline does that
+                verbose=verbose,
+                callbacks=[clock, _EpochEnd(val, run, what, history, clock, hours)],
+            )
     return history
+
+
+def _refuse_second(run: Run, process: str) -> None:
+    raise FlowersError(f"process {process} trains in `{run.folder}` too; let it end, or give this run another name")
+
+
+def longer_run(run: Run, images: int) -> str | None:
+    """Return in a few words the run of this name that trained on more than so many images, None if there is none."""
+    try:
+        record = json.loads((run.folder / "run.json").read_text())
+        if record["rehearsal"] or record["epochs"] * record["data"]["train"] <= images:
+            return None
+        return "{epochs} epochs of {data[train]:,} images, macro F1 {val_macro_f1:.4f} on val".format(**record)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def forced() -> bool:
+    """Return whether a run may replace a longer one, as `FLOWERS_FORCE` says."""
+    return bool(os.environ.get("FLOWERS_FORCE"))
+
+
+def _refuse_to_replace(run: Run, flowers: Flowers) -> None:
+    longer = longer_run(run, run.epochs * flowers.count("train"))
+    if longer and not forced():
+        raise FlowersError(
+            f"`{run.folder}` holds a longer run ({longer}), which this one of {run.epochs} epochs of "
+            f"{flowers.count('train'):,} images would replace; run it with --out elsewhere, change its NAME, or use "
+            "`flowerlib run --force` (FLOWERS_FORCE=1)"
+        )
+
+
+@contextmanager
+def _kept_usable(model: keras.Model) -> Iterator[None]:
+    """Leave a model its variables when training is interrupted: on JAX Keras takes them away meanwhile."""
+    try:
+        yield
+    finally:
+        if keras.backend.backend() == "jax":
+            model.jax_state_sync()
 
 
 def time_epochs(model: keras.Model, train: tf.data.Dataset, run: Run, flowers: Flowers, device: Device) -> list[float]:
@@ -279,24 +351,42 @@ def _state(model: keras.Model) -> list[keras.Variable]:
     return [*model.variables, *model.optimizer.variables]
 
 
-def _what(run: Run, flowers: Flowers) -> str:
-    """What a kept state belongs to: these choices on these data, and nothing else."""
-    return json.dumps([asdict(run), flowers.fingerprint, flowers.classes])
+def _what(model: keras.Model, train: tf.data.Dataset, run: Run, flowers: Flowers) -> dict[str, object]:
+    """What a kept state belongs to. The first batch tells how images are decoded, varied and mixed."""
+    first = hashlib.sha256()
+    for part in next(iter(train)):
+        first.update(np.ascontiguousarray(part))
+    return {
+        "choices": asdict(run),
+        "data": flowers.fingerprint,
+        "classes": list(flowers.classes),
+        "network": [[*variable.shape] for variable in _state(model)],
+        "first batch": first.hexdigest(),
+        "flowerlib": __version__,
+    }
 
 
-def _keep(model: keras.Model, run: Run, flowers: Flowers, history: History) -> None:
+def _keep(model: keras.Model, what: dict, run: Run, history: History) -> None:
     arrays = {f"{index}": keras.ops.convert_to_numpy(value) for index, value in enumerate(_state(model))}
     with written_whole(resume_file(run)) as temporary:
-        np.savez(temporary, what=_what(run, flowers), history=json.dumps(history), **arrays)
+        np.savez(temporary, what=json.dumps(what), history=json.dumps(history), **arrays)
 
 
-def _resume(model: keras.Model, run: Run, flowers: Flowers) -> History:
-    """Load the last whole epoch of this run on these data, if there is one, into a prepared model; return history."""
+def _resume(model: keras.Model, what: dict, run: Run) -> History:
+    """Load what was kept of this training, if there is something, into a prepared model; return history."""
     if not resume_file(run).exists():
         return {}
-    with np.load(resume_file(run)) as kept:
-        if str(kept["what"]) != _what(run, flowers):
-            return {}
-        for index, variable in enumerate(_state(model)):
-            variable.assign(kept[f"{index}"])
-        return json.loads(str(kept["history"]))
+    try:
+        with open(resume_file(run), "rb") as file, np.load(file) as kept:
+            theirs, history = json.loads(str(kept["what"])), json.loads(str(kept["history"]))
+            differs = [name for name in what if theirs.get(name) != what[name]]
+            values = [] if differs else [kept[f"{index}"] for index in range(len(_state(model)))]
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        differs = [f"bytes than were written, as it seems ({error})"]
+    if differs:
+        aside, other = set_aside(resume_file(run)).name, ", ".join(differs)
+        print(f"`{resume_file(run)}` has other {other}; it is set aside as `{aside}`, training begins anew.")
+        return {}
+    for variable, value in zip(_state(model), values, strict=True):
+        variable.assign(value)
+    return history

@@ -32,6 +32,8 @@
 # has 0.9163 on the same images.
 
 # %%
+from functools import partial
+
 from flowerlib import accelerator, augment, backbones, data, eda, freezing, heads
 from flowerlib import metrics, mistakes, plots, predictions, record, training
 from flowerlib.accelerator import keras
@@ -46,7 +48,7 @@ FROZEN_BEFORE = "block3_expand_conv"  # the first layer that is trained: of maps
 IMAGE_SIZE = 192  # in training
 EVAL_SIZE = 224  # when judged: larger, as random crops enlarge flowers in training
 VIEWS = (192, 208, 224)  # sides at which the final answer looks, mirrored too
-BATCH_SIZE = 32  # a replica: enough for normalisation's statistics
+BATCH_SIZE = 32  # over all replicas, however many: enough for normalisation's statistics
 EPOCHS = 24  # one or two minutes each on two cores, for 4,512 images
 WARMUP_EPOCHS = 1  # while the new head is random
 PEAK_LR = 5e-4  # more than usual: the body has normalisation that follows, and many epochs
@@ -70,7 +72,8 @@ keras.utils.set_random_seed(SEED)
 print(device)
 run = training.plan(
     device, name=NAME, backbone=BACKBONE, retrain=True, image_size=IMAGE_SIZE, eval_size=EVAL_SIZE,
-    batch_size=BATCH_SIZE, epochs=EPOCHS, warmup_epochs=WARMUP_EPOCHS, peak_lr=PEAK_LR,
+    batch_size=max(BATCH_SIZE // device.num_replicas, 1), epochs=EPOCHS,
+    warmup_epochs=WARMUP_EPOCHS, peak_lr=PEAK_LR,
     weight_decay=WEIGHT_DECAY, label_smoothing=LABEL_SMOOTHING, dropout=DROPOUT, mix=MIX,
     seed=SEED, head_times=HEAD_TIMES, mixed=MIXED, frozen_before=FROZEN_BEFORE,
 )  # fmt: skip
@@ -84,14 +87,14 @@ print(flowers)
 
 # %%
 vary = augment.Augmentation(vertical_flip=False, crop=0.5)
-train = data.train_batches(
-    flowers, run.batch_size, image_size=run.image_size, augment=vary,
+train = partial(
+    data.train_batches, flowers, run.batch_size, image_size=run.image_size, augment=vary,
     mix=augment.sometimes(augment.MIXES[run.mix], run.mixed), seed=run.seed,
 )  # fmt: skip
 val = data.eval_batches(
     flowers, "val", run.eval_batch_size, image_size=run.eval_size or run.image_size
 )
-images, labels = next(iter(train))
+images, labels = next(iter(train()))
 plots.gallery(images[:12], plots.label_texts(labels[:12], flowers.classes))
 
 # %% [markdown]
@@ -105,7 +108,9 @@ with device.scope():
     backbone = freezing.freeze(backbones.load(BACKBONE, None), run.frozen_before)
     head = heads.linear(len(flowers.classes), run.dropout)
     pixels = keras.Input((None, None, 3))  # in float32: bfloat16 would round them
-    model = keras.Sequential([pixels, backbone, keras.layers.GlobalAveragePooling2D(), head])
+    model = keras.Sequential(
+        [pixels, backbone, keras.layers.GlobalAveragePooling2D(dtype="float32"), head]
+    )
     model.compile(
         training.optimizer(run, flowers),
         keras.losses.CategoricalCrossentropy(label_smoothing=run.label_smoothing),
@@ -126,9 +131,10 @@ plots.curves(history, best_epoch=training.best_epoch(history), rehearsal=run.reh
 # %% [markdown]
 # Training looks harder than validation because it is: mixed and varied images, smoothed labels, dropout.
 #
-# ## How good is it?
-# First from one view of each image, as in the curve. Then from several: each image is seen at a few sizes, as it is and
-# mirrored, and the answers are averaged. A mistake that depends on how one looked is outvoted.
+# ## The answers
+# What took an hour is written down before it is looked at. The answers are averaged over several views of each image, at a
+# few sizes, as it is and mirrored: a mistake that depends on how one looked is outvoted. For comparison also from one view,
+# as in the curve.
 #
 # Normalisation keeps its statistics from now on. So the convolution before it can do its work too, with other weights:
 # the answers are the same, and come sooner.
@@ -151,13 +157,26 @@ def look(split: str, sides: tuple[int, ...], mirror: bool) -> predictions.Predic
 with device.scope():
     trained = freezing.fold(model)
 sides = (run.image_size,) if run.rehearsal else VIEWS
+said, answers = (look(split, sides, mirror=True) for split in ("val", "test"))
+left = record.save_run(
+    run,
+    model,
+    history,
+    flowers=flowers,
+    device=device,
+    weights="pretrained",
+    val=said,
+    test=answers,
+)
+predictions.write_submission(answers, run.submission, count=flowers.count("test"))
 one = look("val", (run.eval_size or run.image_size,), mirror=False)
-said = look("val", sides, mirror=True)
 mark = "REHEARSAL, no result: " if run.rehearsal else ""
 for name, view in {"one view": one, f"{2 * len(sides)} views": said}.items():
     print(mark + name, {metric: round(score, 4) for metric, score in view.scores().items()})
+print(record.headline(left))
 
 # %% [markdown]
+# ## How good is it?
 # The classes it gets worst:
 
 # %%
@@ -176,21 +195,3 @@ wrong = mistakes.surest(said, flowers.classes)
 plots.gallery(
     eda.pictures(flowers, wrong), list(wrong["true"] + " / taken for " + wrong["predicted"])
 )
-
-# %% [markdown]
-# ## The submission
-
-# %%
-answers = look("test", sides, mirror=True)
-predictions.write_submission(answers, "submission.csv", count=flowers.count("test"))
-left = record.save_run(
-    run,
-    model,
-    history,
-    flowers=flowers,
-    device=device,
-    weights="pretrained",
-    val=said,
-    test=answers,
-)
-print(record.headline(left))

@@ -26,6 +26,8 @@
 # CPU.
 
 # %%
+from functools import partial
+
 import numpy as np
 
 from flowerlib import accelerator, augment, backbones, data, eda, heads
@@ -44,7 +46,8 @@ IMAGE_SIZE = 512  # the largest the competition provides; petals' veins and spot
 BATCH_SIZE = 16  # a replica: 128 on the eight cores of a TPU
 EPOCHS = 20  # about 2,000 steps at a batch of 128
 WARMUP_EPOCHS = 3  # the new head is random: the backbone waits until it says something
-PEAK_LR = 3e-4  # usual for AdamW on a pretrained network at this batch size
+PEAK_LR = 3e-4  # usual for AdamW on a pretrained network
+LR_BATCH_SIZE = 128  # over all replicas: for it PEAK_LR is meant, with the batch it changes by the square root
 WEIGHT_DECAY = 0.05  # usual with AdamW
 LABEL_SMOOTHING = 0.1  # never be quite sure: no label is beyond doubt
 DROPOUT = 0.4  # of the head's inputs: in the competition some classes have 18 images
@@ -64,7 +67,8 @@ keras.utils.set_random_seed(SEED)
 print(device)
 run = training.plan(
     device, name=NAME, backbone=BACKBONE, retrain=RETRAIN, image_size=IMAGE_SIZE,
-    batch_size=BATCH_SIZE, epochs=EPOCHS, warmup_epochs=WARMUP_EPOCHS, peak_lr=PEAK_LR,
+    batch_size=BATCH_SIZE, epochs=EPOCHS, warmup_epochs=WARMUP_EPOCHS,
+    peak_lr=PEAK_LR, lr_batch_size=LR_BATCH_SIZE,
     weight_decay=WEIGHT_DECAY, label_smoothing=LABEL_SMOOTHING, dropout=DROPOUT, mix=MIX,
     seed=SEED,
 )  # fmt: skip
@@ -83,13 +87,14 @@ print(flowers)
 # %%
 look = {"image_size": run.image_size}
 mix = augment.MIXES[run.mix]
-train = data.train_batches(
-    flowers, run.batch_size, **look, augment=augment.Augmentation(), mix=mix, seed=run.seed
-)
+train = partial(
+    data.train_batches, flowers, run.batch_size, **look,
+    augment=augment.Augmentation(), mix=mix, seed=run.seed,
+)  # fmt: skip
 val, test = (
     data.eval_batches(flowers, split, run.eval_batch_size, **look) for split in ("val", "test")
 )
-images, labels = next(iter(train))
+images, labels = next(iter(train()))
 plots.gallery(images[:12], plots.label_texts(labels[:12], flowers.classes))
 
 # %% [markdown]
@@ -104,7 +109,9 @@ with device.scope():
     backbone.trainable = run.retrain
     head = heads.linear(len(flowers.classes), run.dropout)
     pixels = keras.Input(backbone.input_shape[1:])  # in float32: bfloat16 would round them
-    model = keras.Sequential([pixels, backbone, keras.layers.GlobalAveragePooling2D(), head])
+    model = keras.Sequential(
+        [pixels, backbone, keras.layers.GlobalAveragePooling2D(dtype="float32"), head]
+    )
     model.compile(
         training.optimizer(run, flowers),
         keras.losses.CategoricalCrossentropy(label_smoothing=run.label_smoothing),
@@ -137,12 +144,28 @@ plots.curves(history, best_epoch=training.best_epoch(history), rehearsal=run.reh
 # The two losses are not to be held against each other: that of training is measured on varied and mixed images, smoothed
 # labels and with dropout, that of validation on plain images and labels.
 #
+# ## The answers
+# What took hours is written down before it is looked at. Each image of val and test is seen twice, as it is and mirrored,
+# and the two answers are averaged. What the ensemble needs stays in `runs/`: the probabilities, the model, the record and
+# the curves.
+
+# %%
+said, answers = (
+    predictions.predict(model, images, run.eval_batch_size, mirror=not run.rehearsal)
+    for images in (val, test)
+)
+left = record.save_run(
+    run, model, history, flowers=flowers, device=device, weights=weights, val=said, test=answers
+)
+predictions.write_submission(answers, run.submission, count=flowers.count("test"))
+print(record.headline(left))
+
+# %% [markdown]
 # ## How good is it?
 # Accuracy counts images, so in the competition's data 782 irises outweigh a class of 18. **Macro F1**, the competition's
 # metric, is the mean of the classes' F1: the rare flower counts as much as the common one. The classes it gets worst:
 
 # %%
-said = predictions.predict(model, val, run.eval_batch_size, mirror=not run.rehearsal)
 plots.class_f1(
     metrics.f1_scores(said.labels, said.predicted, len(flowers.classes)),
     flowers.classes,
@@ -158,16 +181,3 @@ wrong = mistakes.surest(said, flowers.classes)
 plots.gallery(
     eda.pictures(flowers, wrong), list(wrong["true"] + " / taken for " + wrong["predicted"])
 )
-
-# %% [markdown]
-# ## The submission
-# The test images, each seen twice, as it is and mirrored, and the two answers averaged. What the ensemble needs stays
-# in `runs/`: the record, the probabilities, the curves and the model.
-
-# %%
-answers = predictions.predict(model, test, run.eval_batch_size, mirror=not run.rehearsal)
-predictions.write_submission(answers, "submission.csv", count=flowers.count("test"))
-left = record.save_run(
-    run, model, history, flowers=flowers, device=device, weights=weights, val=said, test=answers
-)
-print(record.headline(left))

@@ -1,12 +1,18 @@
+import json
 import math
+import os
+import subprocess
+import sys
+import zipfile
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 from sklearn.metrics import f1_score
 
-from flowerlib import augment, data, training
+from flowerlib import augment, config, data, training
 from flowerlib.accelerator import Device, keras, tf
 from flowerlib.config import FlowersError
 
@@ -45,8 +51,12 @@ def compiled(run, flowers):
     return model
 
 
-def batches(run, flowers):
-    train = data.train_batches(flowers, run.batch_size, augment=augment.Augmentation(), seed=run.seed)
+def batches(run, flowers, vary=None):
+    def train(start=0):
+        return data.train_batches(
+            flowers, run.batch_size, augment=vary or augment.Augmentation(), seed=run.seed, start=start
+        )
+
     return train, data.eval_batches(flowers, "val", run.eval_batch_size)
 
 
@@ -80,16 +90,24 @@ def test_plan_shrinks_on_a_cpu_and_says_so_in_one_line(flowers, capsys):
     assert planned.eval_size is None  # as small as in training
     assert planned.stored_size is None
     assert planned.steps_per_epoch(flowers) == planned.steps
+    assert (planned.name, planned.submission.name) == ("10_tiny-rehearsal", "submission-rehearsal.csv")
     said = capsys.readouterr().out
     assert said.startswith("REHEARSAL on CPU")
     assert said.count("\n") == 1
-    kept = {"name", "backbone", "retrain", "peak_lr", "weight_decay", "label_smoothing", "dropout", "mix", "seed"}
+    kept = {"backbone", "retrain", "peak_lr", "weight_decay", "label_smoothing", "dropout", "mix", "seed"}
     assert {name: asdict(planned)[name] for name in kept} == {name: CHOICES[name] for name in kept}
 
 
 def test_plan_gives_each_replica_its_batch(capsys):
     assert training.plan(TPU, **CHOICES) == training.Run(**CHOICES | {"batch_size": 64})
     assert capsys.readouterr().out == ""
+
+
+def test_the_rate_follows_the_batch_by_the_square_root():
+    """Given for 32; eight replicas of 8 make 64, and the rate is sqrt(64 / 32) times as high."""
+    planned = training.plan(TPU, lr_batch_size=32, **CHOICES)
+    assert (planned.batch_size, planned.peak_lr) == (64, pytest.approx(0.05 * math.sqrt(2)))
+    assert training.plan(TPU, lr_batch_size=64, **CHOICES).peak_lr == 0.05
 
 
 def test_a_run_that_must_not_shrink_does_not():
@@ -125,13 +143,21 @@ def test_training_learns_and_tells_the_truth_about_val(run, flowers):
     assert training.best_epoch(history) == 1 + history["val_macro_f1"].index(max(history["val_macro_f1"]))
 
 
+@pytest.fixture
+def each_epoch_kept(monkeypatch):
+    monkeypatch.setattr(training, "KEEP_EVERY", 0.0)
+
+
+@pytest.mark.usefixtures("each_epoch_kept")
 def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(run, flowers):
     whole = compiled(run, flowers)
     undisturbed = training.fit(whole, *batches(run, flowers), replace(run, name="whole"), flowers, CPU)
 
     train, val = batches(run, flowers)
+    model = compiled(run, flowers)
     with pytest.raises(tf.errors.OpError):
-        training.fit(compiled(run, flowers), train.take(5).concatenate(broken(train)), val, run, flowers, CPU)
+        training.fit(model, lambda start: train(start).take(5).concatenate(broken(train())), val, run, flowers, CPU)
+    assert len(model.get_weights()) == 4  # it can still be asked
 
     resumed = compiled(run, flowers)
     resumed.set_weights([weight + 1 for weight in resumed.get_weights()])  # they must come from the file
@@ -210,7 +236,101 @@ def test_other_data_begin_anew(run, flowers, capsys):
     training.fit(compiled(run, flowers), *batches(run, flowers), run, flowers, CPU, hours=0)
     other = replace(flowers, fingerprint="000000000000")
     training.fit(compiled(run, other), *batches(run, other), run, other, CPU, hours=0)
-    assert "Going on" not in capsys.readouterr().out
+    assert "has other data; it is set aside as `.aside.resume.npz`, training begins anew" in capsys.readouterr().out
+
+
+def test_other_variations_begin_anew(run, flowers, capsys):
+    training.fit(compiled(run, flowers), *batches(run, flowers), run, flowers, CPU, hours=0)
+    capsys.readouterr()
+    training.fit(compiled(run, flowers), *batches(run, flowers, augment.UNCHANGED), run, flowers, CPU, hours=0)
+    said = capsys.readouterr().out
+    assert "has other first batch; it is set aside" in said
+    assert "Going on" not in said
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut short"])
+def test_what_was_kept_and_is_damaged_is_named_and_set_aside(run, flowers, capsys, damage):
+    training.fit(compiled(run, flowers), *batches(run, flowers), run, flowers, CPU, hours=0)
+    kept = training.resume_file(run)
+    content = bytearray(kept.read_bytes())
+    with zipfile.ZipFile(kept) as archive:
+        content[archive.getinfo("1.npy").header_offset + 150] ^= 1  # in the array
+    kept.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
+    history = training.fit(compiled(run, flowers), *batches(run, flowers), run, flowers, CPU)
+    assert len(history["loss"]) == 4
+    assert "runs/10_tiny/resume.npz` has other bytes than were written, as it seems" in capsys.readouterr().out
+    assert kept.with_name(".aside.resume.npz").exists()
+
+
+@pytest.mark.parametrize("start", [0, 1, 2, 3, 7, 46])
+def test_batches_from_a_later_one_on_are_the_same_and_the_others_are_not_made(run, flowers, start):
+    """23 images in batches of 8, so that an epoch's end lies within a batch; 46 batches are 16 epochs."""
+    train, _ = batches(run, flowers)
+    made = []
+
+    def counted(images, seed):
+        tf.py_function(lambda: made.append(1), [], [])
+        return augment.Augmentation()(images, seed)
+
+    later = data.train_batches(flowers, run.batch_size, augment=counted, seed=run.seed, start=start)
+    for mine, theirs in zip(later.take(5), train(0).skip(start).take(5), strict=True):
+        np.testing.assert_array_equal(mine[0], theirs[0])
+        np.testing.assert_array_equal(mine[1], theirs[1])
+    assert len(made) <= 5 + data.AHEAD + data.CALLS + 1
+
+
+def test_what_a_resume_needs_is_kept_every_few_minutes_and_at_the_end(run, flowers, monkeypatch):
+    kept, keep = [], training._keep
+    monkeypatch.setattr(training, "_keep", lambda *arguments: kept.append(arguments) or keep(*arguments))
+    training.fit(compiled(run, flowers), *batches(run, flowers), run, flowers, CPU)
+    assert len(kept) == 1  # four epochs took a second or two
+    monkeypatch.setattr(training, "KEEP_EVERY", 0.0)
+    training.fit(compiled(run, flowers), *batches(run, flowers), replace(run, name="again"), flowers, CPU)
+    assert len(kept) == 5
+
+
+def finished(run, flowers, **changes):
+    """Leave the record of a run of five epochs."""
+    record = {"epochs": 5, "data": {"train": flowers.count("train")}, "rehearsal": False, "val_macro_f1": 0.9}
+    run.folder.mkdir(parents=True, exist_ok=True)
+    (run.folder / "run.json").write_text(json.dumps(record | changes))
+
+
+def test_a_shorter_run_does_not_replace_a_longer_one_unless_it_is_forced(run, flowers, monkeypatch):
+    finished(run, flowers)
+    before = r"runs/10_tiny` holds a longer run \(5 epochs of 23 images, macro F1 0.9000 on val\), .*run --force"
+    with pytest.raises(FlowersError, match=before):
+        training.fit(compiled(run, flowers), *batches(run, flowers), run, flowers, CPU)
+    monkeypatch.setenv("FLOWERS_FORCE", "1")
+    assert len(training.fit(compiled(run, flowers), *batches(run, flowers), run, flowers, CPU)["loss"]) == 4
+
+
+@pytest.mark.parametrize("there", [{"epochs": 4}, {"rehearsal": True}, {"data": {"train": 18}}, {"data": None}])
+def test_a_run_replaces_what_is_as_long_or_no_result(run, flowers, there):
+    finished(run, flowers, **there)
+    assert len(training.fit(compiled(run, flowers), *batches(run, flowers), run, flowers, CPU, hours=0)["loss"]) == 1
+
+
+TRAIN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import test_training as t
+from flowerlib import data, training
+
+flowers, run = data.find(path=sys.argv[2]), training.Run(**t.CHOICES)
+train, val = t.batches(run, flowers)
+print("begins", flush=True)
+training.fit(t.compiled(run, flowers), train, val, run, flowers, t.CPU, verbose=0)
+"""
+
+
+def test_a_second_training_in_the_same_folder_is_refused_with_the_first_ones_process(run, flowers):
+    command = [sys.executable, "-c", TRAIN, str(Path(__file__).parent), flowers.root]
+    with config.locked(run.folder / ".lock", pytest.fail):
+        done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    refused = f"process {os.getpid()} trains in `runs/10_tiny` too; let it end, or give this run another name"
+    assert done.stderr.splitlines()[-1].endswith(refused)
 
 
 def test_a_batch_larger_than_the_split_and_an_endless_warm_up_are_errors(run, flowers):
@@ -239,7 +359,7 @@ def test_no_epoch_begins_that_does_not_fit_into_the_time(run, flowers, capsys):
 
 def test_time_epochs_times_each_epoch(run, flowers):
     model = compiled(run, flowers)
-    seconds = training.time_epochs(model, batches(run, flowers)[0], run, flowers, CPU)
+    seconds = training.time_epochs(model, batches(run, flowers)[0](0), run, flowers, CPU)
     assert len(seconds) == 4
     assert min(seconds) > 0
     assert not training.resume_file(run).exists()
