@@ -79,7 +79,8 @@ def _beside_longer(run: Run, images: int) -> Run:
 def _save_model(model: keras.Model, folder: Path, record: dict, flowers: Flowers) -> None:
     """A folder that can be moved: the network, the class names, what to do to an image, and where it comes from."""
     folder.mkdir()
-    freezing.in_float32(model).save(folder / "model.keras")
+    plain = freezing.in_float32(model)
+    keras.Model(plain.inputs, plain.outputs).save(folder / "model.keras")
     choices = record["choices"]
     seen = {"stored_size": flowers.image_size, "image_size": choices["eval_size"] or choices["image_size"]}
     preprocessing = {**seen, "fit": flowers.fit, "channels": "RGB", "pixels": [0, 255]}
@@ -120,11 +121,12 @@ def headline(record: dict) -> str:
 
 
 def device_record(device: Device) -> dict:
-    """Return what ran and on what: `device` and `versions`."""
+    """Return what ran and on what: `device`, `precision` (Keras' policy) and `versions`."""
     packages = ("keras", "tensorflow", "tensorflow-cpu", "jax", "keras-efficientnet-v2", "numpy")
     found = {name: version for name in packages if (version := _version(name))}
     return {
         "device": {name: getattr(device, name) for name in ("kind", "name", "num_replicas", "backend")},
+        "precision": keras.config.dtype_policy().name,
         "versions": {"python": platform.python_version(), **found},
     }
 

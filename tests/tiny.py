@@ -77,10 +77,10 @@ assert device.num_replicas == 8, device
 """
 
 
-def run_on_8_devices(backend, script, *arguments):
+def run_on_8_devices(backend, script, *arguments, **environment):
     """Run a script in a process with eight virtual devices; it has `device` and `arguments`. Return what it prints."""
-    environment = os.environ | {"KERAS_BACKEND": backend, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    environment |= {"KERAS_BACKEND": backend, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     command = [sys.executable, "-c", EIGHT_DEVICES + script, backend, str(Path(__file__).parent), *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
