@@ -112,7 +112,7 @@ def _reserve(file: BinaryIO, size: int, half: Path) -> None:
         file.truncate(size)
     except OSError as error:
         half.unlink()
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise FlowersError(
             f"no room for features: they take {size / 1e6:,.0f} MB in `{half.parent}`; make room there, or name "

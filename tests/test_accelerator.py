@@ -210,6 +210,7 @@ COMPILED = """
 from flowerlib import accelerator
 import jax
 accelerator.keep_compiled()
+assert jax.config.jax_compilation_cache_max_size == 4 * 2**30
 read = []
 jax.monitoring.register_event_listener(lambda event, **_: read.append(event) if "cache_hits" in event else None)
 print(jax.jit(lambda x: (x @ x).sum())(jax.numpy.ones((64, 64))), len(read))

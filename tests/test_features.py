@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
-from flowerlib import augment, data, features
+from flowerlib import augment, data, featurefile, features
 from flowerlib.accelerator import keras
 from flowerlib.config import FlowersError
 
@@ -108,6 +109,98 @@ def test_killed_and_called_again_it_computes_nothing_twice_and_leaves_the_same_b
     assert calls == [*whole[: stop + 1], *whole[stop:]]
     [one], [other] = (list((tmp_path / folder).glob("*/train.npy")) for folder in ("undisturbed", "stopped"))
     assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut short", "of an earlier version, without checksum"])
+def test_a_damaged_file_is_named_set_aside_and_computed_again(looker, flowers, tmp_path, capsys, damage):
+    [path] = [Path(features.extract(looker, flowers, "val", 4, folder=tmp_path).values.filename)]
+    whole = path.read_bytes()
+    if damage == "flipped":
+        path.write_bytes(whole[:-7] + bytes([whole[-7] ^ 0x40]) + whole[-6:])
+    elif damage == "cut short":
+        path.write_bytes(whole[: len(whole) // 2])
+    else:
+        path.with_suffix(".sha256").unlink()
+    damaged = path.read_bytes()
+    again = features.extract(looker, flowers, "val", 4, folder=tmp_path)
+    assert path.read_bytes() == whole
+    assert np.isfinite(again.values).all()
+    said = f"`{path}` is not as it was written; set aside as `.aside.val.npy` and computed again.\n"
+    assert capsys.readouterr().out == said
+    assert path.with_name(".aside.val.npy").read_bytes() == damaged
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut short", "no half"])
+def test_a_damaged_half_goes_on_from_where_it_is_sound(looker, flowers, tmp_path, monkeypatch, damage):
+    whole = Path(features.extract(looker, flowers, "train", 4, folder=tmp_path / "whole").values.filename).read_bytes()
+    keep, kept = featurefile.Half.keep, []
+
+    def stop(half, view, start, block):
+        if len(kept) == 4:
+            raise KeyboardInterrupt
+        kept.append(start)
+        keep(half, view, start, block)
+
+    monkeypatch.setattr(featurefile.Half, "keep", stop)
+    with pytest.raises(KeyboardInterrupt):
+        features.extract(looker, flowers, "train", 4, folder=tmp_path / "half")
+    [half] = (tmp_path / "half").glob("*/.train.npy")
+    content = bytearray(half.read_bytes())
+    if damage == "flipped":
+        content[128 + (4 * 2 + 1) * 6 * 2] ^= 0x10  # of image 9, in the third batch of four
+        half.write_bytes(content)
+    elif damage == "cut short":
+        half.write_bytes(content[: 128 + 8 * 6 * 2])
+    else:
+        half.unlink()
+    kept.clear()
+    monkeypatch.setattr(featurefile.Half, "keep", lambda *each: kept.append(each[2]) or keep(*each))
+    again = features.extract(looker, flowers, "train", 4, folder=tmp_path / "half")
+    assert kept == {"flipped": [8, 12, 16, 20], "cut short": [0, 4, 8, 12, 16, 20]}.get(damage, [0, 4, 8, 12, 16, 20])
+    assert Path(again.values.filename).read_bytes() == whole
+    assert {path.name for path in half.parent.iterdir()} == {"train.npy", "train.sha256"}
+
+
+AT_ONCE = """
+import sys, time
+from pathlib import Path
+import tiny
+from flowerlib import data, featurefile, features
+keep = featurefile.Half.keep
+def slowly(half, view, start, block):
+    time.sleep(0.3)
+    print("computed", start, flush=True)
+    keep(half, view, start, block)
+featurefile.Half.keep = slowly
+folder, flowers = Path(sys.argv[1]), data.find(path=sys.argv[2])
+seen = features.extract(tiny.looker(), flowers, "train", 8, folder=folder, progress=False)
+print(abs(seen.values).sum(dtype=float))
+"""
+
+
+def test_of_two_processes_one_computes_and_the_other_waits_for_it(flowers, tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-c", AT_ONCE, str(tmp_path), flowers.root]
+    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate()[0].splitlines() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    one, other = sorted(said, key=len, reverse=True)
+    assert one[:-1] == ["computed 0", "computed 8", "computed 16"]
+    assert float(one[-1]) > 0
+    assert other[-1] == one[-1]
+    first = both[said.index(one)].pid
+    assert other[:-1] in ([f"Process {first} computes the same features; waiting for it."], [])
+
+
+def test_without_room_nothing_is_computed(looker, flowers, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    monkeypatch.setattr(features.predictions, "outputs", pytest.fail)
+    with pytest.raises(FlowersError, match=r"no room for features: they take 0 MB in `.*`; make room there, or name"):
+        features.extract(looker, flowers, "val", 4, folder=tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def numbered(count=11, views=2):

@@ -72,3 +72,11 @@ def test_it_is_over_even_where_training_failed():
     with pytest.raises(ValueError, match="no memory"):
         fail()
     assert operations(model) == 0
+
+
+def test_a_normalisation_of_keras_3_13_which_knows_no_renorm_is_fused_too():
+    norm = keras.layers.BatchNormalization()
+    norm.build((None, 4, 4, 3))
+    if hasattr(norm, "renorm"):
+        del norm.renorm
+    assert fused._is_plain(norm)

@@ -1,4 +1,6 @@
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +72,9 @@ model.set_weights([given[f"weight{index}"] for index in range(len(model.weights)
 ids = [str(index) for index in range(35)]
 batches = tf.data.Dataset.from_tensor_slices((images, np.arange(35), ids)).batch(16)
 said = predictions.predict(model, batches, 16)
+if device.backend == "jax":  # each device has a share of the batch, not all of it
+    [share] = {shard.data.shape for shard in predictions._run(model)(tf.zeros((16, 24, 24, 3))).addressable_shards}
+    assert share == (2, 4), share
 assert said.ids.tolist() == ids and said.labels.tolist() == list(range(35))
 np.save(arguments[1], said.probabilities)
 """
@@ -83,6 +88,64 @@ def test_35_images_on_8_devices_equal_one_by_one(backend, model, tmp_path):
     tiny.run_on_8_devices(backend, PREDICT_35, str(tmp_path / "in.npz"), str(tmp_path / "out.npy"))
     expected = np.concatenate([np.asarray(model(image[None])) for image in images])
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5)
+
+
+def test_outputs_are_fetched_while_the_next_batch_runs(model, flowers, monkeypatch):
+    seen = []
+
+    class Started:
+        def __init__(self):
+            self.number = len([each for each in seen if each.startswith("start")])
+            seen.append(f"start {self.number}")
+
+        def __array__(self, *_, **__):
+            seen.append(f"fetch {self.number}")
+            return np.zeros((4, 2), np.float32)
+
+    monkeypatch.setattr(predictions, "_run", lambda model: lambda inputs: Started())
+    list(predictions.outputs(model, data.eval_batches(flowers, "val", 4), 4))
+    assert seen == ["start 0", "start 1", "fetch 0", "start 2", "fetch 1", "fetch 2"]
+
+
+def test_mirrored_batches_are_those_of_numpy(flowers):
+    for images, mirrored, labels, ids in data.mirrored(data.eval_batches(flowers, "val", 4)):
+        np.testing.assert_array_equal(mirrored, images.numpy()[:, :, ::-1])
+        assert mirrored.dtype == images.dtype
+        assert len(images) == len(labels) == len(ids)
+
+
+def test_a_model_is_let_go_with_its_program(flowers):
+    model = tiny.network(4)
+    predictions.predict(model, data.eval_batches(flowers, "val", 4), 4)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+INTERRUPTED = """
+import numpy as np
+import tiny
+from flowerlib import predictions
+from flowerlib.accelerator import tf
+
+def batch(number):
+    with tf.control_dependencies([tf.debugging.assert_less(number, 3)]):
+        return tf.zeros((8, 24, 24, 3)), tf.zeros(8), tf.fill([8], "a")
+
+model = tiny.network(4)
+before = np.asarray(model(np.ones((8, 24, 24, 3))))
+try:
+    predictions.predict(model, tf.data.Dataset.range(9, output_type=tf.int32).map(batch), 8)
+except tf.errors.InvalidArgumentError:
+    print("interrupted")
+np.testing.assert_array_equal(model(np.ones((8, 24, 24, 3))), before)
+"""
+
+
+@pytest.mark.parametrize("backend", ["jax", "tensorflow"])
+def test_a_model_whose_predicting_is_interrupted_can_still_be_used(backend):
+    assert tiny.run_on_8_devices(backend, INTERRUPTED) == "interrupted\n"
 
 
 def example(count=3, first_id=0):
@@ -147,6 +210,14 @@ def test_a_run_mounted_under_two_names_is_one_run(kaggle):
     (kaggle / "elsewhere/loop").symlink_to(kaggle / "elsewhere", target_is_directory=True)
     leave_run(kaggle / "elsewhere/.123.half", "10_a")
     assert [run.name for run in predictions.find_runs()] == ["10_a"]
+
+
+def test_a_rehearsal_and_a_stopped_run_are_left_out_where_the_whole_run_is_there(kaggle, capsys):
+    for name in ("10_a", "10_a-rehearsal", "10_a-unfinished", "11_b-rehearsal"):
+        leave_run(Path("runs") / name, name)
+    assert [run.name for run in predictions.find_runs()] == ["10_a", "11_b-rehearsal"]
+    said = [f"10_a-{kind} is left out: it is there as a whole run." for kind in ("rehearsal", "unfinished")]
+    assert capsys.readouterr().out.splitlines() == said
 
 
 def test_no_run_and_one_run_twice_are_errors(kaggle):

@@ -1,9 +1,11 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 
 import h5py
 import matplotlib.image
@@ -11,8 +13,9 @@ import numpy as np
 import pytest
 import tiny
 
-from flowerlib import data, predictions, record, training
+from flowerlib import data, features, predictions, record, training
 from flowerlib.accelerator import Device, keras
+from flowerlib.config import FlowersError
 
 CPU = Device("cpu", "a test", 1, "tensorflow")
 RUN = training.Run(
@@ -143,6 +146,51 @@ def test_only_a_whole_run_gives_up_what_a_resume_needs(flowers, tmp_path, monkey
         saved = record.save_run(RUN, model, history, flowers=flowers, device=CPU, weights="random", val=said, test=said)
         assert saved["complete"] == whole
         assert kept.exists() != whole
+
+
+def save(model, flowers, said, history=HISTORY, run=RUN, **more):
+    return record.save_run(
+        run, model, history, flowers=flowers, device=CPU, weights="random", val=said, test=said, **more
+    )
+
+
+@pytest.fixture
+def said(flowers, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return predictions.predict(tiny.network(4), data.eval_batches(flowers, "val", 8), 8)
+
+
+def test_what_took_long_is_kept_though_a_later_step_fails(flowers, said, tmp_path, monkeypatch):
+    """A figure cannot be drawn, or the features are of other images than the thumbnails."""
+    curves = record.plots.curves
+    monkeypatch.setattr(record.plots, "curves", broken_figure)
+    with pytest.raises(OSError, match="no font"):
+        save(tiny.network(4), flowers, said)
+    monkeypatch.setattr(record.plots, "curves", curves)
+    kept = tmp_path / "runs/10_tiny"
+    assert {path.name for path in kept.iterdir()} == {"predictions.npz", "model", "run.json"}
+    shutil.rmtree(kept)
+    other = features.Features(np.zeros((1, 23, 6), "float16"), np.zeros(23, int), np.full(23, "another"), plain=1)
+    with pytest.raises(FlowersError, match="of other images"):
+        save(tiny.network(4), flowers, said, seen=other)
+    assert {path.name for path in kept.iterdir()} == {"predictions.npz", "model", "run.json", "curves.png"}
+
+
+def broken_figure(*_, **__):
+    raise OSError("no font")
+
+
+def test_a_run_that_was_stopped_is_left_beside_a_longer_one(flowers, said, tmp_path, capsys, monkeypatch):
+    run = replace(RUN, rehearsal=False)
+    whole = save(tiny.network(4), flowers, said, run=run)
+    stopped = {name: values[:2] for name, values in HISTORY.items()}
+    left = save(tiny.network(4), flowers, said, stopped, run)
+    assert json.loads((tmp_path / "runs/10_tiny/run.json").read_text()) == whole
+    assert json.loads((tmp_path / "runs/10_tiny-unfinished/run.json").read_text()) == left
+    assert (left["name"], left["epochs"], whole["epochs"]) == ("10_tiny-unfinished", 2, 3)
+    assert "`runs/10_tiny` holds a longer run (3 epochs of 23 images" in capsys.readouterr().out
+    monkeypatch.setenv("FLOWERS_FORCE", "1")
+    assert save(tiny.network(4), flowers, said, stopped, run)["name"] == "10_tiny"
 
 
 def test_the_headline_marks_a_rehearsal(left):
