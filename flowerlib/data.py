@@ -75,24 +75,23 @@ class Flowers:
 def find(image_size: int | None = None, path: str | None = None) -> Flowers:
     """Find the dataset: at `path`, else `FLOWERS_DATA`, else where Kaggle mounts it, else the built-in sample.
 
-    A place that is named, by `path` or by `FLOWERS_DATA`, is the only one looked at: a slip in a name must not end in
-    training on something else.
+    A place that is named, by `path` or by `FLOWERS_DATA`, is the only one looked at, and where `FLOWERS_KAGGLE` names
+    what is mounted, the sample is not: a slip in a name must not end in training on something else.
 
     Args:
         image_size: side in pixels of the stored images; the competition provides 192, 224, 331 and 512. None takes
             the smallest there is.
-        path: a folder, or any address that TensorFlow reads, such as `gs://bucket/folder`.
+        path: a folder, `~` expanded, or any address that TensorFlow reads, such as `gs://bucket/folder`.
 
     Raises:
         FlowersError: nothing found (every place looked at is listed), the size is absent (those that are there are
             listed), a split is empty, a file name does not fit the layout, or one file serves two splits.
     """
     named = path or os.environ.get("FLOWERS_DATA")
-    places = [str(place) for place in ([named] if named else [*competition_mounts(), sample_dir()])]
+    places, instead = _places(named)
     found = {place: sizes for place in places if (sizes := _sizes(place))}
     if not found:
         looked = ", ".join(f"`{place}`{_trouble(place)}" for place in places)
-        instead = "" if named else ", or use `flowerlib run --sample`, which draws a small synthetic dataset"
         raise FlowersError(
             f"no flowers found: no folder `tfrecords-jpeg-<S>x<S>` in {looked}; name the folder that holds them with "
             f"--data or FLOWERS_DATA{instead}"
@@ -104,6 +103,17 @@ def find(image_size: int | None = None, path: str | None = None) -> Flowers:
     folder = _join(root, f"tfrecords-jpeg-{image_size}x{image_size}")
     shards = {split: _shards(_join(folder, split), image_size) for split in SPLITS}
     return Flowers(root, image_size, _classes(root), shards, _fingerprint(shards), _fit(root))
+
+
+def _places(named: str | None) -> tuple[list[str], str]:
+    """Where to look, and what else to do where nothing is there."""
+    if named:
+        return [os.path.expanduser(named)], ""
+    mounts = [str(mount) for mount in competition_mounts()]
+    if os.environ.get("FLOWERS_KAGGLE"):
+        return mounts, ", or unset FLOWERS_KAGGLE"
+    draw = ", or use `flowerlib run --sample`, which draws a small synthetic dataset"
+    return [*mounts, str(sample_dir())], draw
 
 
 def _trouble(place: str) -> str:

@@ -19,7 +19,7 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 from tqdm.utils import disp_len, disp_trim
 
-from flowerlib.config import FlowersError, search, written_whole
+from flowerlib.config import PLACES, FlowersError, absolute, search, written_whole
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 CELLS = "{l_bar}{bar}| {n_fmt}/{total_fmt} cells"  # some take a second and one an hour: they do not tell how long
@@ -63,13 +63,10 @@ def run(notebooks: Iterable[str] = (), *, data: str | None = None, out: Path = P
 
 
 def _set_places(data: str | None) -> None:
-    """Hand the places on to the notebooks, which run in another folder: a relative path becomes absolute."""
+    """Hand the places on to the notebooks, which run in another folder."""
     if data:
         os.environ["FLOWERS_DATA"] = data
-    for variable in ("FLOWERS_DATA", "FLOWERS_WEIGHTS"):
-        place = os.environ.get(variable)
-        if place and "://" not in place:
-            os.environ[variable] = str(Path(place).resolve())
+    os.environ |= {variable: absolute(place) for variable in PLACES if (place := os.environ.get(variable))}
 
 
 class _Printed:

@@ -92,9 +92,27 @@ def test_path_then_environment_then_kaggle_then_sample(places, records, write_fl
     assert data.find().root == places["environment"]
     monkeypatch.delenv("FLOWERS_DATA")
     for place in places["unnamed"]:
+        if place == str(sample_dir()):
+            monkeypatch.delenv("FLOWERS_KAGGLE")
         assert data.find().root == place
         Path(place).rename(f"{place} is gone")
     assert "no flowers found" in refusal(data.find)
+
+
+def test_where_kaggles_place_is_named_the_sample_is_no_substitute(places, records, write_flowers):
+    *mounts, sample = places["unnamed"]
+    write_flowers(sample, records)
+    message = refusal(data.find)
+    assert [place in message for place in (*mounts, sample)] == [True, True, False]
+    assert "or unset FLOWERS_KAGGLE" in message
+
+
+@pytest.mark.parametrize("named_by", ["path", "environment"])
+def test_the_home_folder_may_be_written_as_a_tilde(records, write_flowers, tmp_path, monkeypatch, named_by):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    root = write_flowers(tmp_path / "flowers", records)
+    monkeypatch.setenv("FLOWERS_DATA", "~/flowers")
+    assert data.find(path="~/flowers" if named_by == "path" else None).root == root
 
 
 @pytest.mark.parametrize("empty", [False, True])
@@ -120,9 +138,11 @@ def test_a_place_that_cannot_be_read_is_not_called_missing(tmp_path):
     assert "Not a directory" in message
 
 
-def test_the_error_lists_every_place_that_was_looked_at(places):
+def test_the_error_lists_every_place_that_was_looked_at(monkeypatch):
+    monkeypatch.delenv("FLOWERS_KAGGLE", raising=False)
     message = refusal(data.find)
-    for place in places["unnamed"]:
+    mounts = ("/kaggle/input/competitions/tpu-getting-started", "/kaggle/input/tpu-getting-started")
+    for place in (*mounts, sample_dir()):
         assert f"`{place}`" in message
     assert "--data or FLOWERS_DATA" in message
     assert "flowerlib run --sample" in message

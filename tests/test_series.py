@@ -151,11 +151,31 @@ def test_a_notebook_that_breaks_stays_for_reading(notebooks, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == ["00_a.ipynb"]
 
 
-def test_relative_places_stay_what_they_were(notebooks, tmp_path, monkeypatch):
+@pytest.mark.parametrize("data", [None, "flowers", "~/flowers"])
+def test_a_place_is_for_the_notebooks_where_it_is_for_the_caller(notebooks, tmp_path, monkeypatch, data):
+    """They run in another folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FLOWERS_WEIGHTS", "gs://bucket/weights")
-    monkeypatch.setenv("FLOWERS_DATA", "elsewhere")
-    notebooks("00_a", "import os; print(os.environ['FLOWERS_DATA'], os.environ['FLOWERS_WEIGHTS'])")
-    series.run(data="flowers", out=tmp_path / "out")
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", f"{tmp_path}/home")
+    given = {
+        "FLOWERS_DATA": "../elsewhere",
+        "FLOWERS_KAGGLE": "kg",
+        "FLOWERS_WEIGHTS": "gs://bucket/weights",
+        "KERAS_HOME": "~/keras",
+        "XDG_CACHE_HOME": "cache",
+        "JAX_COMPILATION_CACHE_DIR": "./xla",
+    }
+    for name, place in given.items():
+        monkeypatch.setenv(name, place)
+    notebooks("00_a", f"import json, os; print(json.dumps([os.environ[name] for name in {list(given)}]))")
+    series.run(data=data, out=tmp_path / "out")
     executed = nbformat.read(tmp_path / "out/00_a.ipynb", as_version=4)
-    assert executed.cells[0].outputs[0]["text"] == f"{tmp_path}/flowers gs://bucket/weights\n"
+    there = {
+        None: f"{tmp_path.parent}/elsewhere",
+        "flowers": f"{tmp_path}/flowers",
+        "~/flowers": f"{tmp_path}/home/flowers",
+    }
+    assert json.loads(executed.cells[0].outputs[0]["text"]) == [
+        there[data], f"{tmp_path}/kg", "gs://bucket/weights", f"{tmp_path}/home/keras", f"{tmp_path}/cache",
+        f"{tmp_path}/xla",
+    ]  # fmt: skip
