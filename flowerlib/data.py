@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -32,6 +32,7 @@ except ImportError:  # as on Kaggle: TensorFlow decodes, more slowly
 SPLITS = ("train", "val", "test")
 CALLS = min((os.cpu_count() or 1) + 1, 16)  # batches made at once; one may be waiting for Python's lock
 AHEAD = 4  # batches that wait
+HASHED = 1 << 20  # bytes at a time
 SHARD = re.compile(r"\d+-(\d+)x\1-(\d+)\.tfrec")
 FEATURES = {  # of a record; what is missing gets the last value
     "image": tf.io.FixedLenFeature([], tf.string),
@@ -199,8 +200,25 @@ def _fingerprint(shards: dict[str, tuple[str, ...]]) -> str:
 
 
 def _content(path: str) -> str:
+    """The hash of a file, which is not read again while its length and the time of its change stay."""
+    if "://" in path:
+        about = tf.io.gfile.stat(path)
+        return _hash_of(path, about.length, about.mtime_nsec) if about.mtime_nsec else _hash(path)
+    about = os.stat(path)  # TensorFlow tells whole seconds only
+    return _hash_of(path, about.st_size, about.st_mtime_ns)
+
+
+@cache
+def _hash_of(path: str, length: int, changed: int) -> str:
+    return _hash(path)
+
+
+def _hash(path: str) -> str:
+    digest = hashlib.sha256()
     with tf.io.gfile.GFile(path, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
+        while chunk := file.read(HASHED):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def check(flowers: Flowers, progress: bool = True) -> None:
@@ -268,7 +286,7 @@ def _check_image(values: list[bytes], image_size: int) -> None:
         start = values[0][:4].hex(" ") if values else "nothing"
         raise FlowersError(f"`image` is not a JPEG (it begins with {start}, a JPEG with ff d8 ff)")
     try:
-        shape = tuple(tf.io.decode_jpeg(values[0]).shape)
+        shape = tuple(_pixels(values[0]).shape)
     except tf.errors.InvalidArgumentError:
         raise FlowersError(f"`image` is a JPEG that cannot be decoded ({len(values[0])} bytes)") from None
     if shape != (image_size, image_size, 3):
