@@ -17,7 +17,7 @@ $(INSTALLED): pyproject.toml requirements.txt
 	$(BIN)/pip install --quiet --editable '.[test]'
 	@touch $@
 
-# The series on the data it finds: FLOWERS_DATA, a Kaggle mount, else the built-in sample, drawn once and kept.
+# The series on the data it finds: FLOWERS_DATA, what FLOWERS_KAGGLE or Kaggle mounts, else the built-in sample, drawn once and kept.
 run: setup
 	@$(BIN)/python -m flowerlib run --sample
 

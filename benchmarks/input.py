@@ -1,4 +1,4 @@
-"""Images/s from shards to batches: decoding alone and with all six augmentations, beside four other ways."""
+"""Images/s from shards to batches: decoding alone and with all six augmentations, beside five other ways."""
 
 import io
 import time
@@ -14,6 +14,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from benchmarks import warp
 from benchmarks.harness import Report, Row, in_turns, medians, ratio
 from flowerlib import augment, data
 from flowerlib.accelerator import keras, tf
@@ -22,6 +23,7 @@ from flowerlib.data import Flowers
 BATCH = 64
 SEED = 0
 AHEAD = 16  # batches: more than any contestant makes ahead
+ON_DEVICE = 4  # batches: a CPU takes most of a second for each
 
 
 def run(root: str, quick: bool) -> Report:
@@ -34,7 +36,7 @@ def run(root: str, quick: bool) -> Report:
         sources = {192: flowers} if quick else {192: flowers, 512: _enlarged(flowers, Path(place), 512, 512)}
         for size, source in sources.items():
             decoding = in_turns(_decoding(source, count), rounds)
-            varying = in_turns(_varying(source, count // 2), rounds)
+            varying = in_turns(_varying(source, count // 2) | _warping(source), rounds)
             raw[str(size)] = {"decode only": decoding, "six augmentations": varying}
             rows += [Row(f"decode {size} px: {name}", value, "images/s") for name, value in medians(decoding).items()]
             target = ">= 0.75" if size == 192 else ">= 0.90"
@@ -52,6 +54,7 @@ LIMIT = "libjpeg-turbo alone (simplejpeg)"
 KAGGLE = "the usual Kaggle pipeline"
 KERAS = "Keras layers in tf.data"
 ALBUMENTATIONS = "albumentations in threads"
+WARP = "matrix products and shears on the device (warp), without decoding"
 
 
 def _timed(images: int, batches: Callable[[], Iterator]) -> Callable[[], float]:
@@ -102,6 +105,33 @@ def _varying(flowers: Flowers, images: int) -> dict[str, Callable[[], float]]:
         KERAS: _timed(images, lambda: keras_batches(flowers, BATCH).prefetch(tf.data.AUTOTUNE)),
         ALBUMENTATIONS: _timed(images, lambda: _albumentations(jpegs, flowers.image_size)),
     }
+
+
+def _warping(flowers: Flowers) -> dict[str, Callable[[], float]]:
+    """At 192 px only: larger images would take a CPU minutes."""
+    if flowers.image_size != 192:
+        return {}
+    images, _ = next(iter(data.train_batches(flowers, BATCH, seed=SEED)))
+    return {WARP: on_device(images)}
+
+
+def on_device(images: tf.Tensor) -> Callable[[], float]:
+    """Return a function that varies a batch `(B, S, S, 3)` several times and returns the images/s; it is compiled."""
+    augmentation = augment.Augmentation()
+    uniform = augmentation.draw((SEED, 0), len(images))
+    affine = tf.stack(augmentation.turn(uniform, images.shape[1]))
+    batch = [keras.ops.convert_to_tensor(each.numpy()) for each in (images, affine, uniform)]
+    program = warp.compiled(augmentation)
+    float(program(*batch)[0, 0, 0, 0])
+
+    def run() -> float:
+        began = time.perf_counter()
+        for _ in range(ON_DEVICE):
+            varied = program(*batch)
+        float(varied[0, 0, 0, 0])  # waits for the last
+        return ON_DEVICE * len(images) / (time.perf_counter() - began)
+
+    return run
 
 
 def _albumentations(jpegs: list[bytes], size: int) -> Iterator[tuple[np.ndarray]]:

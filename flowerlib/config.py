@@ -16,6 +16,15 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
+# Variables that name a place; `KERAS_HOME` and those after it are read by other libraries too.
+PLACES = (
+    "FLOWERS_DATA",
+    "FLOWERS_KAGGLE",
+    "FLOWERS_WEIGHTS",
+    "KERAS_HOME",
+    "XDG_CACHE_HOME",
+    "JAX_COMPILATION_CACHE_DIR",
+)
 COMPETITION = "tpu-getting-started"  # its slug on Kaggle
 TEMPORARY = re.compile(r"\.flowerlib-(\d+)\.(.+?)(\.former)?")  # the process that makes it, what it is to be
 SAMPLE_VERSION = 1  # raise it when anything drawn changes: a sample made before is then not taken for this one
@@ -25,12 +34,17 @@ class FlowersError(ValueError):
     """Something the user can put right; the message names the thing, its value and the remedy."""
 
 
+def absolute(place: str) -> str:
+    """Return a place as one calls it from any folder: `~` expanded, a relative path absolute, an address as it is."""
+    return place if "://" in place else str(Path(os.path.expanduser(place)).resolve())
+
+
 def kaggle_input() -> Path:
     """Return the folder below which Kaggle mounts datasets, weights and the outputs of other notebooks.
 
     Where below it differs from image to image, so whatever is needed is searched for.
     """
-    return Path(os.environ.get("FLOWERS_KAGGLE") or "/kaggle") / "input"
+    return Path(absolute(os.environ.get("FLOWERS_KAGGLE") or "/kaggle")) / "input"
 
 
 def competition_mounts() -> tuple[Path, Path]:
@@ -57,7 +71,7 @@ def search(folder: Path, name: str) -> list[Path]:
 
 def cache_dir() -> Path:
     """Return the folder for what is made once and kept: `$XDG_CACHE_HOME/flowerlib` or `~/.cache/flowerlib`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowerlib"
+    return Path(absolute(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "flowerlib"
 
 
 def sample_dir() -> Path:

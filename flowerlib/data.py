@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import PurePosixPath
 
 import cv2
@@ -33,6 +33,7 @@ except ImportError:  # as on Kaggle: TensorFlow decodes, more slowly
 SPLITS = ("train", "val", "test")
 CALLS = min((os.cpu_count() or 1) + 1, 16)  # batches made at once; one may be waiting for Python's lock
 AHEAD = 4  # batches that wait
+HASHED = 1 << 20  # bytes at a time
 SHARD = re.compile(r"\d+-(\d+)x\1-(\d+)\.tfrec")
 FEATURES = {  # of a record; what is missing gets the last value
     "image": tf.io.FixedLenFeature([], tf.string),
@@ -76,24 +77,23 @@ class Flowers:
 def find(image_size: int | None = None, path: str | None = None) -> Flowers:
     """Find the dataset: at `path`, else `FLOWERS_DATA`, else where Kaggle mounts it, else the built-in sample.
 
-    A place that is named, by `path` or by `FLOWERS_DATA`, is the only one looked at: a slip in a name must not end in
-    training on something else.
+    A place that is named, by `path` or by `FLOWERS_DATA`, is the only one looked at, and where `FLOWERS_KAGGLE` names
+    what is mounted, the sample is not: a slip in a name must not end in training on something else.
 
     Args:
         image_size: side in pixels of the stored images; the competition provides 192, 224, 331 and 512. None takes
             the smallest there is.
-        path: a folder, or any address that TensorFlow reads, such as `gs://bucket/folder`.
+        path: a folder, `~` expanded, or any address that TensorFlow reads, such as `gs://bucket/folder`.
 
     Raises:
         FlowersError: nothing found (every place looked at is listed), the size is absent (those that are there are
             listed), a split is empty, a file name does not fit the layout, or one file serves two splits.
     """
     named = path or os.environ.get("FLOWERS_DATA")
-    places = [str(place) for place in ([named] if named else [*competition_mounts(), sample_dir()])]
+    places, instead = _places(named)
     found = {place: sizes for place in places if (sizes := _sizes(place))}
     if not found:
         looked = ", ".join(f"`{place}`{_trouble(place)}" for place in places)
-        instead = "" if named else ", or use `flowerlib run --sample`, which draws a small synthetic dataset"
         raise FlowersError(
             f"no flowers found: no folder `tfrecords-jpeg-<S>x<S>` in {looked}; name the folder that holds them with "
             f"--data or FLOWERS_DATA{instead}"
@@ -105,6 +105,17 @@ def find(image_size: int | None = None, path: str | None = None) -> Flowers:
     folder = _join(root, f"tfrecords-jpeg-{image_size}x{image_size}")
     shards = {split: _shards(_join(folder, split), image_size) for split in SPLITS}
     return Flowers(root, image_size, _classes(root), shards, _fingerprint(shards), _fit(root))
+
+
+def _places(named: str | None) -> tuple[list[str], str]:
+    """Where to look, and what else to do where nothing is there."""
+    if named:
+        return [os.path.expanduser(named)], ""
+    mounts = [str(mount) for mount in competition_mounts()]
+    if os.environ.get("FLOWERS_KAGGLE"):
+        return mounts, ", or unset FLOWERS_KAGGLE"
+    draw = ", or use `flowerlib run --sample`, which draws a small synthetic dataset"
+    return [*mounts, str(sample_dir())], draw
 
 
 def _trouble(place: str) -> str:
@@ -190,8 +201,25 @@ def _fingerprint(shards: dict[str, tuple[str, ...]]) -> str:
 
 
 def _content(path: str) -> str:
+    """The hash of a file, which is not read again while its length and the time of its change stay."""
+    if "://" in path:
+        about = tf.io.gfile.stat(path)
+        return _hash_of(path, about.length, about.mtime_nsec) if about.mtime_nsec else _hash(path)
+    about = os.stat(path)  # TensorFlow tells whole seconds only
+    return _hash_of(path, about.st_size, about.st_mtime_ns)
+
+
+@cache
+def _hash_of(path: str, length: int, changed: int) -> str:
+    return _hash(path)
+
+
+def _hash(path: str) -> str:
+    digest = hashlib.sha256()
     with tf.io.gfile.GFile(path, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
+        while chunk := file.read(HASHED):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def check(flowers: Flowers, progress: bool = True) -> None:
@@ -259,7 +287,7 @@ def _check_image(values: list[bytes], image_size: int) -> None:
         start = values[0][:4].hex(" ") if values else "nothing"
         raise FlowersError(f"`image` is not a JPEG (it begins with {start}, a JPEG with ff d8 ff)")
     try:
-        shape = tuple(tf.io.decode_jpeg(values[0]).shape)
+        shape = tuple(_pixels(values[0]).shape)
     except tf.errors.InvalidArgumentError:
         raise FlowersError(f"`image` is a JPEG that cannot be decoded ({len(values[0])} bytes)") from None
     if shape != (image_size, image_size, 3):

@@ -31,6 +31,7 @@ from flowerlib.shards import shard_name, write_shard
 from flowerlib.workers import spread
 
 VERSION = 1  # raise it when a photograph would become other pixels
+DIVISION = 2  # raise it when photographs would be divided otherwise
 CHUNK = 256  # photographs prepared before they are kept
 IN_A_SHARD = 1000  # at most
 ALIKE = 6  # bits of 64 in which the perceptual hashes of near-duplicates differ at most, as in 01_eda
@@ -136,7 +137,8 @@ def convert(
     `id`, `label`, `split`, and a `note` where there is something to say; this is where the truth about test stands) and
     `preview.png`; for later calls, `folder.json` and `preprocessing.json`. It appears whole or not at all.
 
-    Each class is divided in the same proportions. Files that show the same, or nearly, stay in one split.
+    Each class is divided in the same proportions, as nearly as it can be. Files that show the same, or nearly, stay in
+    one split.
 
     Args:
         source: as in `find`.
@@ -198,7 +200,8 @@ def _recipe(found: Sequence[Photograph], *choices: object) -> str:
         except OSError:
             known = []
         listing.update(json.dumps([photograph.id, photograph.label, *known]).encode())
-    return json.dumps({"version": VERSION, "choices": choices, "files": len(found), "listing": listing.hexdigest()})
+    rules = {"version": VERSION, "division": DIVISION}
+    return json.dumps({**rules, "choices": choices, "files": len(found), "listing": listing.hexdigest()})
 
 
 def _prepare(found: list[Photograph], kept: Path, image_size: int, fit: Fit, progress: bool) -> list[Path]:
@@ -291,40 +294,70 @@ def _refuse_broken(table: pd.DataFrame, skip_broken: bool) -> None:
 
 
 def _divide(table: pd.DataFrame, val: float, test: float, rng: np.random.Generator) -> pd.Series:
-    """Return each row's split, empty for what is broken: class by class, whole groups, small ones first to test."""
+    """Return each row's split, empty for what is broken: class by class, whole groups."""
     splits = pd.Series("", table.index)
     sound = table[~table["broken"]]
-    label_of_group = sound.groupby("group")["label"].first()
+    label_of_group = _label_of_group(table)
     sizes = sound["group"].value_counts()
     for label in sorted(label_of_group.unique()):
         groups = rng.permutation(label_of_group.index[label_of_group == label].to_numpy())
-        groups = groups[np.argsort(sizes[groups].to_numpy(), kind="stable")]
-        splits.update(sound["group"].map(_splits_of(groups, sizes, val, test)).dropna())
+        groups = groups[np.argsort(-sizes[groups].to_numpy(), kind="stable")]
+        chosen = _splits_of(dict(zip(groups.tolist(), sizes[groups].tolist(), strict=True)), val, test, rng)
+        splits.update(sound["group"].map(chosen).dropna())
     if missing := [split for split in ("val", "test") if split not in set(splits)]:
-        raise FlowersError(f"nothing is left for {missing[0]}: no class has {FEWEST} photographs that differ; add some")
+        raise FlowersError(
+            f"nothing is left for {missing[0]}: no class has {FEWEST} photographs that differ, or too many look "
+            "alike; add some"
+        )
     return splits
 
 
-def _splits_of(groups: np.ndarray, sizes: pd.Series, val: float, test: float) -> dict[int, str]:
-    """Return each group's split; those of a class with too few go to train."""
-    size = sizes[groups].to_dict()
-    shares = {"test": test, "val": val} if len(groups) >= FEWEST else {}
-    room = {split: max(1, round(share * sum(size.values()))) for split, share in shares.items()}
-    taken = dict.fromkeys(room, 0)
-    chosen = dict.fromkeys(groups.tolist(), "train")
-    for group in groups[:-1].tolist():  # the last, the largest, is train's in any case
-        for split in room:
-            if not taken[split] or taken[split] + size[group] <= room[split]:
-                chosen[group] = split
-                taken[split] += size[group]
-                break
+def _label_of_group(table: pd.DataFrame) -> pd.Series:
+    """The class in which a group counts: that of its first file."""
+    return table[~table["broken"]].groupby("group")["label"].first()
+
+
+def _splits_of(sizes: dict[int, int], val: float, test: float, rng: np.random.Generator) -> dict[int, str]:
+    """Return each group's split; those of a class with too few go to train.
+
+    The largest is train's; each of the others goes to the split that lacks most images of its share.
+
+    Args:
+        sizes: of the groups of a class, the largest first.
+        val: share of the images.
+        test: likewise.
+        rng: decides where two splits lack as many.
+    """
+    if len(sizes) < FEWEST:
+        return dict.fromkeys(sizes, "train")
+    chosen: dict[int, str] = {}
+    count = sum(sizes.values())
+    wanted = {"train": (1 - val - test) * count, "val": val * count, "test": test * count}
+    lacking = {split: wanted[split] for split in rng.permutation(list(wanted)).tolist()}
+    for group, size in sizes.items():
+        chosen[group] = max(lacking, key=lambda split: round(lacking[split], 6)) if chosen else "train"
+        lacking[chosen[group]] -= size
+    for split in [split for split in lacking if split not in chosen.values()]:
+        _give_one(split, 2 * wanted[split], sizes, chosen)
     return chosen
 
 
+def _give_one(split: str, most: float, sizes: dict[int, int], chosen: dict[int, str]) -> None:
+    """Move the smallest group that another split can spare to one that has none, if it has at most so many images."""
+    groups = Counter(chosen.values())
+    spared = min((group for group in sizes if groups[chosen[group]] > 1), key=sizes.get)
+    if sizes[spared] <= max(1, most):
+        chosen[spared] = split
+
+
 def _note_small_classes(table: pd.DataFrame) -> None:
-    train_only = set(table["label"]) - set(table.loc[table["split"] == "val", "label"])
-    small = table["label"].isin(train_only) & ~table["broken"] & (table["note"] == "")
-    table.loc[small, "note"] = f"its class has fewer than {FEWEST} that differ: train only"
+    groups = _label_of_group(table).value_counts()
+    for label, rows in table[~table["broken"]].groupby("label"):
+        absent = [split for split in ("val", "test") if split not in set(rows["split"])]
+        note = f"none of its class in {' or '.join(absent)}: what looks alike stays together"
+        if len(absent) == 2 and groups.get(label, 0) < FEWEST:
+            note = f"its class has fewer than {FEWEST} that differ: train only"
+        table.loc[rows.index[(rows["note"] == "") & bool(absent)], "note"] = note
 
 
 def _write(
@@ -359,6 +392,7 @@ def _summary(table: pd.DataFrame, out: Path) -> str:
         "left out, as they cannot be read": table["note"].str.startswith("left out"),
         "like another one, and kept in its split": table["note"].str.startswith("like"),
         f"of classes with fewer than {FEWEST} that differ, in train only": table["note"].str.startswith("its class"),
+        "of classes that val or test lacks, as what looks alike stays together": table["note"].str.startswith("none"),
     }
     lines += [f"{rows.sum():,} {what}: {table['id'][rows].iloc[0]} ..." for what, rows in notes.items() if rows.any()]
     return "\n".join(lines)

@@ -1,6 +1,5 @@
 """Run the notebooks, one after another, and show what they leave on one page."""
 
-import asyncio
 import csv
 import html
 import json
@@ -9,7 +8,6 @@ import re
 import shutil
 import time
 from collections.abc import Iterable
-from itertools import islice
 from pathlib import Path
 
 import nbformat
@@ -17,9 +15,9 @@ import papermill
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
-from tqdm.utils import disp_len, disp_trim
+from tqdm.utils import disp_trim
 
-from flowerlib.config import FlowersError, search, written_whole
+from flowerlib.config import PLACES, FlowersError, absolute, search, written_whole
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 CELLS = "{l_bar}{bar}| {n_fmt}/{total_fmt} cells"  # some take a second and one an hour: they do not tell how long
@@ -63,69 +61,34 @@ def run(notebooks: Iterable[str] = (), *, data: str | None = None, out: Path = P
 
 
 def _set_places(data: str | None) -> None:
-    """Hand the places on to the notebooks, which run in another folder: a relative path becomes absolute."""
+    """Hand the places on to the notebooks, which run in another folder."""
     if data:
         os.environ["FLOWERS_DATA"] = data
-    for variable in ("FLOWERS_DATA", "FLOWERS_WEIGHTS"):
-        place = os.environ.get(variable)
-        if place and "://" not in place:
-            os.environ[variable] = str(Path(place).resolve())
+    os.environ |= {variable: absolute(place) for variable in PLACES if (place := os.environ.get(variable))}
 
 
 class _Printed:
-    """What a notebook prints, as a file: on a terminal its last line is shown, above the bar that counts cells.
-
-    Not at once: a notebook may print more in a second than a terminal shows, and Jupyter drops messages that wait.
-    """
+    """What a notebook prints, as a file: on a terminal its last line stands above the bar that counts cells."""
 
     def __init__(self, shown: tqdm) -> None:
-        self.shown, self.text, self.due = shown, "", False
+        self.shown, self.text = shown, ""
 
     def write(self, text: str) -> None:
-        if self.shown.disable:
-            return
-        self.text += text
-        if not self.due:
-            self.due = True
-            asyncio.get_running_loop().call_later(0.1, self._show)  # papermill's
-
-    def _show(self) -> None:
-        self.due = False
-        self.text = _end(self.text)
-        self.shown.set_description_str(_last(self.text, shutil.get_terminal_size().columns - 1))
+        """Show the last line that shows something; seldom enough for a terminal, as `shown` goes by `mininterval`."""
+        self.text = (self.text + text)[-1000:]
+        lines = ("".join(filter(str.isprintable, part)) for part in re.split(r"[\r\n\b]", ESCAPE.sub("", self.text)))
+        last = ([line.strip() for line in lines if line.strip()] or [""])[-1]
+        self.shown.set_description_str(disp_trim(last, shutil.get_terminal_size().columns - 1), refresh=False)
+        self.shown.update()
 
     def flush(self) -> None:
-        """Nothing: it is shown when it is due."""
-
-
-def _end(text: str) -> str:
-    """What `_last` needs of a text, whatever is added: two lines that show something, and the unfinished one."""
-    *whole, rest = text.split("\n")
-    lines = islice(filter(None, map(_visible, reversed(whole))), 2)
-    return "\n".join([*reversed(list(lines)), rest[-1000:]])
-
-
-def _last(text: str, columns: int) -> str:
-    """The last line that shows something, cut to so many columns; behind the one before it where that is short.
-
-    Keras prints an epoch's number above the epoch's bar.
-    """
-    *_, before, last = "", "", *filter(None, map(_visible, text.split("\n")))
-    return disp_trim(f"{before}  {last}" if 0 < disp_len(before) <= columns // 3 else last, columns)
-
-
-def _visible(line: str) -> str:
-    """What a terminal shows of a line at last, without colours; where that is blank, what it showed before."""
-    for part in reversed(re.split(r"[\r\b]+", ESCAPE.sub("", line))):
-        if seen := "".join(letter if letter.isprintable() else " " for letter in part).strip():
-            return seen
-    return ""
+        """Nothing: what is due is shown."""
 
 
 def _run_one(name: str, out: Path) -> None:
     began = time.monotonic()
     executed = out / f"{name}.ipynb"
-    shown = tqdm(bar_format="{desc}", position=0, leave=False, disable=None)
+    shown = tqdm(bar_format="{desc}", miniters=1, position=0, leave=False, disable=None)
     printed = _Printed(shown)
     with written_whole(executed) as temporary, shown:
         try:

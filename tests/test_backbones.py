@@ -46,6 +46,13 @@ def nothing_found(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
 
 
+def test_a_package_of_weights_has_the_version_that_the_requirements_pin():
+    pinned = (Path(__file__).parents[1] / "requirements.txt").read_text().splitlines()
+    packages = [row.weights.package for row in BACKBONES.values() if row.weights.package]
+    assert packages
+    assert set(packages) <= set(pinned)
+
+
 def test_the_series_order():
     assert list(BACKBONES) == list(COUNTED)
     assert all(name == row.name for name, row in BACKBONES.items())

@@ -62,6 +62,15 @@ def test_run_without_data_says_what_to_do_and_writes_nothing(tmp_path, notebook)
     assert not any(tmp_path.iterdir())
 
 
+def test_run_draws_no_sample_where_kaggles_place_is_named(tmp_path):
+    (tmp_path / "kg").mkdir()
+    places = {"FLOWERS_KAGGLE": os.path.relpath(tmp_path / "kg"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = flowerlib("run", "01_eda", "--sample", "--out", tmp_path / "out", **places)
+    fails_in_one_line(done, f"`{tmp_path}/kg/input/tpu-getting-started`", "FLOWERS_KAGGLE")
+    assert not (tmp_path / "cache/flowerlib").exists()
+    assert not (tmp_path / "out").exists()
+
+
 def test_run_on_a_damaged_file_names_it_and_writes_nothing(records, write_flowers, tmp_path):
     root = write_flowers(tmp_path / "flowers", records, size=192)
     done = flowerlib("run", "10_densenet201", "--data", root, "--out", tmp_path / "out")

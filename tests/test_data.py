@@ -1,7 +1,10 @@
 """Finding, checking and batching the dataset, against files whose every byte and colour the test has chosen."""
 
+import hashlib
 import io
+import os
 import re
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,9 +95,27 @@ def test_path_then_environment_then_kaggle_then_sample(places, records, write_fl
     assert data.find().root == places["environment"]
     monkeypatch.delenv("FLOWERS_DATA")
     for place in places["unnamed"]:
+        if place == str(sample_dir()):
+            monkeypatch.delenv("FLOWERS_KAGGLE")
         assert data.find().root == place
         Path(place).rename(f"{place} is gone")
     assert "no flowers found" in refusal(data.find)
+
+
+def test_where_kaggles_place_is_named_the_sample_is_no_substitute(places, records, write_flowers):
+    *mounts, sample = places["unnamed"]
+    write_flowers(sample, records)
+    message = refusal(data.find)
+    assert [place in message for place in (*mounts, sample)] == [True, True, False]
+    assert "or unset FLOWERS_KAGGLE" in message
+
+
+@pytest.mark.parametrize("named_by", ["path", "environment"])
+def test_the_home_folder_may_be_written_as_a_tilde(records, write_flowers, tmp_path, monkeypatch, named_by):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    root = write_flowers(tmp_path / "flowers", records)
+    monkeypatch.setenv("FLOWERS_DATA", "~/flowers")
+    assert data.find(path="~/flowers" if named_by == "path" else None).root == root
 
 
 @pytest.mark.parametrize("empty", [False, True])
@@ -120,9 +141,11 @@ def test_a_place_that_cannot_be_read_is_not_called_missing(tmp_path):
     assert "Not a directory" in message
 
 
-def test_the_error_lists_every_place_that_was_looked_at(places):
+def test_the_error_lists_every_place_that_was_looked_at(monkeypatch):
+    monkeypatch.delenv("FLOWERS_KAGGLE", raising=False)
     message = refusal(data.find)
-    for place in places["unnamed"]:
+    mounts = ("/kaggle/input/competitions/tpu-getting-started", "/kaggle/input/tpu-getting-started")
+    for place in (*mounts, sample_dir()):
         assert f"`{place}`" in message
     assert "--data or FLOWERS_DATA" in message
     assert "flowerlib run --sample" in message
@@ -207,6 +230,48 @@ def test_the_fingerprint_does_not_depend_on_where_the_files_are(flowers_folder, 
 def test_the_fingerprint_changes_with_the_files(records, write_flowers, tmp_path, flowers, change):
     change(records)
     assert data.find(path=write_flowers(tmp_path, records)).fingerprint != flowers.fingerprint
+
+
+def test_the_fingerprint_is_what_its_description_says(flowers_folder):
+    """Features that are kept go by it: however it is computed, it must stay the same."""
+    parts = [(split, path) for split in data.SPLITS for path in sorted(flowers_folder.glob(f"*/{split}/*"))]
+    lines = [f"{split}/{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for split, path in parts]
+    expected = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+    assert data.find(path=str(flowers_folder)).fingerprint == expected
+
+
+def test_a_shard_is_not_read_into_memory_to_be_hashed(flowers_folder):
+    for split in data.SPLITS:
+        os.truncate(shard_path(flowers_folder, split, 0), 100_000_000)
+        with shard_path(flowers_folder, split, 0).open("ab") as file:
+            file.write(split.encode())
+    tracemalloc.start()
+    try:
+        data.find(path=str(flowers_folder))
+        assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_has_not_changed_is_not_hashed_again_and_what_has_is(flowers_folder):
+    """Seen by what only reading could tell: other content of the same length, the time of its change set back."""
+    path = shard_path(flowers_folder, "train", 0)
+    before, stamp = data.find(path=str(flowers_folder)).fingerprint, path.stat().st_mtime_ns
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(stamp, stamp))
+    assert data.find(path=str(flowers_folder)).fingerprint == before
+    os.utime(path, ns=(stamp, stamp + 1))
+    assert data.find(path=str(flowers_folder)).fingerprint != before
+
+
+def test_a_file_system_that_keeps_no_times_is_read_each_time(records, write_flowers):
+    root = write_flowers("ram://changing/flowers", records)
+    before = data.find(path=root).fingerprint
+    tf.io.gfile.rmtree(root)
+    records["train"][0][0]["class"] ^= 1
+    assert data.find(path=write_flowers("ram://changing/flowers", records)).fingerprint != before
 
 
 @pytest.mark.parametrize("split", data.SPLITS)
@@ -308,14 +373,6 @@ def test_a_record_that_is_no_example_is_named(flowers_folder):
             writer.write(record)
     message = refusal(data.check, data.find(path=str(flowers_folder)), progress=False)
     assert message.startswith(f"`{path}` record 2: ")
-
-
-def test_a_grey_photograph_is_refused_by_check_and_still_read_as_rgb(records, write_flowers, tmp_path):
-    records["val"][0][2]["image"] = jpeg(plain(SIZE, (70, 70, 70)), mode="L")
-    flowers = data.find(path=write_flowers(tmp_path, records))
-    assert "record 2: `image` has shape (24, 24, 1), not (24, 24, 3)" in refusal(data.check, flowers, progress=False)
-    images, _, _ = next(iter(data.eval_batches(flowers, "val", 9)))
-    np.testing.assert_allclose(images[2], plain(SIZE, (70, 70, 70)), atol=1)
 
 
 @pytest.mark.parametrize(("one", "other"), [(("test", 0, 1), ("test", 1, 2)), (("train", 2, 0), ("val", 0, 3))])
@@ -561,6 +618,21 @@ def test_what_check_lets_pass_can_be_read(records, write_flowers, tmp_path):
     data.check(flowers, progress=False)
     images = np.concatenate([images for images, _ in data.train_batches(flowers, 1).take(flowers.count("train"))])
     assert any((numbers(image) == 3).all() for image in images)
+
+
+@pytest.mark.usefixtures("decoder")
+def test_a_grey_photograph_passes_the_check_and_is_read_as_three_equal_channels(records, write_flowers, tmp_path):
+    grey = Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIZE, SIZE), np.uint8))
+    grey.save(buffer := io.BytesIO(), "JPEG", quality=90)
+    expected = np.repeat(np.asarray(Image.open(io.BytesIO(buffer.getvalue())))[:, :, None], 3, axis=2)
+    for split in ("train", "val"):
+        records[split][0][2]["image"] = buffer.getvalue()
+    flowers = data.find(path=write_flowers(tmp_path, records))
+    data.check(flowers, progress=False)
+    evaluated = next(iter(data.eval_batches(flowers, "val", 9)))[0]
+    np.testing.assert_array_equal(evaluated[2], expected)
+    trained = np.concatenate([images for images, _ in data.train_batches(flowers, 1).take(flowers.count("train"))])
+    assert sum((image == expected).all() for image in trained) == 1
 
 
 @pytest.mark.usefixtures("decoder")

@@ -3,8 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.optimize import minimize
+from sklearn.metrics import f1_score
 
-from flowerlib import ensemble
+from flowerlib import ensemble, metrics
 from flowerlib.config import FlowersError
 from flowerlib.predictions import Predictions, RunOutput
 
@@ -73,6 +74,74 @@ def test_cross_fitted_score_is_not_flattered_where_there_is_nothing_to_learn():
     flattered = loss(ensemble.average(probabilities, ensemble.fit_weights(probabilities, labels)))
     assert flattered < 0.95 * np.log(2)
     assert loss(ensemble.cross_fitted(probabilities, labels)) > np.log(2)
+
+
+def guesses(rng, labels, num_classes, accuracies):
+    """Rows that are right with a probability of their own, independently, and otherwise say any class but the true."""
+    wrong = (labels + rng.integers(1, num_classes, (len(accuracies), len(labels)))) % num_classes
+    right = rng.random(wrong.shape) < np.array(accuracies)[:, None]
+    return np.eye(num_classes)[np.where(right, labels, wrong)]
+
+
+def flattery(rng, accuracies, count=600, num_classes=10):
+    """What choosing the best of rows on one split adds, as fresh splits tell it and as the bootstrap does."""
+
+    def judged(chosen):
+        labels = rng.integers(0, num_classes, count)
+        rows = guesses(rng, labels, num_classes, chosen)
+        return labels, rows, [metrics.macro_f1(labels, row.argmax(axis=1), num_classes) for row in rows]
+
+    labels, rows, scores = judged(accuracies)
+    best = int(np.argmax(scores))
+    added = scores[best] - np.mean([judged(accuracies[best : best + 1])[2] for _ in range(40)])
+    return added, ensemble.selection_optimism(rows, labels, resamples=200, seed=int(rng.integers(1 << 30))).optimism
+
+
+@pytest.mark.parametrize(("count", "num_classes"), [(600, 10), (300, 104)])
+def test_of_rows_that_are_equally_good_the_bootstrap_finds_seven_tenths_of_what_choosing_adds(count, num_classes):
+    """As its rows already differ by chance once, the rest is 1 / sqrt(2), for errors that are normally distributed."""
+    rng = np.random.default_rng(0)
+    added, found = np.mean([flattery(rng, [0.8] * 8, count, num_classes) for _ in range(60)], axis=0)
+    assert added > 0.015
+    assert 0.58 < found / added < 0.82
+
+
+def test_where_one_row_is_best_beyond_doubt_choosing_it_adds_nothing():
+    rng = np.random.default_rng(0)
+    added, found = np.mean([flattery(rng, [0.6] * 7 + [0.9]) for _ in range(60)], axis=0)
+    assert abs(added) < 0.003
+    assert abs(found) < 0.003
+
+
+def test_a_single_row_has_nothing_to_be_chosen_from():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, 2000)
+    only = ensemble.selection_optimism(guesses(rng, labels, 10, [0.8]), labels)
+    assert abs(only.optimism) < 1e-9
+    assert (only.low, only.high) == (0.0, 0.0)
+
+
+def test_the_optimism_and_the_interval_are_those_of_a_slow_loop_with_scikit_learn():
+    """Twenty images of five classes out of seven, so that classes are missing from many a resample."""
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 5, 20)
+    rows = guesses(rng, labels, 7, [0.5, 0.7, 0.6])
+    said = rows.argmax(axis=2)
+
+    def score(row, images):
+        return f1_score(labels[images], said[row][images], average="macro")
+
+    original = [score(row, np.arange(20)) for row in range(3)]
+    best, second = np.argsort(original)[::-1][:2]
+    scores = []
+    for weights in np.random.default_rng(5).multinomial(20, [1 / 20] * 20, 50):
+        images = np.repeat(np.arange(20), weights)
+        scores.append([score(row, images) for row in range(3)])
+    optimism = [max(drawn) - np.mean(scores, axis=0)[np.argmax(drawn)] for drawn in scores]
+    gaps = [drawn[best] - drawn[second] for drawn in scores]
+    found = ensemble.selection_optimism(rows, labels, resamples=50, seed=5)
+    assert found.optimism == pytest.approx(np.mean(optimism), abs=1e-6)
+    assert [found.low, found.high] == pytest.approx(np.percentile(gaps, [2.5, 97.5]).tolist(), abs=1e-6)
 
 
 def test_runs_in_another_order_are_brought_into_the_first_ones():

@@ -1,6 +1,7 @@
 """Folders of photographs become datasets: every file accounted for, none in two splits."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -85,6 +87,100 @@ def test_each_class_is_divided_in_proportion(converted):
         for split in ("val", "test"):
             assert abs(counts[label, split] - 0.15 * count) <= 1, (label, split)
             assert counts[label, split] >= 1
+
+
+def divided(*classes, val=0.15, test=0.15, seed=0):
+    """Divide classes, each given by the sizes of its groups of photographs that show the same; no picture is needed."""
+    sizes = [(str(label), size) for label, groups in enumerate(classes) for size in groups]
+    first = np.cumsum([0] + [size for _, size in sizes])
+    rows = [(label, first[group]) for group, (label, size) in enumerate(sizes) for _ in range(size)]
+    table = pd.DataFrame(rows, columns=["label", "group"]).assign(broken=False)
+    return table.assign(split=folder._divide(table, val, test, np.random.default_rng(seed)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_twenty_single_photographs_and_two_bursts_by_hand(seed):
+    """Of 90 train is to have 63, val and test 13.5: so 40 and 30 go to train, the singles in turns to the others."""
+    table = divided([1] * 20 + [30, 40], seed=seed)
+    assert table["split"].value_counts().to_dict() == {"train": 70, "val": 10, "test": 10}
+
+
+def test_three_bursts_by_hand():
+    """Of 180 train is to have 126, val and test 27: 70 and 60 go to train, 50 to one of the others.
+
+    A burst for the third would be of 60, more than twice its share.
+    """
+    others = set()
+    for seed in range(20):
+        counts = divided([50, 60, 70], [1] * 40, seed=seed).query("label == '0'")["split"].value_counts().to_dict()
+        assert counts.pop("train") == 130
+        others.update(counts.items())
+    assert others == {("val", 50), ("test", 50)}
+
+
+def test_however_large_the_groups_each_split_has_its_share():
+    rng = np.random.default_rng(0)
+    for number in range(300):
+        sizes = np.minimum(rng.zipf(1.7, rng.integers(3, 40)), 50).tolist()
+        val, test = rng.uniform(0.05, 0.3, 2)
+        table = divided(sizes, [1] * 100, val=val, test=test, seed=number).query("label == '0'")
+        assert len(table) == sum(sizes)
+        groups = table.groupby("group")["split"].agg([set, "size"])
+        assert {len(splits) for splits in groups["set"]} == {1}
+        held, counts = groups.groupby(table.groupby("group")["split"].first())["size"], table["split"].value_counts()
+        for split, share in {"train": 1 - val - test, "val": val, "test": test}.items():
+            wanted = share * len(table)
+            assert abs(counts.get(split, 0) - wanted) <= max(*sizes, 2), (sizes, split)
+            if split not in counts:  # then no other can give it a group that is small enough
+                assert min(held.min()[held.count() > 1]) > max(1, 2 * wanted), (sizes, split)
+
+
+def test_a_class_of_three_has_one_in_each_split_and_train_has_one_whatever_its_share():
+    for sizes, val, test in (([1, 1, 1], 0.15, 0.15), ([1, 1, 1], 0.01, 0.01), ([5, 3, 2], 0.45, 0.45)):
+        table = divided(sizes, [1] * 100, val=val, test=test)
+        assert set(table.query("label == '0'")["split"]) == {"train", "val", "test"}
+
+
+def test_over_many_classes_neither_val_nor_test_is_favoured():
+    """Of ten photographs seven are train's and one each of the others'; the tenth goes to either: a fair coin."""
+    counts = divided(*[[1] * 10] * 400)["split"].value_counts()
+    assert counts["train"] == 2800
+    assert counts["val"] + counts["test"] == 1200
+    assert abs(counts["val"] - 600) < 4 * 10  # the spread of 400 coins is 10
+
+
+def test_the_same_seed_divides_alike_and_another_one_otherwise():
+    one, again, other = (divided([1] * 30, [2] * 20, seed=seed)["split"].tolist() for seed in (3, 3, 4))
+    assert one == again != other
+
+
+def test_a_dataset_that_was_divided_by_other_rules_is_not_taken_for_this_one(source, tmp_path):
+    """Until these rules there was no `division` in folder.json."""
+    folder.convert(source, tmp_path / "out", image_size=SIZE, progress=False)
+    recipe = json.loads((tmp_path / "out/folder.json").read_text())
+    recipe.pop("division", None)
+    (tmp_path / "out/folder.json").write_text(json.dumps(recipe))
+    with pytest.raises(FlowersError, match="holds something else"):
+        folder.convert(source, tmp_path / "out", image_size=SIZE, progress=False)
+
+
+def test_a_class_that_is_missing_from_a_split_is_said_to_be(tmp_path):
+    """Three bursts of four, all but alike: the third split would have twice its share."""
+    for label in ("many", "bursts"):
+        (tmp_path / "in" / label).mkdir(parents=True)
+        for number in range(12):
+            shown = picture(400 + number if label == "many" else 500 + number // 4)
+            shown.save(tmp_path / "in" / label / f"{number:02d}.jpg", quality=80 + number)
+    said = folder.convert(tmp_path / "in", tmp_path / "out", image_size=SIZE, progress=False)
+    bursts = [row for row in files_of(tmp_path / "out").values() if row["label"] == "bursts"]
+    counts = Counter(row["split"] for row in bursts)
+    [absent] = {"val", "test"} - counts.keys()
+    assert counts["train"] == 8
+    assert (
+        Counter(row["note"] for row in bursts)[f"none of its class in {absent}: what looks alike stays together"] == 3
+    )
+    assert "3 of classes that val or test lacks, as what looks alike stays together: bursts/00.jpg ..." in said
+    assert "train only" not in said
 
 
 def test_what_shows_the_same_stays_together_and_is_listed(converted):

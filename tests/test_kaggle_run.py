@@ -634,7 +634,23 @@ def test_a_kernel_that_is_not_fit_is_not_sent(server, kaggle, folder):
     for command in (("run", *POLL), ("push",)):
         done = kaggle(*command, "01_eda")
         assert done.returncode == 1
-        assert re.match(r"error: 01_eda/01_eda.ipynb: cell \d+: line \d+ looks like a password", done.stderr)
+        assert re.match(r"error: 01_eda.ipynb: cell \d+: line \d+ looks like a password", done.stderr)
+    assert sent(server) == []
+
+
+def test_a_slip_in_the_metadata_that_all_kernels_share_is_told_once_and_nothing_is_sent(server, kaggle, folder):
+    path = folder / "kernel-metadata.json"
+    shared = json.loads(path.read_text())
+    path.write_text(json.dumps(shared | {"dataset_source": [], "model_sources": ["google/efficientnet"]}))
+    for command in (("run", *POLL), ("push",)):
+        done = kaggle(*command, "01_eda", "02_augmentation", "14_efficientnetv2xl")
+        assert done.returncode == 1
+        assert done.stderr.splitlines() == [
+            "error: kernel-metadata.json: unknown key `dataset_source`, which Kaggle ignores; "
+            "did you mean `dataset_sources`?",
+            "kernel-metadata.json: `model_sources`: 'google/efficientnet' must be "
+            "owner/model/framework/variation/version",
+        ]
     assert sent(server) == []
 
 

@@ -3,9 +3,11 @@ import json
 import os
 import re
 import sys
+import time
 
 import nbformat
 import pytest
+from tqdm import tqdm
 
 from flowerlib import series
 from flowerlib.accelerator import keras
@@ -69,32 +71,54 @@ def test_on_a_terminal_one_sees_how_far_a_notebook_is(notebooks, tmp_path, monke
     assert "looking: 7%" in terminal.getvalue()
 
 
-def test_the_epoch_is_seen_with_keras_own_bar_to_its_end(monkeypatch):
+@pytest.fixture
+def shown(monkeypatch):
+    """Return `shown(text)`: what a terminal of 80 columns shows after a notebook has printed so much more."""
+    monkeypatch.setenv("COLUMNS", "80")
+    printed = series._Printed(tqdm(bar_format="{desc}", miniters=1, mininterval=0, file=(terminal := Terminal())))
+
+    def write(text):
+        printed.write(text)
+        printed.flush()
+        return terminal.getvalue().rpartition("\r")[2].rstrip()
+
+    return write
+
+
+def test_keras_own_bar_is_seen_to_the_epochs_end(shown, monkeypatch):
+    assert shown("Epoch 12/24\n") == "Epoch 12/24"
     monkeypatch.setattr(sys, "stdout", terminal := Terminal())
     bar = keras.utils.Progbar(134, interval=0)
-    text = "Epoch 12/24\n"
     for step in range(1, 134):
         bar.update(step, [("accuracy", 0.5), ("loss", 1.0)], finalize=False)
-        text = series._end(text + terminal.getvalue())
+        assert re.match(rf"{step}/134 ━+ \d+s .*step - accuracy: 0.5000", shown(terminal.getvalue()))
         terminal.seek(terminal.truncate(0))
-        assert series._last(text, 79).startswith(f"Epoch 12/24  {step}/134 ━")
-        assert len(text) < 1100  # however many steps
 
 
-def test_the_last_line_is_seen_whatever_came_before():
+def test_the_last_line_is_seen_whatever_came_before(shown):
     pieces = {
         "\n": "",  # nothing yet
         "\rlooking at train:  7%\r" + 40 * " " + "\r": "looking at train:  7%",  # a bar that has removed itself
-        "\n" + 70 * "x" + "\nshort": "short",  # too long to go before it
+        "\nshort": "short",
         "er\x1b[3": "shorter",  # the rest of the colour comes in the next piece
         "1m\n\x1b[0m\n": "shorter",
-        "\r" + 60 * "漢": "shorter  " + 35 * "漢",  # two columns each: 79 hold 9 and 35 of them
-        "\n\x1bc\x07 bell": "c  bell",  # nothing reaches the terminal but letters
+        "\r" + 60 * "漢": 39 * "漢",  # two columns each
+        "\n" + 100 * "x": 79 * "x",
+        "\n\x1bc\x07 bell": "c bell",  # nothing reaches the terminal but letters
     }
-    text = ""
     for piece, seen in pieces.items():
-        text = series._end(text + piece)
-        assert series._last(text, 79) == seen
+        assert shown(piece) == seen
+
+
+def test_a_talkative_notebook_is_shown_ten_times_a_second():
+    began, terminal = time.monotonic(), Terminal()
+    printed = series._Printed(tqdm(bar_format="{desc}", miniters=1, mininterval=0.1, file=terminal))
+    for number in range(20_000):
+        printed.write(f"{number}\n")
+    assert terminal.getvalue().count("\r") <= 2 + 10 * (time.monotonic() - began)
+    time.sleep(0.1)
+    printed.write("the end")
+    assert "the end" in terminal.getvalue()
 
 
 def test_a_recap_is_shown_as_a_table_and_escaped(tmp_path):
@@ -151,11 +175,31 @@ def test_a_notebook_that_breaks_stays_for_reading(notebooks, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == ["00_a.ipynb"]
 
 
-def test_relative_places_stay_what_they_were(notebooks, tmp_path, monkeypatch):
+@pytest.mark.parametrize("data", [None, "flowers", "~/flowers"])
+def test_a_place_is_for_the_notebooks_where_it_is_for_the_caller(notebooks, tmp_path, monkeypatch, data):
+    """They run in another folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FLOWERS_WEIGHTS", "gs://bucket/weights")
-    monkeypatch.setenv("FLOWERS_DATA", "elsewhere")
-    notebooks("00_a", "import os; print(os.environ['FLOWERS_DATA'], os.environ['FLOWERS_WEIGHTS'])")
-    series.run(data="flowers", out=tmp_path / "out")
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", f"{tmp_path}/home")
+    given = {
+        "FLOWERS_DATA": "../elsewhere",
+        "FLOWERS_KAGGLE": "kg",
+        "FLOWERS_WEIGHTS": "gs://bucket/weights",
+        "KERAS_HOME": "~/keras",
+        "XDG_CACHE_HOME": "cache",
+        "JAX_COMPILATION_CACHE_DIR": "./xla",
+    }
+    for name, place in given.items():
+        monkeypatch.setenv(name, place)
+    notebooks("00_a", f"import json, os; print(json.dumps([os.environ[name] for name in {list(given)}]))")
+    series.run(data=data, out=tmp_path / "out")
     executed = nbformat.read(tmp_path / "out/00_a.ipynb", as_version=4)
-    assert executed.cells[0].outputs[0]["text"] == f"{tmp_path}/flowers gs://bucket/weights\n"
+    there = {
+        None: f"{tmp_path.parent}/elsewhere",
+        "flowers": f"{tmp_path}/flowers",
+        "~/flowers": f"{tmp_path}/home/flowers",
+    }
+    assert json.loads(executed.cells[0].outputs[0]["text"]) == [
+        there[data], f"{tmp_path}/kg", "gs://bucket/weights", f"{tmp_path}/home/keras", f"{tmp_path}/cache",
+        f"{tmp_path}/xla",
+    ]  # fmt: skip

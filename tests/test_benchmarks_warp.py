@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flowerlib import augment, petals, warp
+from benchmarks import input, warp
+from flowerlib import augment, petals
 from flowerlib.accelerator import tf
 from flowerlib.config import FlowersError
 
@@ -17,7 +18,9 @@ COUNT, SIZE = 24, 96
 def both(images, augmentation):
     """The same images varied with the same random numbers, on the host and on the device."""
     host = augmentation(tf.constant(images), (5, 6)).numpy()
-    return host, np.asarray(warp.vary(images, augmentation.draw((5, 6), COUNT), augmentation))
+    uniform = augmentation.draw((5, 6), COUNT)
+    affine = tf.stack(augmentation.turn(uniform, images.shape[1]))
+    return host, np.asarray(warp.vary(images, affine, uniform, augmentation))
 
 
 @pytest.fixture(scope="module")
@@ -55,15 +58,18 @@ def test_what_moves_whole_pixels_is_exact(waves):
 
 def test_a_rotation_that_is_too_steep_is_an_error(waves):
     with pytest.raises(FlowersError, match=r"`rotation` \(=60.0\) must be at most 45 degrees on the device"):
-        warp.vary(waves, np.zeros((COUNT, 8), "float32"), augment.Augmentation(rotation=60.0))
+        warp.vary(
+            waves, np.zeros((6, COUNT), "float32"), np.zeros((COUNT, 8), "float32"), augment.Augmentation(rotation=60.0)
+        )
 
 
 COMPILED = """
 import jax, numpy as np
-from flowerlib import augment, warp
-program = jax.jit(lambda images, uniform: warp.vary(images, uniform, augment.Augmentation()))
-images, uniform = np.zeros((8, 64, 64, 3), "uint8"), np.zeros((8, 8), "float32")
-print(program.lower(images, uniform).as_text(), program.lower(images, uniform).compile().as_text())
+from benchmarks import warp
+from flowerlib import augment
+batch = np.zeros((8, 64, 64, 3), "uint8"), np.zeros((6, 8), "float32"), np.zeros((8, 8), "float32")
+lowered = warp.compiled(augment.Augmentation()).lower(*batch)
+print(lowered.as_text(), lowered.compile().as_text())
 """
 
 
@@ -77,20 +83,9 @@ def test_the_compiled_program_has_no_gather():
         assert word not in done.stdout
 
 
-class Slow(augment.Augmentation):
-    """An augmentation that takes at least a tenth of a second on the host."""
-
-    def __call__(self, images, seed):
-        def sleep(images):
-            time.sleep(0.1 * (os.cpu_count() or 1))
-            return images
-
-        return tf.ensure_shape(tf.numpy_function(sleep, [images], images.dtype), images.shape)
-
-
-def test_a_race_tells_the_images_that_each_way_varies_a_second():
-    images = tf.zeros((8, 32, 32, 3), tf.uint8)
-    rates = warp.race(images, Slow(), batches=4)
-    assert rates.keys() == {"host", "device"}
-    assert 8 < rates["host"] < 8 / 0.1 * 2  # eight at a time, at most as many at once as there are cores
-    assert rates["device"] > rates["host"]
+def test_the_rate_is_that_of_all_images_over_the_time_they_take():
+    run = input.on_device(tf.zeros((32, 64, 64, 3), tf.uint8))
+    began = time.perf_counter()
+    rate = run()
+    seconds = time.perf_counter() - began
+    assert 0.5 * seconds < 32 * input.ON_DEVICE / rate <= seconds

@@ -1,4 +1,5 @@
-"""The six augmentations of `augment`, on the device, for a whole batch: one program that XLA compiles without gathers.
+"""The six augmentations of `flowerlib.augment`, on the device, a batch at once: one program that XLA compiles without
+gathers. Nothing trains with it; `input` times it, until a TPU shows whether it is needed.
 
 A TPU multiplies matrices fast and fetches single pixels slowly. So the affine map is done in two passes, as Catmull and
 Smith did (SIGGRAPH 1980): along the rows, then along the columns. In each, every line is shifted by an amount of its
@@ -6,7 +7,6 @@ own (a shear, out of shifts by powers of two) and then resampled, the same for a
 """
 
 import math
-import time
 from collections.abc import Callable
 
 from flowerlib.accelerator import keras, tf
@@ -17,11 +17,14 @@ ops = keras.ops
 STEEPEST = 45.0  # degrees; beyond it the first pass would squeeze the image too much
 
 
-def vary(images: keras.KerasTensor, uniform: keras.KerasTensor, augmentation: Augmentation) -> keras.KerasTensor:
+def vary(
+    images: keras.KerasTensor, affine: keras.KerasTensor, uniform: keras.KerasTensor, augmentation: Augmentation
+) -> keras.KerasTensor:
     """Vary a batch as `augmentation` does on the host, given the same random numbers.
 
     Args:
         images: `(B, S, S, 3)` in [0, 255].
+        affine: `(6, B)`, as from `Augmentation.turn`.
         uniform: `(B, 8)` in [-1, 1), as from `Augmentation.draw`.
         augmentation: what to do.
 
@@ -35,47 +38,24 @@ def vary(images: keras.KerasTensor, uniform: keras.KerasTensor, augmentation: Au
     if augmentation.rotation > STEEPEST:
         raise FlowersError(f"`rotation` (={augmentation.rotation}) must be at most {STEEPEST:g} degrees on the device")
     images, uniform = ops.cast(images, "float32"), ops.cast(uniform, "float32")
-    moved = _warp(images, *augmentation.turn(uniform, images.shape[1], ops), augmentation.rotation)
+    moved = _warp(images, *ops.unstack(ops.cast(affine, "float32")), augmentation.rotation)
     gain = 1.0 + augmentation.contrast * uniform[:, 6]
     mean = ops.mean(moved, axis=(1, 2), keepdims=True)
     brighter = 255.0 * augmentation.brightness * uniform[:, 7]
     return ops.clip((moved - mean) * _per_image(gain) + mean + _per_image(brighter), 0.0, 255.0)
 
 
-def race(images: tf.Tensor, augmentation: Augmentation, batches: int = 20) -> dict[str, float]:
-    """Return the images/s that are varied on the `host`, by all its cores, and on one idle `device`.
+def compiled(augmentation: Augmentation) -> Callable:
+    """Return `vary` as one program: (images, affine, uniform) -> images."""
 
-    Args:
-        images: a batch, `(B, S, S, 3)` uint8.
-        augmentation: what to do.
-        batches: how often each way varies the batch; before, as often, uncounted.
-    """
-    seeds = tf.data.Dataset.counter(dtype=tf.int32).map(lambda number: tf.stack([0, number]))
-    host = iter(seeds.map(lambda seed: augmentation(images, seed), tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE))
-    uniform = keras.ops.convert_to_tensor(augmentation.draw((0, 0), len(images)).numpy())
-    there = keras.ops.convert_to_tensor(images.numpy())
-    compiled = _compiled(lambda images, uniform: vary(images, uniform, augmentation))
-    ways = {"host": lambda: next(host), "device": lambda: compiled(there, uniform)}
-    return {name: len(images) * batches / _seconds(way, batches) for name, way in ways.items()}
+    def program(images: keras.KerasTensor, affine: keras.KerasTensor, uniform: keras.KerasTensor) -> keras.KerasTensor:
+        return vary(images, affine, uniform, augmentation)
 
-
-def _seconds(way: Callable[[], keras.KerasTensor], times: int) -> float:
-    for _ in range(times):  # compiles, and takes what the host made ahead
-        last = way()
-    float(last[0, 0, 0, 0])
-    began = time.perf_counter()
-    for _ in range(times):
-        last = way()
-    float(last[0, 0, 0, 0])  # waits for it
-    return time.perf_counter() - began
-
-
-def _compiled(function: Callable) -> Callable:
     if keras.backend.backend() == "tensorflow":
-        return tf.function(function)
+        return tf.function(program)
     import jax
 
-    return jax.jit(function)
+    return jax.jit(program)
 
 
 def _per_image(values: keras.KerasTensor) -> keras.KerasTensor:
