@@ -33,6 +33,9 @@ def run(
     full: Annotated[
         bool, typer.Option("--full", help="Train in earnest on a CPU too, as FLOWERS_PROFILE=full.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Let a run replace a longer one of the same name, as FLOWERS_FORCE=1.")
+    ] = False,
     sample: Annotated[
         bool,
         typer.Option(
@@ -46,6 +49,8 @@ def run(
 
     if full:
         os.environ["FLOWERS_PROFILE"] = "full"
+    if force:
+        os.environ["FLOWERS_FORCE"] = "1"
     named = data or os.environ.get("FLOWERS_DATA") or os.environ.get("FLOWERS_KAGGLE")
     there = named or any(mount.exists() for mount in competition_mounts())
     # In a process of its own: importing TensorFlow changes the environment that the notebooks would inherit.

@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -17,7 +18,7 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 from tqdm.utils import disp_trim
 
-from flowerlib.config import PLACES, FlowersError, absolute, search, written_whole
+from flowerlib.config import PLACES, FlowersError, absolute, locked, remove_leftovers, search, written_whole
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 CELLS = "{l_bar}{bar}| {n_fmt}/{total_fmt} cells"  # some take a second and one an hour: they do not tell how long
@@ -38,7 +39,8 @@ def run(notebooks: Iterable[str] = (), *, data: str | None = None, out: Path = P
         out: gets the executed notebooks, their pages and what they write.
 
     Raises:
-        FlowersError: an unknown notebook, or a notebook stopped with one; nothing is written of that notebook.
+        FlowersError: an unknown notebook; another process runs into `out`; or a notebook stopped with one, of which
+            nothing is written.
         RuntimeError: a notebook stopped with another error; it stays in `out` for reading.
     """
     chosen = [Path(name).stem for name in notebooks] or names()
@@ -48,16 +50,27 @@ def run(notebooks: Iterable[str] = (), *, data: str | None = None, out: Path = P
         raise FlowersError(f"no notebook {unknown[0]!r}; there are {', '.join(names())}")
     _set_places(data)
     existed = out.exists()
-    out.mkdir(parents=True, exist_ok=True)
     try:
-        for name in chosen:
-            _run_one(name, out)
+        with locked(out / ".lock", partial(_refuse_second, out)):
+            _remove_leftovers(out)
+            for name in chosen:
+                _run_one(name, out)
+            with written_whole(out / "index.html") as temporary:
+                temporary.write_text(index(out))
     finally:
-        if not existed and not any(out.iterdir()):
+        if not existed and out.is_dir() and not any(out.iterdir()):
             out.rmdir()
-    with written_whole(out / "index.html") as temporary:
-        temporary.write_text(index(out))
     print(f"All of it on one page: {out / 'index.html'}")
+
+
+def _refuse_second(out: Path, process: str) -> None:
+    raise FlowersError(f"process {process} runs notebooks into `{out}`; let it end, or name another folder with --out")
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Remove what a run that was killed had half written, here and in the folders of the runs."""
+    for folder in (out, *out.glob("runs/*/")):
+        remove_leftovers(folder)
 
 
 def _set_places(data: str | None) -> None:
@@ -110,7 +123,13 @@ def _run_one(name: str, out: Path) -> None:
             raise RuntimeError(f"{name} stopped: {error.ename}: {error.evalue}; read {executed}") from None
     with written_whole(executed.with_suffix(".html")) as temporary:
         temporary.write_text(_page(executed))
-    tqdm.write(f"{name:<20} {time.monotonic() - began:5.0f} s{_score(out / 'runs' / name / 'run.json')}")
+    tqdm.write(f"{name:<20} {time.monotonic() - began:5.0f} s{_score(_newest(out, name))}")
+
+
+def _newest(out: Path, name: str) -> Path:
+    """The record that was written last, of the run or of its rehearsal; maybe there is none."""
+    records = [path for path in out.glob(f"runs/{name}*/run.json") if path.parent.name in (name, f"{name}-rehearsal")]
+    return max(records, key=lambda path: path.stat().st_mtime, default=out / "runs" / name / "run.json")
 
 
 def _score(record: Path) -> str:
@@ -139,7 +158,7 @@ def index(out: Path) -> str:
         f'{path.parent.name}" loading="lazy"><figcaption>{path.parent.name}</figcaption></figure>'
         for path in search(out, "curves.png")
     ]
-    files = [name for name in ("submission.csv", "recap.csv") if (out / name).exists()]
+    files = [name for name in ("submission.csv", "submission-rehearsal.csv", "recap.csv") if (out / name).exists()]
     return PAGE.format(
         recap=_recap(out),
         notebooks="\n".join(notebooks),

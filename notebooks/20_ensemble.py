@@ -128,8 +128,9 @@ choices |= {
     "fitted average": ensemble.average(test, shares),
 }
 final = predictions.Predictions(choices[best["name"]], answers.labels, answers.ids)
-predictions.write_submission(final, "submission.csv", count=runs[0].record["data"]["test"])
+name = "submission-rehearsal.csv" if best["rehearsal"] else "submission.csv"
+predictions.write_submission(final, name, count=runs[0].record["data"]["test"])
 print(
-    f"submission.csv: {len(final.ids):,} answers of {best['name']}, macro F1 on val {best['val_macro_f1']:.4f}, "
+    f"{name}: {len(final.ids):,} answers of {best['name']}, macro F1 on val {best['val_macro_f1']:.4f}, "
     f"corrected {corrected:.4f}"
 )

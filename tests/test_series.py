@@ -2,6 +2,7 @@ import io
 import json
 import os
 import re
+import subprocess
 import sys
 import time
 
@@ -119,6 +120,37 @@ def test_a_talkative_notebook_is_shown_ten_times_a_second():
     time.sleep(0.1)
     printed.write("the end")
     assert "the end" in terminal.getvalue()
+
+
+def test_a_second_call_into_the_same_folder_is_refused_with_the_first_ones_process(notebooks, tmp_path):
+    notebooks("00_a", "import time; time.sleep(600)")
+    out = tmp_path / "out"
+    first = (
+        "import pathlib, sys; from flowerlib import series\n"
+        "series.NOTEBOOKS = pathlib.Path(sys.argv[1]); series.run(out=pathlib.Path(sys.argv[2]))"
+    )
+    with subprocess.Popen([sys.executable, "-c", first, str(series.NOTEBOOKS), str(out)]) as process:
+        while not list(out.glob(".flowerlib-*")):
+            time.sleep(0.05)
+        with pytest.raises(FlowersError, match=f"process {process.pid} runs notebooks into `{out}`; .* with --out"):
+            series.run(out=out)
+        process.kill()
+    assert list(out.glob(".flowerlib-*"))  # it was killed
+    notebooks("00_a", "1")
+    series.run(out=out)
+    assert {path.name for path in out.iterdir()} == {"00_a.ipynb", "00_a.html", "index.html"}
+
+
+def test_the_progress_line_tells_of_the_record_that_this_call_left(tmp_path):
+    assert series._score(series._newest(tmp_path, "10_b")) == ""
+    for age, (folder, rehearsal) in enumerate((("10_b", False), ("10_b-rehearsal", True), ("10_b-other", False))):
+        record = tmp_path / "runs" / folder / "run.json"
+        record.parent.mkdir(parents=True)
+        record.write_text(json.dumps({"rehearsal": rehearsal, "val_macro_f1": 0.5}))
+        os.utime(record, (age, age))
+    assert series._score(series._newest(tmp_path, "10_b")) == "   rehearsal"
+    os.utime(tmp_path / "runs/10_b/run.json", (9, 9))
+    assert series._score(series._newest(tmp_path, "10_b")) == "   macro F1 on val 0.5000"
 
 
 def test_a_recap_is_shown_as_a_table_and_escaped(tmp_path):

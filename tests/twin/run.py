@@ -46,7 +46,8 @@ def execute(built: build.Built, python: Path, root: Path, folder: Path, working:
         "HOME": str(home),
         "MALLOC_ARENA_MAX": "2",  # a thread an arena would keep gigabytes
         "FLOWERS_KAGGLE": str(root),
-        "KERAS_BACKEND": "jax",  # chosen by itself where JAX finds a TPU
+        "KERAS_BACKEND": "jax",  # chosen by itself where JAX finds a TPU, as is the precision
+        "FLOWERS_PRECISION": "mixed_bfloat16",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
     }
     notebook = folder / built.kernel.notebook / built.metadata["code_file"]
@@ -83,7 +84,8 @@ def check_ensemble(working: Path, data: Path) -> None:
     ensemble = kernels.SERIES["20_ensemble"]
     recap = (working / ensemble.slug / "recap.csv").read_text()
     missing = [name for name in ensemble.sources if name not in recap]
-    rows = (working / ensemble.slug / "submission.csv").read_text().splitlines()[1:]
+    [submission] = (working / ensemble.slug).glob("submission*.csv")
+    rows = submission.read_text().splitlines()[1:]
     test = sum(int(path.stem.split("-")[-1]) for path in data.glob("tfrecords-jpeg-192x192/test/*.tfrec"))
     if missing or len(rows) != test:
         sys.exit(f"20_ensemble: {len(rows)} answers for {test} test images; runs it did not read: {missing}")
