@@ -1,4 +1,4 @@
-# Four commands: `make setup`, `make run`, `make test`, `make twin`.
+# Five commands: `make setup`, `make run`, `make test`, `make twin`, `make versions`.
 # They need Python 3.11 to 3.13 with pip, and nothing else.
 PYTHON ?= python3
 # Kaggle has Python 3.12: where there is one, the twin has it too.
@@ -7,7 +7,7 @@ TWIN_PYTHON ?= $(shell for python in python3.12 "$$(pyenv prefix 3.12 2>/dev/nul
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: setup run test lint pairs notebooks twin
+.PHONY: setup run test lint pairs notebooks twin versions
 
 setup: $(INSTALLED)
 
@@ -47,4 +47,29 @@ twin: setup .twin/installed
 .twin/installed: tests/twin/requirements.txt
 	$(TWIN_PYTHON) -m venv .twin
 	.twin/bin/pip install --quiet --requirement tests/twin/requirements.txt
+	@touch $@
+
+# The tests, and two notebooks on both backends, with the packages of Kaggle's CPU and GPU image, then with the oldest
+# that requirements.txt allows.
+versions: .versions/kaggle/installed .versions/oldest/installed setup
+	$(BIN)/python -m flowerlib sample build/sample
+	for python in .versions/kaggle/bin/python .versions/oldest/bin/python; do \
+	    $$python -m pytest --ignore=tests/test_notebooks.py || exit 1; \
+	    for backend in tensorflow jax; do \
+	        rm -rf build/versions; \
+	        KERAS_BACKEND=$$backend $$python -m flowerlib run 00_quickstart 03_finetune --data build/sample --out build/versions \
+	            || exit 1; \
+	    done; \
+	done
+
+.versions/kaggle/installed: tests/versions/kaggle.txt pyproject.toml requirements.txt
+	$(TWIN_PYTHON) -m venv .versions/kaggle
+	.versions/kaggle/bin/pip install --quiet --editable '.[test]' --constraint tests/versions/kaggle.txt
+	@touch $@
+
+.versions/oldest/installed: pyproject.toml requirements.txt
+	$(PYTHON) -m venv .versions/oldest
+	.versions/oldest/bin/pip install --quiet uv
+	.versions/oldest/bin/uv pip install --quiet --python .versions/oldest/bin/python --resolution lowest-direct \
+	    --editable '.[test]'
 	@touch $@

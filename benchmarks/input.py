@@ -33,7 +33,7 @@ def run(root: str, quick: bool) -> Report:
     rounds = 1 if quick else 5
     rows, raw = [], {}
     with TemporaryDirectory() as place:
-        sources = {192: flowers} if quick else {192: flowers, 512: _enlarged(flowers, Path(place), 512, 512)}
+        sources = {192: flowers} if quick else {192: flowers, 512: enlarged(flowers, Path(place), 512, 512)}
         for size, source in sources.items():
             decoding = in_turns(_decoding(source, count), rounds)
             varying = in_turns(_varying(source, count // 2) | _warping(source), rounds)
@@ -198,8 +198,8 @@ def _jpegs(flowers: Flowers) -> list[bytes]:
     return [record.features.feature["image"].bytes_list.value[0] for record in records(flowers, "train")]
 
 
-def _enlarged(flowers: Flowers, folder: Path, size: int, count: int) -> Flowers:
-    """The first images of the training split, enlarged to `size` and compressed again, as one shard."""
+def enlarged(flowers: Flowers, folder: Path, size: int, count: int) -> Flowers:
+    """Return the first images of the training split, enlarged to `size` and compressed again, as one shard."""
     path = folder / f"00-{size}x{size}-{count}.tfrec"
     with tf.io.TFRecordWriter(str(path)) as writer:
         for record in islice(records(flowers, "train"), count):
