@@ -34,9 +34,10 @@ def measured(root: str, quick: bool) -> dict[str, list[float]]:
     images = 256 if quick else 2048
     with TemporaryDirectory() as place:
         flowers = enlarged(data.find(192, root), Path(place), SIZE, images)
-        ways = {DECODE: lambda: _decode(flowers)}
-        ways |= {
-            name: lambda mirror=mirror: _look(flowers, mirror) for name, mirror in ((LOOK, False), (MIRRORED, True))
+        ways = {
+            DECODE: partial(_decode, flowers),
+            LOOK: partial(_look, flowers, mirror=False),
+            MIRRORED: partial(_look, flowers, mirror=True),
         }
         return in_turns({name: _rate(images, way) for name, way in ways.items()}, 1 if quick else 7)
 
