@@ -8,6 +8,7 @@ elsewhere.
 """
 
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -155,6 +156,31 @@ def set_aside(path: Path) -> Path:
     aside = path.with_name(f".aside.{path.name}")
     _remove(aside)
     return path.replace(aside)
+
+
+def seal(path: Path, content: Path | None = None) -> None:
+    """Write the checksum of a file beside it, `<path>.sha256`; of `content`, where that is to become the file."""
+    with written_whole(_checksum(path)) as temporary:
+        temporary.write_text(_digest(content or path))
+
+
+def is_intact(path: Path) -> bool:
+    """Return whether a file is there, and as it was when it was sealed; set aside, and say so, what is not."""
+    if not path.exists():
+        return False
+    if _checksum(path).exists() and _checksum(path).read_text() == _digest(path):
+        return True
+    print(f"`{path}` is not as it was written; it is set aside as `{set_aside(path).name}` and made again.")
+    return False
+
+
+def _checksum(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

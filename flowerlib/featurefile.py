@@ -5,7 +5,6 @@ checksum. What is whole has its SHA-256 beside it. Whatever does not fit is comp
 """
 
 import errno
-import hashlib
 import os
 import zlib
 from collections.abc import Iterator
@@ -15,29 +14,10 @@ from typing import BinaryIO
 
 import numpy as np
 
-from flowerlib.config import FlowersError, set_aside, written_whole
+from flowerlib.config import FlowersError, seal
 
 Shape = tuple[int, int, int]  # views, images, numbers a view of an image
 TYPE = np.dtype("<f2")
-
-
-def is_whole(path: Path) -> bool:
-    """Return whether the file is there and as it was written; set aside, and say so, what is not."""
-    if not path.exists():
-        return False
-    if _checksum(path).exists() and _checksum(path).read_text() == _digest(path):
-        return True
-    print(f"`{path}` is not as it was written; set aside as `{set_aside(path).name}` and computed again.")
-    return False
-
-
-def _checksum(path: Path) -> Path:
-    return path.with_suffix(".sha256")
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Half:
@@ -97,8 +77,7 @@ def filling(path: Path, shape: Shape) -> Iterator[Half]:
         size = first + int(np.prod(shape)) * TYPE.itemsize
         _reserve(file, size, half)
         yield Half(file, first, shape, journal)
-    with written_whole(_checksum(path)) as temporary:
-        temporary.write_text(_digest(half))
+    seal(path, half)
     half.replace(path)
     journal.unlink()
 

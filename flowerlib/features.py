@@ -12,7 +12,7 @@ from tqdm import tqdm
 from flowerlib import data, featurefile, predictions
 from flowerlib.accelerator import keras, tf
 from flowerlib.augment import Augmentation
-from flowerlib.config import FlowersError, cache_dir, locked
+from flowerlib.config import FlowersError, cache_dir, is_intact, locked
 from flowerlib.data import Flowers
 from flowerlib.predictions import Predictions
 
@@ -74,9 +74,9 @@ def extract(
     shape = (plain + varied, len(labels), looker.output_shape[-1])
     key = _key(looker, flowers, [plain, *([batch_size, varied, repr(augment)] if varied else [])])
     path = (folder or cache_dir() / "features") / key / f"{split}.npy"
-    if not featurefile.is_whole(path):
+    if not is_intact(path):
         with locked(path.with_name(f".{split}.lock"), _say_who_computes):
-            if not featurefile.is_whole(path):  # another process may have made it meanwhile
+            if not is_intact(path):  # another process may have made it meanwhile
                 with tqdm(
                     desc=f"looking at {split}", total=shape[0] * shape[1], unit="img", disable=not progress
                 ) as bar:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from flowerlib import eda, plots
 from flowerlib.accelerator import tf
-from flowerlib.config import FlowersError, written_whole
+from flowerlib.config import FlowersError, is_intact, seal, written_whole
 from flowerlib.photographs import Fit, Prepared, prepare
 from flowerlib.records import Records
 from flowerlib.shards import shard_name, write_shard
@@ -210,7 +210,7 @@ def _prepare(found: list[Photograph], kept: Path, image_size: int, fit: Fit, pro
     `.tfrec` holds a JPEG a photograph, empty where it cannot be read; `.npz` all else.
     """
     chunks = {kept / f"{number:05d}": found[at : at + CHUNK] for number, at in enumerate(range(0, len(found), CHUNK))}
-    missing = {chunk: part for chunk, part in chunks.items() if not chunk.with_suffix(".npz").exists()}
+    missing = {chunk: part for chunk, part in chunks.items() if not all(map(is_intact, _files_of(chunk)))}
     jobs = [photograph.path for part in missing.values() for photograph in part]
     bar = tqdm(desc="preparing", total=len(found), initial=len(found) - len(jobs), unit="img", disable=not progress)
     with bar, spread(partial(prepare, image_size=image_size, fit=fit), jobs) as done:
@@ -223,17 +223,25 @@ def _prepare(found: list[Photograph], kept: Path, image_size: int, fit: Fit, pro
     return list(chunks)
 
 
+def _files_of(chunk: Path) -> tuple[Path, Path]:
+    return chunk.with_suffix(".tfrec"), chunk.with_suffix(".npz")
+
+
 def _keep(chunk: Path, prepared: list[Prepared]) -> None:
-    with written_whole(chunk.with_suffix(".tfrec")) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
-        for one in prepared:
-            writer.write(one.jpeg)
-    with written_whole(chunk.with_suffix(".npz")) as temporary:
+    jpegs, rest = _files_of(chunk)
+    with written_whole(jpegs) as temporary:
+        with tf.io.TFRecordWriter(str(temporary)) as writer:
+            for one in prepared:
+                writer.write(one.jpeg)
+        seal(jpegs, temporary)
+    with written_whole(rest) as temporary:
         np.savez(
             temporary,
             digests=np.stack([np.frombuffer(one.digest, np.uint8) for one in prepared]),
             thumbnails=np.stack([one.thumbnail for one in prepared]),
             errors=np.array([one.error for one in prepared]),
         )
+        seal(rest, temporary)
 
 
 def _table(found: list[Photograph], chunks: list[Path]) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from flowerlib.accelerator import tf
-from flowerlib.config import cache_dir, written_whole
+from flowerlib.config import cache_dir, is_intact, seal, written_whole
 
 
 class Records:
@@ -57,7 +57,8 @@ def _local(path: str, folder: Path) -> Path:
     if os.path.exists(path):
         return Path(path)
     copy = folder / PurePosixPath(path).name
-    if not copy.exists():
+    if not is_intact(copy):
         with written_whole(copy) as temporary:
             tf.io.gfile.copy(path, str(temporary))
+            seal(copy, temporary)
     return copy

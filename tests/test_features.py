@@ -120,12 +120,12 @@ def test_a_damaged_file_is_named_set_aside_and_computed_again(looker, flowers, t
     elif damage == "cut short":
         path.write_bytes(whole[: len(whole) // 2])
     else:
-        path.with_suffix(".sha256").unlink()
+        path.with_name("val.npy.sha256").unlink()
     damaged = path.read_bytes()
     again = features.extract(looker, flowers, "val", 4, folder=tmp_path)
     assert path.read_bytes() == whole
     assert np.isfinite(again.values).all()
-    said = f"`{path}` is not as it was written; set aside as `.aside.val.npy` and computed again.\n"
+    said = f"`{path}` is not as it was written; it is set aside as `.aside.val.npy` and made again.\n"
     assert capsys.readouterr().out == said
     assert path.with_name(".aside.val.npy").read_bytes() == damaged
 
@@ -158,7 +158,7 @@ def test_a_damaged_half_goes_on_from_where_it_is_sound(looker, flowers, tmp_path
     again = features.extract(looker, flowers, "train", 4, folder=tmp_path / "half")
     assert kept == {"flipped": [8, 12, 16, 20], "cut short": [0, 4, 8, 12, 16, 20]}.get(damage, [0, 4, 8, 12, 16, 20])
     assert Path(again.values.filename).read_bytes() == whole
-    assert {path.name for path in half.parent.iterdir()} == {"train.npy", "train.sha256"}
+    assert {path.name for path in half.parent.iterdir()} == {"train.npy", "train.npy.sha256"}
 
 
 AT_ONCE = """

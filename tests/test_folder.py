@@ -252,6 +252,18 @@ def test_a_stopped_call_goes_on_and_ends_with_the_same_bytes(source, converted, 
     assert everything(out) == everything(converted[0])
 
 
+def test_what_a_stopped_call_kept_and_was_damaged_is_made_again(source, converted, tmp_path, capfd):
+    out, log = tmp_path / "flowers", tmp_path / "log"
+    command = [sys.executable, "-c", STOPPED, source, out, log]
+    assert subprocess.run([*command, "1"]).returncode == -signal.SIGKILL
+    [kept] = tmp_path.glob(".flowers.preparing/*/00000.tfrec")
+    content = kept.read_bytes()
+    kept.write_bytes(content[:600] + bytes([content[600] ^ 1]) + content[601:])  # within a photograph
+    subprocess.run([*command, "99"], check=True)
+    assert f"`{kept}` is not as it was written; it is set aside" in capfd.readouterr().out
+    assert everything(out) == everything(converted[0])
+
+
 def nasty_files(place):
     """Thirty files of two classes; return the sound ones and, for each of the others, why it cannot be used."""
     for label in "ab":

@@ -79,4 +79,16 @@ def test_files_elsewhere_are_fetched_once(contents, tmp_path, monkeypatch):
     assert Records(paths, "key").fetch(np.arange(9)).tolist() == flat(contents)
     tf.io.gfile.rmtree("ram://records")
     assert Records(paths, "key").fetch(np.arange(9)).tolist() == flat(contents)
-    assert sorted(os.listdir(tmp_path / "flowerlib/records/key")) == ["0.tfrec", "1.tfrec", "2.tfrec"]
+    kept = [f"{number}.tfrec{end}" for number in range(3) for end in ("", ".sha256")]
+    assert sorted(os.listdir(tmp_path / "flowerlib/records/key")) == kept
+
+
+def test_a_copy_that_was_damaged_is_named_and_fetched_again(contents, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    paths = written("ram://damaged", contents)
+    copy = Records(paths, "key").paths[0]
+    whole = copy.read_bytes()
+    copy.write_bytes(whole[:50] + bytes([whole[50] ^ 1]) + whole[51:])
+    assert Records(paths, "key").fetch(np.arange(9)).tolist() == flat(contents)
+    said = f"`{copy}` is not as it was written; it is set aside as `.aside.0.tfrec` and made again.\n"
+    assert capsys.readouterr().out == said
