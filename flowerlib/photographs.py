@@ -2,9 +2,10 @@
 
 import hashlib
 import io
+import math
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -15,9 +16,12 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from flowerlib.config import FlowersError
 
 Fit = Literal["crop", "pad"]
+Memory = Callable[[int], AbstractContextManager[object]]  # pixels -> what to be in while so many are decoded
 MOST_PIXELS = 178_956_970  # Pillow's own limit, beyond which it takes an image for an attack
 QUALITY = 95  # of the JPEGs: beyond it they grow and look no better
 GREY = (127, 127, 127)  # of padding: what the networks take for nothing
+BLOCK = 1 << 18  # pixels that are converted at a time
+REACH = 3  # pixels of the smaller of the two images: Lanczos' filter, to either side
 warnings.filterwarnings("ignore", module="PIL")  # about odd metadata, and about sizes below the limit
 # Not those for which Pillow starts another program (EPS), or decodes before it tells the size (icons).
 Image.init()
@@ -25,23 +29,42 @@ FORMATS = [name for name in Image.OPEN if name not in ("EPS", "ICNS", "ICO", "CU
 DEEP = {"I": 65535.0, "I;16": 65535.0, "I;16B": 65535.0, "I;16L": 65535.0, "F": 1.0}  # mode -> white
 
 
-def read(file: Path | BinaryIO, size: int, fit: Fit = "crop", most_pixels: int = MOST_PIXELS) -> np.ndarray:
+def read(
+    file: Path | BinaryIO,
+    size: int,
+    fit: Fit = "crop",
+    most_pixels: int = MOST_PIXELS,
+    memory: Memory = nullcontext,
+) -> np.ndarray:
     """Return an image as `(size, size, 3)` uint8, RGB: upright as its EXIF says, its first frame where it moves.
 
     Transparent parts become white, 16 bits eight, other colour spaces RGB. An image that is not square loses what lies
     beyond the square in its middle (`crop`) or gets grey stripes (`pad`).
+
+    It is decoded within `memory(pixels)`: those it has, at most `most_pixels`. It takes four bytes for each, eight
+    where EXIF turns it, and what the reader of its format takes besides.
 
     Raises:
         FlowersError: the file cannot be read, is no image, is cut short, or has more pixels than `most_pixels`.
     """
     with _told(most_pixels), Image.open(file, formats=FORMATS) as image:
         _bound(image, most_pixels)
+        pixels = image.width * image.height
         image.draft("RGB", (2 * size, 2 * size))  # a large JPEG is decoded smaller, several times faster
-        upright = ImageOps.exif_transpose(image)
-        return np.asarray(_square(_rgb(upright), size, fit))
+        if not image.info.get("progressive"):  # those are in memory as they are, whatever they are decoded to
+            pixels = image.width * image.height
+        with memory(pixels):
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.asarray(_square(image, size, fit))
 
 
-def as_jpeg(file: Path | BinaryIO, size: int, fit: Fit = "crop", most_pixels: int = MOST_PIXELS) -> bytes:
+def as_jpeg(
+    file: Path | BinaryIO,
+    size: int,
+    fit: Fit = "crop",
+    most_pixels: int = MOST_PIXELS,
+    memory: Memory = nullcontext,
+) -> bytes:
     """Return an image as it is stored in a dataset, a JPEG of `(size, size, 3)`; byte for byte where it is one already.
 
     Arguments and errors as in `read`.
@@ -55,10 +78,12 @@ def as_jpeg(file: Path | BinaryIO, size: int, fit: Fit = "crop", most_pixels: in
         with Image.open(content, formats=FORMATS) as image:
             _bound(image, most_pixels)
             if (image.format, image.mode, image.size) == ("JPEG", "RGB", (size, size)) and _upright(image):
-                image.load()  # it can be decoded to its end
+                with memory(size * size):
+                    image.load()  # it can be decoded to its end
                 return content.getvalue()
     content.seek(0)
-    Image.fromarray(read(content, size, fit, most_pixels)).save(encoded := io.BytesIO(), "JPEG", quality=QUALITY)
+    square = Image.fromarray(read(content, size, fit, most_pixels, memory))
+    square.save(encoded := io.BytesIO(), "JPEG", quality=QUALITY)
     return encoded.getvalue()
 
 
@@ -110,11 +135,39 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _square(image: Image.Image, size: int, fit: Fit) -> Image.Image:
-    if image.size == (size, size):
-        return image
-    if fit == "pad":
-        return ImageOps.pad(image, (size, size), Image.Resampling.LANCZOS, GREY)
-    return ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+    width, height = image.size
+    if width == height == size:
+        return _rgb(image)
+    if fit == "crop":
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        return _resized(image, (size, size), (left, top, left + side, top + side))
+    inside = round(size * min(1, width / height)), round(size * min(1, height / width))
+    return ImageOps.pad(_resized(image, inside, (0, 0, width, height)), (size, size), color=GREY)
+
+
+def _resized(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
+    """Return what lies in a box, in RGB and another size; a few rows at a time, so that the whole is there only once.
+
+    The same pixels as of `Image.resize`, which too makes all rows narrow first and then fewer.
+    """
+    if 0 in size:
+        raise FlowersError("is too long and narrow; cut it")
+    left, right = _seen(box[0], box[2], size[0], image.width)
+    top, bottom = _seen(box[1], box[3], size[1], image.height)
+    rows = max(1, BLOCK // (right - left))
+    narrow = Image.new("RGB", (size[0], bottom - top))
+    for row in range(top, bottom, rows):
+        block = _rgb(image.crop((left, row, right, min(row + rows, bottom))))
+        across = (box[0] - left, 0, box[2] - left, block.height)
+        narrow.paste(block.resize((size[0], block.height), Image.Resampling.LANCZOS, across), (0, row - top))
+    return narrow.resize(size, Image.Resampling.LANCZOS, (0, box[1] - top, size[0], box[3] - top))
+
+
+def _seen(start: float, end: float, size: int, limit: int) -> tuple[int, int]:
+    """Return from where to where a filter looks that makes `size` pixels of what lies between."""
+    reach = REACH * max(1, (end - start) / size) + 1
+    return max(0, math.floor(start - reach)), min(limit, math.ceil(end + reach))
 
 
 @dataclass(frozen=True)
