@@ -7,17 +7,20 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from flowerlib import jpeg as jpegs
 from flowerlib.config import FlowersError
 
 Fit = Literal["crop", "pad"]
 Memory = Callable[[int], AbstractContextManager[object]]  # pixels -> what to be in while so many are decoded
 MOST_PIXELS = 178_956_970  # Pillow's own limit, beyond which it takes an image for an attack
+MOST_SCANS = 100  # of a JPEG. Ten are usual; 14 bytes make one more, and a decoder goes over the whole picture for each
 QUALITY = 95  # of the JPEGs: beyond it they grow and look no better
 GREY = (127, 127, 127)  # of padding: what the networks take for nothing
 BLOCK = 1 << 18  # pixels that are converted at a time
@@ -45,13 +48,14 @@ def read(
     where EXIF turns it, and what the reader of its format takes besides.
 
     Raises:
-        FlowersError: the file cannot be read, is no image, is cut short, or has more pixels than `most_pixels`.
+        FlowersError: the file cannot be read, is no image, is cut short, or has more pixels than `most_pixels` or more
+            scans than a JPEG needs.
     """
     with _told(most_pixels), Image.open(file, formats=FORMATS) as image:
-        _bound(image, most_pixels)
+        scans = _bound(image, most_pixels)
         pixels = image.width * image.height
         image.draft("RGB", (2 * size, 2 * size))  # a large JPEG is decoded smaller, several times faster
-        if not image.info.get("progressive"):  # those are in memory as they are, whatever they are decoded to
+        if scans <= 1:  # others are in memory as they are, whatever they are decoded to
             pixels = image.width * image.height
         with memory(pixels):
             ImageOps.exif_transpose(image, in_place=True)
@@ -65,7 +69,7 @@ def as_jpeg(
     most_pixels: int = MOST_PIXELS,
     memory: Memory = nullcontext,
 ) -> bytes:
-    """Return an image as it is stored in a dataset, a JPEG of `(size, size, 3)`; byte for byte where it is one already.
+    """Return an image as it is stored in a dataset, a JPEG of `(size, size, 3)`: where it is one, its `jpeg.plain`.
 
     Arguments and errors as in `read`.
     """
@@ -76,11 +80,11 @@ def as_jpeg(
             file.seek(0)
             content = io.BytesIO(file.read())
         with Image.open(content, formats=FORMATS) as image:
-            _bound(image, most_pixels)
             if (image.format, image.mode, image.size) == ("JPEG", "RGB", (size, size)) and _upright(image):
+                _bound(image, most_pixels)
                 with memory(size * size):
                     image.load()  # it can be decoded to its end
-                return content.getvalue()
+                return jpegs.plain(content.getvalue())
     content.seek(0)
     square = Image.fromarray(read(content, size, fit, most_pixels, memory))
     square.save(encoded := io.BytesIO(), "JPEG", quality=QUALITY)
@@ -108,9 +112,17 @@ def _told(most_pixels: int) -> Iterator[None]:
         raise FlowersError(f"cannot be read: {reason}") from None
 
 
-def _bound(image: Image.Image, most_pixels: int) -> None:
+def _bound(image: Image.Image, most_pixels: int) -> int:
+    """Refuse what takes too long to decode. Return how many scans a JPEG has; zero for others."""
     if image.width * image.height > most_pixels:
         raise FlowersError(f"has {image.width * image.height:,} pixels, more than {most_pixels:,}; make it smaller")
+    if image.format not in ("JPEG", "MPO"):
+        return 0
+    image.fp.seek(0)
+    scans = sum(1 for _ in islice(jpegs.scans(image.fp.read()), MOST_SCANS + 1))
+    if scans > MOST_SCANS:
+        raise FlowersError(f"has more than {MOST_SCANS} scans; save it again as a plain JPEG")
+    return scans
 
 
 def _content(path: Path) -> bytes:

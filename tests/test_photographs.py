@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from flowerlib import photographs
 from flowerlib.config import FlowersError
@@ -158,6 +158,30 @@ def test_prepared_photographs_tell_whether_they_show_the_same(tmp_path):
     decoded = np.asarray(Image.open(io.BytesIO(a.jpeg))).astype(int)
     assert abs(decoded - photographs.read(tmp_path / "a.png", SIZE)).mean() < 3
     assert abs(c.thumbnail.astype(int) - RED).max() <= 3
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"keep_rgb": True}])
+def test_a_jpeg_of_the_right_size_keeps_its_pixels_and_forgets_who_took_it(options, tmp_path):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Artist] = "Jane Doe"
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] = "N"
+    told = saved(noise, "JPEG", exif=exif, comment="Jane Doe", xmp=b"<Jane Doe/>", **options)
+    assert told.getvalue().count(b"Jane Doe") == 3
+    stored = photographs.as_jpeg(io.BytesIO(told.getvalue() + b"Jane Doe"), SIZE)
+    assert stored == saved(noise, "JPEG", **options).getvalue()
+    assert photographs.as_jpeg(io.BytesIO(stored), SIZE) == stored
+    np.testing.assert_array_equal(photographs.decode(stored), np.asarray(Image.open(told)))
+
+
+def test_a_jpeg_of_more_scans_than_it_needs_is_refused_before_it_is_decoded():
+    """A file of 32 MB could hold two million: days of decoding."""
+    content = saved(halves((200, 200)), "JPEG", progressive=True).getvalue()
+    last = content[content.rindex(b"\xff\xda") : -2]
+    for size in (SIZE, 200):
+        with pytest.raises(FlowersError, match="has more than 100 scans"):
+            photographs.as_jpeg(io.BytesIO(content[:-2] + 200 * last + content[-2:]), size)
+        photographs.as_jpeg(io.BytesIO(content[:-2] + 50 * last + content[-2:]), size)
 
 
 def test_a_jpeg_of_the_right_size_is_stored_byte_for_byte_and_another_one_is_not(tmp_path):
