@@ -135,7 +135,7 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in.")] = "127.0.0.1",
     max_bytes: Annotated[int, typer.Option(min=1, help="Of a request.")] = 32_000_000,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Of an image.")] = 50_000_000,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Of an image; of all decoded at once.")] = 50_000_000,
     max_files: Annotated[int, typer.Option(min=1, help="Of a request.")] = 32,
     seconds: Annotated[float, typer.Option(min=0.1, help="For a request to arrive, and for its answer.")] = 30,
     queue: Annotated[int, typer.Option(min=1, help="Images under way at once; others get 503.")] = 256,

@@ -4,6 +4,7 @@ import asyncio
 import math
 import socket
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -42,7 +43,7 @@ class Limits:
 
     Attributes:
         bytes: of a request.
-        pixels: of an image.
+        pixels: of an image, and of all that are decoded at one time.
         files: of a request.
         seconds: for a request to arrive, and again for its answer.
         queue: requests at once, and images at once; others are told to come back.
@@ -79,6 +80,31 @@ class Metrics:
         self.under_way = Gauge("flowerlib_images_under_way", "Images decoded, waiting or run.", **place)
 
 
+class Pixels:
+    """Bounds how many pixels are decoded at one time, in all threads, and with them the memory that this takes."""
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+        self._waiting: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, count: int) -> Iterator[None]:
+        """Wait until there is room for so many, at most as many as there are in all; who came first goes first."""
+        with self._changed:
+            self._waiting.append(me := object())
+            self._changed.wait_for(lambda: self._waiting[0] is me and count <= self._left)
+            self._waiting.popleft()
+            self._left -= count
+            self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += count
+                self._changed.notify_all()
+
+
 class Batches:
     """Runs the network, in one thread, on the images of all requests together: those that wait are the next batch."""
 
@@ -92,6 +118,7 @@ class Batches:
         self._seconds = 0.05  # an image takes, as last seen
         self._network = ThreadPoolExecutor(1, "network")
         self._decoders = ThreadPoolExecutor(num_cores(), "decoder")
+        self._pixels = Pixels(limits.pixels)
 
     @contextmanager
     def room(self, count: int) -> Iterator[None]:
@@ -116,7 +143,8 @@ class Batches:
 
     async def decode(self, file: Path | BinaryIO) -> np.ndarray:
         """Return `Recogniser.pixels` of a file; errors as there."""
-        return await _in(self._decoders, lambda: self._recogniser.pixels(file, self._limits.pixels))
+        most, memory = self._limits.pixels, self._pixels.taken
+        return await _in(self._decoders, lambda: self._recogniser.pixels(file, most, memory))
 
     async def probabilities(self, images: list[np.ndarray]) -> np.ndarray:
         """Return what the network says of images `(S, S, 3)`: `(B, num_classes)`."""
@@ -145,8 +173,8 @@ class Batches:
     async def _answer(self, batch: list[tuple[np.ndarray, "asyncio.Future[np.ndarray]"]]) -> None:
         start = time.perf_counter()
         try:
-            images = np.stack([image for image, _ in batch])
-            said = await _in(self._network, lambda: self._recogniser.probabilities(images))
+            images = [image for image, _ in batch]
+            said = await _in(self._network, lambda: self._recogniser.probabilities(np.stack(images)))
         except Exception as error:  # such as no memory: these requests fail, the service goes on
             for _, answer in batch:
                 if not answer.done():

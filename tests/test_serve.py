@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,8 @@ import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from flowerlib import recogniser
+from flowerlib import recogniser, serve
+from flowerlib.config import FlowersError
 
 LIMITED = ("--max-bytes", "2000000", "--max-pixels", "20000000", "--max-files", "4", "--seconds", "2", "--queue", "6")
 
@@ -222,6 +224,70 @@ def test_who_finds_it_full_is_told_when_to_come_back(trained, tmp_path):
         assert first.result(60).status_code == 200
         assert post(address, ("a.png", image_of(30))).status_code == 200
         assert metric(address, "flowerlib_images_under_way") == 0
+
+
+def test_images_are_decoded_in_the_order_in_which_they_came_and_never_too_many_at_once():
+    """Room for ten: the six has to wait for the seven, and what would still fit waits behind it."""
+    pixels, order, inside, most = serve.Pixels(10), [], [], []
+
+    def decode(count, done):
+        with pixels.taken(count):
+            inside.append(count)
+            order.append(count)
+            most.append(sum(inside))
+            done.wait(10)
+            inside.remove(count)
+
+    ends = {count: threading.Event() for count in (7, 6, 2, 1, 10)}
+    threads = [threading.Thread(target=decode, args=each) for each in ends.items()]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.05)
+    assert order == [7]
+    ends[7].set()
+    threads[0].join(10)
+    until = time.monotonic() + 10
+    while len(order) < 4:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert sorted(order[1:]) == [1, 2, 6]
+    for count in (1, 2, 6, 10):
+        ends[count].set()
+    for thread in threads:
+        thread.join(10)
+    assert order[-1] == 10
+    assert max(most) == 10
+
+
+def test_an_image_that_cannot_be_read_leaves_room_for_the_next():
+    pixels = serve.Pixels(10)
+    for _ in range(3):
+        with pytest.raises(FlowersError), pixels.taken(10):
+            raise FlowersError("is damaged")
+
+
+def memory(process, kind):
+    """What `/proc` says of a process, in bytes: `VmRSS`, or its peak, `VmHWM`."""
+    (line,) = re.findall(rf"^{kind}:\s+(\d+) kB$", Path(f"/proc/{process.pid}/status").read_text(), re.M)
+    return int(line) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from /proc")
+def test_large_images_that_come_together_take_the_memory_of_one(trained, tmp_path):
+    """Twelve of 19 million pixels, each at most four bytes, where twenty million may be decoded at once."""
+    Image.new("RGBA", (4400, 4400), (200, 0, 0, 100)).save(buffer := io.BytesIO(), "PNG")
+    room = ("--max-pixels", "20000000", "--seconds", "60")
+    with served(trained, tmp_path, *room) as (address, process), concurrent.futures.ThreadPoolExecutor(12) as pool:
+        assert post(address, ("a.png", buffer.getvalue())).status_code == 200
+        before = memory(process, "VmRSS")
+        Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # the peak begins anew
+        answers = [pool.submit(post, address, ("a.png", buffer.getvalue())) for _ in range(12)]
+        while not all(answer.done() for answer in answers):
+            began = time.monotonic()
+            assert httpx.get(f"{address}/healthz", timeout=60).status_code == 200
+            assert time.monotonic() - began < 5
+        assert {answer.result().status_code for answer in answers} == {200}
+        assert memory(process, "VmHWM") - before < 4 * 20_000_000 + 40_000_000
 
 
 def test_a_port_that_is_taken_is_named(trained):
