@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from flowerlib import __version__, page
 from flowerlib import recogniser as recognisers
 from flowerlib.config import FlowersError
+from flowerlib.hosts import Hosts, known_hosts
 from flowerlib.recogniser import Recogniser
 from flowerlib.workers import num_cores
 
@@ -197,18 +198,31 @@ async def _in(pool: ThreadPoolExecutor, function: Callable[[], Result]) -> Resul
 
 
 class Gate:
-    """Turns away what is too much, what arrives too slowly, and what of Gradio the page does not need; counts POSTs."""
+    """Turns away what other sites' pages ask, what is too much or too slow, and what the page does not need of Gradio.
 
-    def __init__(self, app: ASGIApp, limits: Limits, batches: Batches, metrics: Metrics) -> None:
-        self._app, self._limits, self._batches, self._metrics = app, limits, batches, metrics
+    HEAD is answered as GET is, of which the server then leaves out the body. POSTs are counted.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Hosts, limits: Limits, batches: Batches, metrics: Metrics) -> None:
+        self._app, self._hosts, self._limits, self._batches, self._metrics = app, hosts, limits, batches, metrics
         self._inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
-        if scope["type"] == "http" and not page.needs(scope["path"]):
-            return await JSONResponse({"detail": "there is nothing here"}, 404)(scope, receive, send)
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
+        if scope["type"] != "http":  # a web socket: nothing here speaks over one
+            return await send({"type": "websocket.close"})
+        if refusal := self._hosts.refusal(scope["headers"]):
+            return await JSONResponse({"detail": refusal}, 403, CLOSE)(scope, receive, send)
+        if not page.needs(scope["path"]):
+            return await JSONResponse({"detail": "there is nothing here"}, 404)(scope, receive, send)
+        if scope["method"] == "POST":
+            return await self._post(scope, receive, send)
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        await self._app(scope | {"method": method}, receive, send)
+
+    async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = time.perf_counter()
         path = scope["path"] if scope["path"] == "/predict" else "page"
 
@@ -301,12 +315,15 @@ class Trouble(BaseModel):
     detail: str
 
 
-def create_app(recogniser: Recogniser, limits: Limits | None = None, announced: str = "") -> FastAPI:
+def create_app(
+    recogniser: Recogniser, limits: Limits | None = None, hosts: Hosts | None = None, announced: str = ""
+) -> FastAPI:
     """Return the service: `POST /predict`, `/healthz`, `/model`, `/metrics`, `/docs`, and the page at `/`.
 
     Args:
         recogniser: what answers.
         limits: what it takes on; `Limits()` unless given.
+        hosts: the names it answers to; this machine's unless given.
         announced: what to print once it can answer.
     """
     limits = limits or Limits()
@@ -336,7 +353,7 @@ def create_app(recogniser: Recogniser, limits: Limits | None = None, announced: 
         redoc_url=None,
         form_limits={"max_files": limits.files, "max_fields": limits.files},
     )
-    app.add_middleware(Gate, limits=limits, batches=batches, metrics=metrics)
+    app.add_middleware(Gate, hosts=hosts or known_hosts(), limits=limits, batches=batches, metrics=metrics)
 
     @app.exception_handler(Busy)
     async def _busy(_: Request, error: Busy) -> JSONResponse:
@@ -407,17 +424,26 @@ def _refuse(allowed: str) -> Callable[[], None]:
     """Say which method there is, where the page, which answers whatever others do not, would say that nothing is."""
 
     async def refuse() -> None:
-        raise HTTPException(405, f"only {allowed} is answered here", {"Allow": allowed})
+        allow = "GET, HEAD" if allowed == "GET" else allowed
+        raise HTTPException(405, f"only {allow} is answered here", {"Allow": allow})
 
     return refuse
 
 
-def serve(run: Path, host: str, port: int, limits: Limits) -> None:
+def serve(run: Path, host: str, port: int, limits: Limits, allowed: Sequence[str] = ()) -> None:
     """Answer requests until told to stop (Ctrl-C, SIGTERM); then finish what is under way.
 
+    Args:
+        run: what to answer with, as in `recogniser.load`.
+        host: where to listen.
+        port: where to listen.
+        limits: what to take on.
+        allowed: names that it answers to besides this machine's own and `host`.
+
     Raises:
-        FlowersError: the port is taken, there is no such host, or the model cannot be loaded.
+        FlowersError: the port is taken, there is no such host, a name is none, or the model cannot be loaded.
     """
+    hosts = known_hosts(host, allowed)
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -433,5 +459,12 @@ def serve(run: Path, host: str, port: int, limits: Limits) -> None:
         )
     where = "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host
     announced = f"page: http://{where}:{port}/   API: http://{where}:{port}/docs   stop: Ctrl-C\n"
-    app = create_app(recognisers.load(run), limits, announced)
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=math.ceil(limits.seconds))
+    uvicorn.run(
+        create_app(recognisers.load(run), limits, hosts, announced),
+        host=host,
+        port=port,
+        ws="none",
+        log_level="warning",
+        proxy_headers=False,  # nothing here asks for a visitor's address; Gradio looks for the scheme itself
+        timeout_graceful_shutdown=math.ceil(limits.seconds),
+    )

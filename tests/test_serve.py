@@ -142,7 +142,7 @@ def test_it_describes_itself(service, trained):
 
 
 def test_other_methods_are_told_which_one_there_is(service):
-    for path, allowed in (("predict", "POST"), ("model", "GET"), ("metrics", "GET")):
+    for path, allowed in (("predict", "POST"), ("model", "GET, HEAD"), ("metrics", "GET, HEAD")):
         answer = httpx.delete(f"{service}/{path}")
         assert (answer.status_code, answer.headers.get("allow")) == (405, allowed)
 
@@ -195,15 +195,70 @@ def spoken(address, text):
         return b"".join(iter(lambda: wire.recv(65536), b""))
 
 
+EVERY = ("", "predict", "healthz", "model", "metrics", "docs", "openapi.json", "config", "gradio_api/upload", "nothing")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS", "DELETE"])
+@pytest.mark.parametrize("path", EVERY)
+def test_another_sites_name_that_leads_here_leads_nowhere(limited, path, method):
+    """DNS rebinding: the browser of a visitor of evil.example asks this service, and thinks it is evil.example."""
+    answer = httpx.request(method, f"{limited}/{path}", headers={"Host": "evil.example:8000"})
+    assert answer.status_code == 403
+    if method != "HEAD":
+        assert set(answer.json()) == {"detail"}
+        assert "`Host` (=evil.example:8000)" in answer.json()["detail"]
+        assert "--allow-host" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:1"])
+@pytest.mark.parametrize("path", ["predict", "config", "gradio_api/queue/join"])
+def test_another_sites_page_is_not_answered(limited, path, origin):
+    answer = httpx.post(f"{limited}/{path}", headers={"Origin": origin})
+    assert (answer.status_code, answer.headers.get("access-control-allow-origin")) == (403, None)
+    assert f"`Origin` (={origin})" in answer.json()["detail"]
+
+
+def test_a_request_without_a_host_is_refused(limited):
+    assert spoken(limited, b"GET /healthz HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 403")
+
+
+def test_a_web_socket_is_no_way_in(limited):
+    upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "
+    head = f"GET /healthz HTTP/1.1\r\nHost: evil.example\r\n{upgrade}dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    assert spoken(limited, head.encode()).startswith(b"HTTP/1.1 403")
+
+
+def test_names_that_are_given_lead_here_and_so_do_this_machines_own(trained, tmp_path):
+    options = ("--allow-host", "flowers.example", "--allow-host", "Other.Example.")
+    with served(trained, tmp_path, *options) as (address, _):
+        known = ["flowers.example", "other.example:80", "FLOWERS.example.", socket.gethostname(), "[::1]:1"]
+        for host in known:
+            assert httpx.get(f"{address}/healthz", headers={"Host": host}).status_code == 200
+        proxied = {"Host": "localhost:8000", "Origin": "https://flowers.example"}
+        assert post(address, ("a.png", image_of(30)), headers=proxied).status_code == 200
+        assert httpx.get(f"{address}/healthz", headers={"Host": "flowers.example.evil"}).status_code == 403
+
+
+@pytest.mark.parametrize("path", ["", "healthz", "model", "metrics", "docs", "openapi.json", "config"])
+def test_head_is_answered_as_get_is_without_a_body(service, path):
+    got = httpx.get(f"{service}/{path}")
+    head = httpx.head(f"{service}/{path}")
+    assert (got.status_code, head.status_code) == (200, 200)
+    assert head.headers["content-type"] == got.headers["content-type"]
+    wire = spoken(service, f"HEAD /{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    assert wire.endswith(b"\r\n\r\n")
+    assert wire.count(b"\r\n\r\n") == 1
+
+
 def test_what_is_no_http_is_refused(limited):
     assert spoken(limited, b"\x16\x03\x01 this is not HTTP\r\n\r\n").startswith(b"HTTP/1.1 400")
-    nonsense = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n"
+    nonsense = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: many\r\n\r\n"
     assert spoken(limited, nonsense).startswith(b"HTTP/1.1 400")
     assert httpx.get(f"{limited}/healthz").status_code == 200
 
 
 def test_who_sends_too_slowly_is_told_so(limited):
-    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
     began = time.monotonic()
     answer = spoken(limited, head + b"Content-Length: 1000\r\n\r\n--b\r\n")
     assert answer.startswith(b"HTTP/1.1 408")
@@ -304,7 +359,7 @@ def test_a_port_that_is_taken_is_named(trained):
 def test_what_was_broken_off_is_swept_away(limited, tmp_path_factory):
     """Uploads end in a file; one that never ends must not stay."""
     (place,) = tmp_path_factory.getbasetemp().glob("limited[0-9]*/uploads/flowerlib-*")
-    head = b"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    head = b"POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
     part = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + bytes(100_000)
     host, port = limited.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as wire:
