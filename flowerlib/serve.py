@@ -9,8 +9,9 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, BinaryIO, TypeVar
 
@@ -26,6 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from flowerlib import __version__, page
 from flowerlib import recogniser as recognisers
 from flowerlib.config import FlowersError
+from flowerlib.connections import Connection, Connections
 from flowerlib.hosts import Hosts, known_hosts
 from flowerlib.recogniser import Recogniser
 from flowerlib.workers import num_cores
@@ -35,6 +37,7 @@ BATCH = recognisers.BATCH  # images that the network gets at once, at most
 WAIT = 0.005  # seconds that a first image waits for others: little beside what the network takes
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"}
 CLOSE = {"Connection": "close"}  # the rest of a request that is refused is not read
+CONNECTIONS = 128  # besides those whose requests are under way: who reads, and browsers that keep six each
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -213,6 +216,11 @@ class Gate:
             return await self._app(scope, receive, send)
         if scope["type"] != "http":  # a web socket: nothing here speaks over one
             return await send({"type": "websocket.close"})
+        connection = scope.get("state", {}).get("connection")
+        with connection.answering() if connection else nullcontext():
+            await self._let_in(scope, receive, send)
+
+    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         if refusal := self._hosts.refusal(scope["headers"]):
             return await JSONResponse({"detail": refusal}, 403, CLOSE)(scope, receive, send)
         if not page.needs(scope["path"]):
@@ -463,6 +471,7 @@ def serve(run: Path, host: str, port: int, limits: Limits, allowed: Sequence[str
         create_app(recognisers.load(run), limits, hosts, announced),
         host=host,
         port=port,
+        http=partial(Connection, Connections(limits.queue + CONNECTIONS, limits.seconds)),
         ws="none",
         log_level="warning",
         proxy_headers=False,  # nothing here asks for a visitor's address; Gradio looks for the scheme itself

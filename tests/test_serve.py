@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -264,6 +264,79 @@ def test_who_sends_too_slowly_is_told_so(limited):
     assert answer.startswith(b"HTTP/1.1 408")
     assert b"longer than 2 s to arrive" in answer
     assert 1.5 < time.monotonic() - began < 10
+
+
+def wired(address):
+    host, port = address.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)))
+
+
+def closed_after(wire):
+    """In how many seconds from now the other side closes or resets a connection, having said nothing."""
+    began = time.monotonic()
+    wire.settimeout(20)
+    with suppress(ConnectionResetError):
+        assert wire.recv(1000) == b""
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Half: "])
+def test_who_never_says_what_he_wants_is_left(limited, said):
+    with wired(limited) as wire:
+        wire.sendall(said)
+        assert 1.5 < closed_after(wire) < 10
+
+
+def test_a_head_that_comes_drop_by_drop_is_as_late(limited):
+    with wired(limited) as wire, suppress(ConnectionError):
+        began = time.monotonic()
+        wire.settimeout(0.2)
+        wire.sendall(b"GET /healthz HTTP/1.1\r\nX: ")
+        while time.monotonic() - began < 20:
+            wire.sendall(b"x")
+            with suppress(TimeoutError):
+                assert wire.recv(1) == b""
+                break
+    assert 1.5 < time.monotonic() - began < 10
+
+
+def test_after_an_answer_the_next_head_has_its_time_too(limited):
+    with wired(limited) as wire:
+        for _ in range(4):  # longer than `--seconds` in all
+            wire.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            answer = b""
+            while not answer.endswith(b'{"status":"ok"}'):
+                answer += wire.recv(10_000)
+            time.sleep(1)
+        wire.sendall(b"GET /healthz HT")
+        assert closed_after(wire) < 10
+
+
+def test_an_answer_that_nobody_takes_in_is_given_up(limited):
+    """A script of the page is asked for again and again, and not read."""
+    script = re.search(r"assets/[^\"']+\.js", httpx.get(limited).text)[0]
+    with wired(limited) as wire:
+        wire.settimeout(0.5)
+        wire.sendall(f"GET /{script} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() * 1000)
+        until = time.monotonic() + 30
+        with suppress(ConnectionError):
+            while time.monotonic() < until:
+                with suppress(TimeoutError):
+                    wire.sendall(b"GET")
+                time.sleep(0.1)
+            pytest.fail("the connection is still open")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are counted in /proc")
+def test_more_connections_than_there_is_room_for_push_out_those_that_wait(trained, tmp_path):
+    with served(trained, tmp_path, "--queue", "1", "--max-files", "1") as (address, process), ExitStack() as wires:
+        for _ in range(400):
+            with suppress(ConnectionError):  # pushed out already
+                wires.enter_context(wired(address)).sendall(b"GET / HT")
+        assert httpx.get(f"{address}/healthz").status_code == 200
+        assert post(address, ("a.png", image_of(30))).status_code == 200
+        sockets = [path for path in Path(f"/proc/{process.pid}/fd").iterdir() if "socket:" in str(path.readlink())]
+        assert len(sockets) < 1 + 128 + 10
 
 
 def test_who_finds_it_full_is_told_when_to_come_back(trained, tmp_path):
