@@ -147,8 +147,11 @@ class Batches:
 
     async def decode(self, file: Path | BinaryIO) -> np.ndarray:
         """Return `Recogniser.pixels` of a file; errors as there."""
-        most, memory = self._limits.pixels, self._pixels.taken
-        return await _in(self._decoders, lambda: self._recogniser.pixels(file, most, memory))
+        return await self.beside(lambda: self._recogniser.pixels(file, self._limits.pixels, self._pixels.taken))
+
+    async def beside(self, function: Callable[[], Result]) -> Result:
+        """Return what a function returns that computes: other requests are answered meanwhile."""
+        return await _in(self._decoders, function)
 
     async def probabilities(self, images: list[np.ndarray]) -> np.ndarray:
         """Return what the network says of images `(S, S, 3)`: `(B, num_classes)`."""

@@ -562,6 +562,41 @@ def named(address, path, session):
     return json.loads(answer.removeprefix("data: "))["success"]
 
 
+WATCHED = """
+import sys
+from pathlib import Path
+from starlette.testclient import TestClient
+from flowerlib import recogniser, serve
+
+called = set()
+
+def watch(frame, event, argument):
+    called.add(argument.__name__ if event == "c_call" else frame.f_code.co_name)
+
+app = serve.create_app(recogniser.load(Path(sys.argv[1])))
+with TestClient(app, base_url="http://localhost") as client:
+    client.portal.call(sys.setprofile, watch)
+    (path,) = client.post("/gradio_api/upload", files={"files": open(sys.argv[2], "rb")}).json()
+    (function,) = [each["id"] for each in client.get("/config").json()["dependencies"] if each["targets"]]
+    asked = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}], "fn_index": function}
+    client.post("/gradio_api/queue/join", json=asked | {"session_hash": "watched"})
+    said = client.get("/gradio_api/queue/data", params={"session_hash": "watched"}).text
+    client.portal.call(sys.setprofile, None)
+assert '"success":true' in said and "resembles" in said, said
+print(*called)
+"""
+
+
+def test_what_the_page_computes_is_not_computed_where_requests_are_awaited(trained, photographs_of_val):
+    """Of all that is called in the thread of the event loop, nothing is heavy."""
+    command = [sys.executable, "-c", WATCHED, trained, min(photographs_of_val.iterdir())]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    called = set(done.stdout.split())
+    assert {"run_in_executor", "probabilities"} <= called  # those of `Batches`, which hand it on
+    assert called & {"resize", "nearest", "save", "fromarray", "b64encode"} == set()
+
+
 def test_two_who_send_the_same_file_are_both_answered_and_it_is_gone_seconds_later(service):
     """Gradio keeps equal uploads as one file; what is never looked at would be swept away after a minute only."""
     upload = {"files": ("a.png", image_of(40))}
