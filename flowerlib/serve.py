@@ -465,7 +465,7 @@ def serve(run: Path, host: str, port: int, limits: Limits, allowed: Sequence[str
     if host not in LOCAL:
         print(
             f"--host {host}: whoever reaches this machine can send pictures; nothing asks for a password or encrypts. "
-            "Put a web server that does both in front before strangers can reach it.",
+            "Put a web server that does both in front before strangers can reach it, and name it by --allow-host.",
             file=sys.stderr,
         )
     where = "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host
