@@ -148,10 +148,14 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in.")] = "127.0.0.1",
     max_bytes: Annotated[int, typer.Option(min=1, help="Of a request.")] = 32_000_000,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Of an image.")] = 50_000_000,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Of an image; of all decoded at once.")] = 50_000_000,
     max_files: Annotated[int, typer.Option(min=1, help="Of a request.")] = 32,
     seconds: Annotated[float, typer.Option(min=0.1, help="For a request to arrive, and for its answer.")] = 30,
     queue: Annotated[int, typer.Option(min=1, help="Images under way at once; others get 503.")] = 256,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name to answer to, such as of a web server in front; repeatable."),
+    ] = None,
 ) -> None:
     """Open a page and an API that name the flowers in photographs.
 
@@ -161,7 +165,8 @@ def serve(
         from flowerlib import serve as service
     except ImportError as error:
         raise FlowersError(f"{error.name} is missing: pip install '.[serve]' in flowerlib's folder") from None
-    service.serve(model, host, port, service.Limits(max_bytes, max_pixels, max_files, seconds, queue))
+    limits = service.Limits(max_bytes, max_pixels, max_files, seconds, queue)
+    service.serve(model, host, port, limits, allow_host or ())
 
 
 @app.command(epilog="Example: flowerlib check --data ~/flowers")

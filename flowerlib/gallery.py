@@ -21,7 +21,7 @@ class Gallery:
     """Training pictures, in file order.
 
     Attributes:
-        features: `(N, d)` float16, each of length one.
+        features: `(N, d)` float32, each of length one.
         labels: `(N,)` int64.
         ids: `(N,)` strings.
         thumbnails: N JPEGs of `(96, 96, 3)`.
@@ -37,7 +37,7 @@ class Gallery:
 
         `features` is `(d,)`, of any length.
         """
-        cosines = self.features.astype(np.float32) @ _unit(features)
+        cosines = self.features @ _unit(features)
         return [(int(place), float(cosines[place])) for place in np.argsort(-cosines, kind="stable")[:count]]
 
 
@@ -75,4 +75,4 @@ def load(path: Path) -> Gallery:
     with np.load(path) as kept:
         joined, ends = kept["thumbnails"].tobytes(), kept["ends"].tolist()
         thumbnails = [joined[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-        return Gallery(kept["features"], kept["labels"], kept["ids"], thumbnails)
+        return Gallery(kept["features"].astype(np.float32), kept["labels"], kept["ids"], thumbnails)

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from PIL import Image
 
 from flowerlib.config import FlowersError
-from flowerlib.recogniser import Recogniser
+from flowerlib.recogniser import Look, Recogniser
 
 if TYPE_CHECKING:
     from flowerlib.serve import Batches, Limits
@@ -66,15 +66,11 @@ def mount(app: FastAPI, recogniser: Recogniser, batches: "Batches", limits: "Lim
                     blocks.upload_file_set.discard(uploaded["path"])  # Gradio would remember it for ever
                     (said,) = await batches.probabilities([image])
                     look = await batches.look(image)
+                    return await batches.beside(lambda: _shown(recogniser, image, said, look))
         except TimeoutError:
             raise gr.Error("It took too long; try again later.", duration=None, print_exception=False) from None
         except FlowersError as error:
             raise gr.Error(str(error), duration=None, print_exception=False) from None
-        shown = {"path": "", "url": _data_url(_png(image), "image/png")}  # no file of the server: those are gone
-        guesses = recogniser.top(said, TOP)
-        bars = [{"label": name, "confidence": value} for name, value in guesses]
-        looked = _looked(image, look.evidence, guesses[0][0], recogniser.classes)
-        return shown, {"label": guesses[0][0], "confidences": bars}, looked, _similar(recogniser, look.features)
 
     with gr.Blocks(title="flowerlib", analytics_enabled=False) as blocks:
         gr.Markdown(
@@ -157,6 +153,15 @@ def _remove(path: Path, sent: int) -> None:
     with suppress(FileNotFoundError):
         if path.stat().st_mtime_ns == sent:
             path.unlink()
+
+
+def _shown(recogniser: Recogniser, image: np.ndarray, said: np.ndarray, look: Look) -> tuple[dict, dict, str, str]:
+    """The image as it was cut, its names, where the network looked, and what it resembles."""
+    shown = {"path": "", "url": _data_url(_png(image), "image/png")}  # no file of the server: those are gone
+    guesses = recogniser.top(said, TOP)
+    bars = [{"label": name, "confidence": value} for name, value in guesses]
+    looked = _looked(image, look.evidence, guesses[0][0], recogniser.classes)
+    return shown, {"label": guesses[0][0], "confidences": bars}, looked, _similar(recogniser, look.features)
 
 
 def _looked(image: np.ndarray, evidence: np.ndarray, name: str, classes: tuple[str, ...]) -> str:

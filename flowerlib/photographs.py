@@ -2,47 +2,75 @@
 
 import hashlib
 import io
+import math
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from flowerlib import jpeg as jpegs
 from flowerlib.config import FlowersError
 
 Fit = Literal["crop", "pad"]
+Memory = Callable[[int], AbstractContextManager[object]]  # pixels -> what to be in while so many are decoded
 MOST_PIXELS = 178_956_970  # Pillow's own limit, beyond which it takes an image for an attack
+MOST_SCANS = 100  # of a JPEG. Ten are usual; 14 bytes make one more, and a decoder goes over the whole picture for each
 QUALITY = 95  # of the JPEGs: beyond it they grow and look no better
 GREY = (127, 127, 127)  # of padding: what the networks take for nothing
+BLOCK = 1 << 18  # pixels that are converted at a time
+REACH = 3  # pixels of the smaller of the two images: Lanczos' filter, to either side
 warnings.filterwarnings("ignore", module="PIL")  # about odd metadata, and about sizes below the limit
 # Not those for which Pillow starts another program (EPS), or decodes before it tells the size (icons).
 Image.init()
+Image.core.set_block_size(1 << 26)  # of 16 MB, Pillow's own size, each thread's heap keeps what an image leaves free
 FORMATS = [name for name in Image.OPEN if name not in ("EPS", "ICNS", "ICO", "CUR", "WMF")]
 DEEP = {"I": 65535.0, "I;16": 65535.0, "I;16B": 65535.0, "I;16L": 65535.0, "F": 1.0}  # mode -> white
 
 
-def read(file: Path | BinaryIO, size: int, fit: Fit = "crop", most_pixels: int = MOST_PIXELS) -> np.ndarray:
+def read(
+    file: Path | BinaryIO,
+    size: int,
+    fit: Fit = "crop",
+    most_pixels: int = MOST_PIXELS,
+    memory: Memory = nullcontext,
+) -> np.ndarray:
     """Return an image as `(size, size, 3)` uint8, RGB: upright as its EXIF says, its first frame where it moves.
 
     Transparent parts become white, 16 bits eight, other colour spaces RGB. An image that is not square loses what lies
     beyond the square in its middle (`crop`) or gets grey stripes (`pad`).
 
+    It is decoded within `memory(pixels)`: those it has, at most `most_pixels`. It takes four bytes for each, eight
+    where EXIF turns it, and what the reader of its format takes besides.
+
     Raises:
-        FlowersError: the file cannot be read, is no image, is cut short, or has more pixels than `most_pixels`.
+        FlowersError: the file cannot be read, is no image, is cut short, or has more pixels than `most_pixels` or more
+            scans than a JPEG needs.
     """
     with _told(most_pixels), Image.open(file, formats=FORMATS) as image:
-        _bound(image, most_pixels)
+        scans = _bound(image, most_pixels)
+        pixels = image.width * image.height
         image.draft("RGB", (2 * size, 2 * size))  # a large JPEG is decoded smaller, several times faster
-        upright = ImageOps.exif_transpose(image)
-        return np.asarray(_square(_rgb(upright), size, fit))
+        if scans <= 1:  # others are in memory as they are, whatever they are decoded to
+            pixels = image.width * image.height
+        with memory(pixels):
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.asarray(_square(image, size, fit))
 
 
-def as_jpeg(file: Path | BinaryIO, size: int, fit: Fit = "crop", most_pixels: int = MOST_PIXELS) -> bytes:
-    """Return an image as it is stored in a dataset, a JPEG of `(size, size, 3)`; byte for byte where it is one already.
+def as_jpeg(
+    file: Path | BinaryIO,
+    size: int,
+    fit: Fit = "crop",
+    most_pixels: int = MOST_PIXELS,
+    memory: Memory = nullcontext,
+) -> bytes:
+    """Return an image as it is stored in a dataset, a JPEG of `(size, size, 3)`: where it is one, its `jpeg.plain`.
 
     Arguments and errors as in `read`.
     """
@@ -53,12 +81,14 @@ def as_jpeg(file: Path | BinaryIO, size: int, fit: Fit = "crop", most_pixels: in
             file.seek(0)
             content = io.BytesIO(file.read())
         with Image.open(content, formats=FORMATS) as image:
-            _bound(image, most_pixels)
             if (image.format, image.mode, image.size) == ("JPEG", "RGB", (size, size)) and _upright(image):
-                image.load()  # it can be decoded to its end
-                return content.getvalue()
+                _bound(image, most_pixels)
+                with memory(size * size):
+                    image.load()  # it can be decoded to its end
+                return jpegs.plain(content.getvalue())
     content.seek(0)
-    Image.fromarray(read(content, size, fit, most_pixels)).save(encoded := io.BytesIO(), "JPEG", quality=QUALITY)
+    square = Image.fromarray(read(content, size, fit, most_pixels, memory))
+    square.save(encoded := io.BytesIO(), "JPEG", quality=QUALITY)
     return encoded.getvalue()
 
 
@@ -83,9 +113,17 @@ def _told(most_pixels: int) -> Iterator[None]:
         raise FlowersError(f"cannot be read: {reason}") from None
 
 
-def _bound(image: Image.Image, most_pixels: int) -> None:
+def _bound(image: Image.Image, most_pixels: int) -> int:
+    """Refuse what takes too long to decode. Return how many scans a JPEG has; zero for others."""
     if image.width * image.height > most_pixels:
         raise FlowersError(f"has {image.width * image.height:,} pixels, more than {most_pixels:,}; make it smaller")
+    if image.format not in ("JPEG", "MPO"):
+        return 0
+    image.fp.seek(0)
+    scans = sum(1 for _ in islice(jpegs.scans(image.fp.read()), MOST_SCANS + 1))
+    if scans > MOST_SCANS:
+        raise FlowersError(f"has more than {MOST_SCANS} scans; save it again as a plain JPEG")
+    return scans
 
 
 def _content(path: Path) -> bytes:
@@ -110,11 +148,39 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _square(image: Image.Image, size: int, fit: Fit) -> Image.Image:
-    if image.size == (size, size):
-        return image
-    if fit == "pad":
-        return ImageOps.pad(image, (size, size), Image.Resampling.LANCZOS, GREY)
-    return ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+    width, height = image.size
+    if width == height == size:
+        return _rgb(image)
+    if fit == "crop":
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        return _resized(image, (size, size), (left, top, left + side, top + side))
+    inside = round(size * min(1, width / height)), round(size * min(1, height / width))
+    return ImageOps.pad(_resized(image, inside, (0, 0, width, height)), (size, size), color=GREY)
+
+
+def _resized(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
+    """Return what lies in a box, in RGB and another size; a few rows at a time, so that the whole is there only once.
+
+    The same pixels as of `Image.resize`, which too makes all rows narrow first and then fewer.
+    """
+    if 0 in size:
+        raise FlowersError("is too long and narrow; cut it")
+    left, right = _seen(box[0], box[2], size[0], image.width)
+    top, bottom = _seen(box[1], box[3], size[1], image.height)
+    rows = max(1, BLOCK // (right - left))
+    narrow = Image.new("RGB", (size[0], bottom - top))
+    for row in range(top, bottom, rows):
+        block = _rgb(image.crop((left, row, right, min(row + rows, bottom))))
+        across = (box[0] - left, 0, box[2] - left, block.height)
+        narrow.paste(block.resize((size[0], block.height), Image.Resampling.LANCZOS, across), (0, row - top))
+    return narrow.resize(size, Image.Resampling.LANCZOS, (0, box[1] - top, size[0], box[3] - top))
+
+
+def _seen(start: float, end: float, size: int, limit: int) -> tuple[int, int]:
+    """Return from where to where a filter looks that makes `size` pixels of what lies between."""
+    reach = REACH * max(1, (end - start) / size) + 1
+    return max(0, math.floor(start - reach)), min(limit, math.ceil(end + reach))
 
 
 @dataclass(frozen=True)

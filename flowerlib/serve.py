@@ -4,12 +4,14 @@ import asyncio
 import math
 import socket
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, BinaryIO, TypeVar
 
@@ -25,6 +27,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from flowerlib import __version__, page
 from flowerlib import recogniser as recognisers
 from flowerlib.config import FlowersError
+from flowerlib.connections import Connection, Connections
+from flowerlib.hosts import Hosts, known_hosts
 from flowerlib.recogniser import Recogniser
 from flowerlib.workers import num_cores
 
@@ -33,6 +37,7 @@ BATCH = recognisers.BATCH  # images that the network gets at once, at most
 WAIT = 0.005  # seconds that a first image waits for others: little beside what the network takes
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"}
 CLOSE = {"Connection": "close"}  # the rest of a request that is refused is not read
+CONNECTIONS = 128  # besides those whose requests are under way: who reads, and browsers that keep six each
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -42,7 +47,7 @@ class Limits:
 
     Attributes:
         bytes: of a request.
-        pixels: of an image.
+        pixels: of an image, and of all that are decoded at one time.
         files: of a request.
         seconds: for a request to arrive, and again for its answer.
         queue: requests at once, and images at once; others are told to come back.
@@ -79,6 +84,31 @@ class Metrics:
         self.under_way = Gauge("flowerlib_images_under_way", "Images decoded, waiting or run.", **place)
 
 
+class Pixels:
+    """Bounds how many pixels are decoded at one time, in all threads, and with them the memory that this takes."""
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+        self._waiting: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, count: int) -> Iterator[None]:
+        """Wait until there is room for so many, at most as many as there are in all; who came first goes first."""
+        with self._changed:
+            self._waiting.append(me := object())
+            self._changed.wait_for(lambda: self._waiting[0] is me and count <= self._left)
+            self._waiting.popleft()
+            self._left -= count
+            self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += count
+                self._changed.notify_all()
+
+
 class Batches:
     """Runs the network, in one thread, on the images of all requests together: those that wait are the next batch."""
 
@@ -92,6 +122,7 @@ class Batches:
         self._seconds = 0.05  # an image takes, as last seen
         self._network = ThreadPoolExecutor(1, "network")
         self._decoders = ThreadPoolExecutor(num_cores(), "decoder")
+        self._pixels = Pixels(limits.pixels)
 
     @contextmanager
     def room(self, count: int) -> Iterator[None]:
@@ -116,7 +147,11 @@ class Batches:
 
     async def decode(self, file: Path | BinaryIO) -> np.ndarray:
         """Return `Recogniser.pixels` of a file; errors as there."""
-        return await _in(self._decoders, lambda: self._recogniser.pixels(file, self._limits.pixels))
+        return await self.beside(lambda: self._recogniser.pixels(file, self._limits.pixels, self._pixels.taken))
+
+    async def beside(self, function: Callable[[], Result]) -> Result:
+        """Return what a function returns that computes: other requests are answered meanwhile."""
+        return await _in(self._decoders, function)
 
     async def probabilities(self, images: list[np.ndarray]) -> np.ndarray:
         """Return what the network says of images `(S, S, 3)`: `(B, num_classes)`."""
@@ -145,8 +180,8 @@ class Batches:
     async def _answer(self, batch: list[tuple[np.ndarray, "asyncio.Future[np.ndarray]"]]) -> None:
         start = time.perf_counter()
         try:
-            images = np.stack([image for image, _ in batch])
-            said = await _in(self._network, lambda: self._recogniser.probabilities(images))
+            images = [image for image, _ in batch]
+            said = await _in(self._network, lambda: self._recogniser.probabilities(np.stack(images)))
         except Exception as error:  # such as no memory: these requests fail, the service goes on
             for _, answer in batch:
                 if not answer.done():
@@ -169,18 +204,36 @@ async def _in(pool: ThreadPoolExecutor, function: Callable[[], Result]) -> Resul
 
 
 class Gate:
-    """Turns away what is too much, what arrives too slowly, and what of Gradio the page does not need; counts POSTs."""
+    """Turns away what other sites' pages ask, what is too much or too slow, and what the page does not need of Gradio.
 
-    def __init__(self, app: ASGIApp, limits: Limits, batches: Batches, metrics: Metrics) -> None:
-        self._app, self._limits, self._batches, self._metrics = app, limits, batches, metrics
+    HEAD is answered as GET is, of which the server then leaves out the body. POSTs are counted.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Hosts, limits: Limits, batches: Batches, metrics: Metrics) -> None:
+        self._app, self._hosts, self._limits, self._batches, self._metrics = app, hosts, limits, batches, metrics
         self._inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
-        if scope["type"] == "http" and not page.needs(scope["path"]):
-            return await JSONResponse({"detail": "there is nothing here"}, 404)(scope, receive, send)
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
+        if scope["type"] != "http":  # a web socket: nothing here speaks over one
+            return await send({"type": "websocket.close"})
+        connection = scope.get("state", {}).get("connection")
+        with connection.answering() if connection else nullcontext():
+            await self._let_in(scope, receive, send)
+
+    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if refusal := self._hosts.refusal(scope["headers"]):
+            return await JSONResponse({"detail": refusal}, 403, CLOSE)(scope, receive, send)
+        if not page.needs(scope["path"]):
+            return await JSONResponse({"detail": "there is nothing here"}, 404)(scope, receive, send)
+        if scope["method"] == "POST":
+            return await self._post(scope, receive, send)
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        await self._app(scope | {"method": method}, receive, send)
+
+    async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = time.perf_counter()
         path = scope["path"] if scope["path"] == "/predict" else "page"
 
@@ -273,12 +326,15 @@ class Trouble(BaseModel):
     detail: str
 
 
-def create_app(recogniser: Recogniser, limits: Limits | None = None, announced: str = "") -> FastAPI:
+def create_app(
+    recogniser: Recogniser, limits: Limits | None = None, hosts: Hosts | None = None, announced: str = ""
+) -> FastAPI:
     """Return the service: `POST /predict`, `/healthz`, `/model`, `/metrics`, `/docs`, and the page at `/`.
 
     Args:
         recogniser: what answers.
         limits: what it takes on; `Limits()` unless given.
+        hosts: the names it answers to; this machine's unless given.
         announced: what to print once it can answer.
     """
     limits = limits or Limits()
@@ -308,7 +364,7 @@ def create_app(recogniser: Recogniser, limits: Limits | None = None, announced: 
         redoc_url=None,
         form_limits={"max_files": limits.files, "max_fields": limits.files},
     )
-    app.add_middleware(Gate, limits=limits, batches=batches, metrics=metrics)
+    app.add_middleware(Gate, hosts=hosts or known_hosts(), limits=limits, batches=batches, metrics=metrics)
 
     @app.exception_handler(Busy)
     async def _busy(_: Request, error: Busy) -> JSONResponse:
@@ -379,17 +435,26 @@ def _refuse(allowed: str) -> Callable[[], None]:
     """Say which method there is, where the page, which answers whatever others do not, would say that nothing is."""
 
     async def refuse() -> None:
-        raise HTTPException(405, f"only {allowed} is answered here", {"Allow": allowed})
+        allow = "GET, HEAD" if allowed == "GET" else allowed
+        raise HTTPException(405, f"only {allow} is answered here", {"Allow": allow})
 
     return refuse
 
 
-def serve(run: Path, host: str, port: int, limits: Limits) -> None:
+def serve(run: Path, host: str, port: int, limits: Limits, allowed: Sequence[str] = ()) -> None:
     """Answer requests until told to stop (Ctrl-C, SIGTERM); then finish what is under way.
 
+    Args:
+        run: what to answer with, as in `recogniser.load`.
+        host: where to listen.
+        port: where to listen.
+        limits: what to take on.
+        allowed: names that it answers to besides this machine's own and `host`.
+
     Raises:
-        FlowersError: the port is taken, there is no such host, or the model cannot be loaded.
+        FlowersError: the port is taken, there is no such host, a name is none, or the model cannot be loaded.
     """
+    hosts = known_hosts(host, allowed)
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -400,10 +465,18 @@ def serve(run: Path, host: str, port: int, limits: Limits) -> None:
     if host not in LOCAL:
         print(
             f"--host {host}: whoever reaches this machine can send pictures; nothing asks for a password or encrypts. "
-            "Put a web server that does both in front before strangers can reach it.",
+            "Put a web server that does both in front before strangers can reach it, and name it by --allow-host.",
             file=sys.stderr,
         )
     where = "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host
     announced = f"page: http://{where}:{port}/   API: http://{where}:{port}/docs   stop: Ctrl-C\n"
-    app = create_app(recognisers.load(run), limits, announced)
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=math.ceil(limits.seconds))
+    uvicorn.run(
+        create_app(recognisers.load(run), limits, hosts, announced),
+        host=host,
+        port=port,
+        http=partial(Connection, Connections(limits.queue + CONNECTIONS, limits.seconds)),
+        ws="none",
+        log_level="warning",
+        proxy_headers=False,  # nothing here asks for a visitor's address; Gradio looks for the scheme itself
+        timeout_graceful_shutdown=math.ceil(limits.seconds),
+    )

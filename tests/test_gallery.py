@@ -1,6 +1,7 @@
 """The training pictures that a run keeps."""
 
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,11 +13,28 @@ from flowerlib.gallery import Gallery
 
 def test_the_nearest_are_those_of_the_largest_cosine():
     """Worked by hand: cosines 1, 0.6, 0 and -1; how long a vector is does not matter."""
-    features = np.array([[0, 1], [0.6, 0.8], [-1, 0], [1, 0]], np.float16)
+    features = np.array([[0, 1], [0.6, 0.8], [-1, 0], [1, 0]], np.float32)
     pictures = Gallery(features, np.arange(4), np.array(list("abcd")), [b""] * 4)
     found = pictures.nearest(np.array([20.0, 0.0]), 3)
     assert [place for place, _ in found] == [3, 1, 0]
     assert [cosine for _, cosine in found] == pytest.approx([1, 0.6, 0], abs=1e-3)
+
+
+def test_to_look_for_the_nearest_copies_no_features(tmp_path):
+    """25,000 pictures of 256 features: 26 MB. The cosines, and their order, are less than one."""
+    features = np.random.default_rng(0).normal(size=(25_000, 256)).astype(np.float16)
+    count = len(features)
+    kept = {"labels": np.zeros(count, int), "ids": np.zeros(count, str), "thumbnails": np.zeros(0, np.uint8)}
+    np.savez(tmp_path / "gallery.npz", features=features, ends=np.zeros(count, int), **kept)
+    pictures = gallery.load(tmp_path / "gallery.npz")
+    tracemalloc.start()
+    try:
+        ((place, _),) = pictures.nearest(features[7], 1)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert place == 7
+    assert peak < 1_000_000
 
 
 def test_a_training_picture_resembles_itself_most(trained, flowers):

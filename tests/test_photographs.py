@@ -2,10 +2,14 @@
 
 import io
 import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from flowerlib import photographs
 from flowerlib.config import FlowersError
@@ -156,6 +160,30 @@ def test_prepared_photographs_tell_whether_they_show_the_same(tmp_path):
     assert abs(c.thumbnail.astype(int) - RED).max() <= 3
 
 
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"keep_rgb": True}])
+def test_a_jpeg_of_the_right_size_keeps_its_pixels_and_forgets_who_took_it(options, tmp_path):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Artist] = "Jane Doe"
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] = "N"
+    told = saved(noise, "JPEG", exif=exif, comment="Jane Doe", xmp=b"<Jane Doe/>", **options)
+    assert told.getvalue().count(b"Jane Doe") == 3
+    stored = photographs.as_jpeg(io.BytesIO(told.getvalue() + b"Jane Doe"), SIZE)
+    assert stored == saved(noise, "JPEG", **options).getvalue()
+    assert photographs.as_jpeg(io.BytesIO(stored), SIZE) == stored
+    np.testing.assert_array_equal(photographs.decode(stored), np.asarray(Image.open(told)))
+
+
+def test_a_jpeg_of_more_scans_than_it_needs_is_refused_before_it_is_decoded():
+    """A file of 32 MB could hold two million: days of decoding."""
+    content = saved(halves((200, 200)), "JPEG", progressive=True).getvalue()
+    last = content[content.rindex(b"\xff\xda") : -2]
+    for size in (SIZE, 200):
+        with pytest.raises(FlowersError, match="has more than 100 scans"):
+            photographs.as_jpeg(io.BytesIO(content[:-2] + 200 * last + content[-2:]), size)
+        photographs.as_jpeg(io.BytesIO(content[:-2] + 50 * last + content[-2:]), size)
+
+
 def test_a_jpeg_of_the_right_size_is_stored_byte_for_byte_and_another_one_is_not(tmp_path):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8))
     right = saved(noise, "JPEG", quality=60).getvalue()
@@ -173,3 +201,91 @@ def test_a_jpeg_of_the_right_size_is_stored_byte_for_byte_and_another_one_is_not
         assert abs(difference).mean() < 3
     with pytest.raises(FlowersError, match="cannot be read: "):
         photographs.as_jpeg(io.BytesIO(right[:-100]), SIZE)
+
+
+MODES = {
+    "RGB": ("PNG", np.uint8, 3),
+    "RGBA": ("PNG", np.uint8, 4),
+    "16 bits": ("PNG", np.uint16, 0),
+    "float": ("TIFF", np.float32, 0),
+}
+
+
+def noise_of(name, width, height):
+    _, kind, channels = MODES[name]
+    noise = np.random.default_rng(0).random((height, width, channels) if channels else (height, width))
+    return Image.fromarray((noise * (1 if kind is np.float32 else np.iinfo(kind).max)).astype(kind))
+
+
+def as_a_whole(name, image):
+    """What `read` says of colours, done to all pixels at once."""
+    if name == "RGBA":
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    white = {"16 bits": 65535, "float": 1}.get(name, 255)
+    return Image.fromarray(np.round(np.asarray(image, np.float64) * 255 / white).astype(np.uint8)).convert("RGB")
+
+
+@pytest.mark.parametrize("size", [(1500, 901), (901, 1500), (700, 20), (1400, 1400)])
+@pytest.mark.parametrize("name", MODES)
+def test_what_is_converted_block_by_block_has_no_seams(name, size):
+    image = noise_of(name, *size)
+    whole = as_a_whole(name, image)
+    for fit, careful in (("crop", ImageOps.fit), ("pad", ImageOps.pad)):
+        colour = {"color": photographs.GREY} if fit == "pad" else {}
+        wanted = careful(whole, (SIZE, SIZE), Image.Resampling.LANCZOS, **colour)
+        seen = photographs.read(saved(image, MODES[name][0]), SIZE, fit)
+        np.testing.assert_array_equal(seen, np.asarray(wanted))
+
+
+PEAK = """
+import re, sys
+from pathlib import Path
+from flowerlib import photographs
+
+def peak():
+    return int(re.search("VmHWM: *(.*) kB", Path("/proc/self/status").read_text().replace("\\t", " "))[1]) * 1024
+
+before = peak()
+photographs.read(Path(sys.argv[1]), 64)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+@pytest.mark.parametrize(("name", "bytes_a_pixel"), [("RGB", 4), ("RGBA", 4), ("16 bits", 2), ("float", 4)])
+def test_an_image_is_in_memory_once(name, bytes_a_pixel, tmp_path):
+    format, kind, channels = MODES[name]
+    black = np.zeros((4000, 4000, channels) if channels else (4000, 4000), kind)
+    (tmp_path / "image").write_bytes(saved(Image.fromarray(black), format).getvalue())
+    done = subprocess.run([sys.executable, "-c", PEAK, tmp_path / "image"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 4000 * 4000 * (bytes_a_pixel + 1.5)
+
+
+@pytest.mark.parametrize(
+    ("file", "pixels"),
+    [
+        (saved(plain((300, 200)), "PNG"), 60_000),
+        (saved(plain((1600, 1200)), "JPEG"), 200 * 150),  # an eighth of each side: at least twice what is asked for
+        (saved(plain((1600, 1200)), "JPEG", progressive=True), 1600 * 1200),
+        (saved(plain((SIZE, SIZE)), "JPEG"), SIZE * SIZE),
+    ],
+)
+def test_what_decodes_an_image_knows_how_large_it_is_in_memory(file, pixels):
+    inside, told = [], []
+
+    @contextmanager
+    def memory(count):
+        inside.append(count)
+        yield
+        told.append(inside.pop())
+
+    photographs.as_jpeg(file, SIZE, memory=memory)
+    assert told == [pixels]
+    with pytest.raises(FlowersError, match="cannot be read"):
+        photographs.as_jpeg(io.BytesIO(file.getvalue()[:-60]), SIZE, memory=memory)
+
+
+def test_what_is_too_narrow_for_a_line_of_the_square_is_told():
+    with pytest.raises(FlowersError, match="is too long and narrow"):
+        photographs.read(saved(plain((1000, 2)), "PNG"), SIZE, "pad")

@@ -148,3 +148,32 @@ def test_the_evidence_lies_where_the_flower_is():
     np.testing.assert_array_equal(found.evidence[..., 0] > found.evidence[..., 0].mean(), rose)
     np.testing.assert_allclose(found.evidence[..., 1], -found.evidence[..., 0], atol=1e-6)
     np.testing.assert_allclose(found.features, [255 * 4 / 36, 0, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("compiled", "sizes"),
+    [
+        (False, [2, 6, 32, 32, 2, 5]),
+        (True, [2, 8, 32, 32, 2, 8]),  # compiled anew for each size: let there be few
+    ],
+)
+def test_the_network_gets_few_sizes_of_batches_where_it_is_compiled_and_never_a_large_one(compiled, sizes):
+    """One and three images with their mirror images; 33 with theirs, which are 66; five without."""
+    seen = []
+
+    class Watched(keras.Sequential):
+        def predict_on_batch(self, images):
+            seen.append(len(images))
+            return super().predict_on_batch(images)
+
+    mean = heads.linear(3)
+    model = Watched([keras.Input((24, 24, 3)), keras.layers.GlobalAveragePooling2D(), mean])
+    mean.set_weights([np.eye(3) / 100, np.zeros(3)])
+    model.jit_compile = compiled
+    named = recogniser.Recogniser(model, ("red", "green", "blue"), 24, 24, "crop", {})
+    images = np.random.default_rng(0).integers(0, 256, (33, 24, 24, 3), np.uint8)
+    powers = np.exp(images.mean(axis=(1, 2)) / 100)
+    for count, mirror in ((1, True), (3, True), (33, True), (5, False)):
+        said = named.probabilities(images[:count], mirror)
+        np.testing.assert_allclose(said, (powers / powers.sum(axis=1, keepdims=True))[:count], atol=1e-5)
+    assert seen == sizes

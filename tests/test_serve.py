@@ -10,8 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,7 +22,8 @@ import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from flowerlib import recogniser
+from flowerlib import recogniser, serve
+from flowerlib.config import FlowersError
 
 LIMITED = ("--max-bytes", "2000000", "--max-pixels", "20000000", "--max-files", "4", "--seconds", "2", "--queue", "6")
 
@@ -140,7 +142,7 @@ def test_it_describes_itself(service, trained):
 
 
 def test_other_methods_are_told_which_one_there_is(service):
-    for path, allowed in (("predict", "POST"), ("model", "GET"), ("metrics", "GET")):
+    for path, allowed in (("predict", "POST"), ("model", "GET, HEAD"), ("metrics", "GET, HEAD")):
         answer = httpx.delete(f"{service}/{path}")
         assert (answer.status_code, answer.headers.get("allow")) == (405, allowed)
 
@@ -193,20 +195,148 @@ def spoken(address, text):
         return b"".join(iter(lambda: wire.recv(65536), b""))
 
 
+EVERY = ("", "predict", "healthz", "model", "metrics", "docs", "openapi.json", "config", "gradio_api/upload", "nothing")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS", "DELETE"])
+@pytest.mark.parametrize("path", EVERY)
+def test_another_sites_name_that_leads_here_leads_nowhere(limited, path, method):
+    """DNS rebinding: the browser of a visitor of evil.example asks this service, and thinks it is evil.example."""
+    answer = httpx.request(method, f"{limited}/{path}", headers={"Host": "evil.example:8000"})
+    assert answer.status_code == 403
+    if method != "HEAD":
+        assert set(answer.json()) == {"detail"}
+        assert "`Host` (=evil.example:8000)" in answer.json()["detail"]
+        assert "--allow-host" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:1"])
+@pytest.mark.parametrize("path", ["predict", "config", "gradio_api/queue/join"])
+def test_another_sites_page_is_not_answered(limited, path, origin):
+    answer = httpx.post(f"{limited}/{path}", headers={"Origin": origin})
+    assert (answer.status_code, answer.headers.get("access-control-allow-origin")) == (403, None)
+    assert f"`Origin` (={origin})" in answer.json()["detail"]
+
+
+def test_a_request_without_a_host_is_refused(limited):
+    assert spoken(limited, b"GET /healthz HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 403")
+
+
+def test_a_web_socket_is_no_way_in(limited):
+    upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "
+    head = f"GET /healthz HTTP/1.1\r\nHost: evil.example\r\n{upgrade}dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    assert spoken(limited, head.encode()).startswith(b"HTTP/1.1 403")
+
+
+def test_names_that_are_given_lead_here_and_so_do_this_machines_own(trained, tmp_path):
+    options = ("--allow-host", "flowers.example", "--allow-host", "Other.Example.")
+    with served(trained, tmp_path, *options) as (address, _):
+        known = ["flowers.example", "other.example:80", "FLOWERS.example.", socket.gethostname(), "[::1]:1"]
+        for host in known:
+            assert httpx.get(f"{address}/healthz", headers={"Host": host}).status_code == 200
+        proxied = {"Host": "localhost:8000", "Origin": "https://flowers.example"}
+        assert post(address, ("a.png", image_of(30)), headers=proxied).status_code == 200
+        assert httpx.get(f"{address}/healthz", headers={"Host": "flowers.example.evil"}).status_code == 403
+
+
+@pytest.mark.parametrize("path", ["", "healthz", "model", "metrics", "docs", "openapi.json", "config"])
+def test_head_is_answered_as_get_is_without_a_body(service, path):
+    got = httpx.get(f"{service}/{path}")
+    head = httpx.head(f"{service}/{path}")
+    assert (got.status_code, head.status_code) == (200, 200)
+    assert head.headers["content-type"] == got.headers["content-type"]
+    wire = spoken(service, f"HEAD /{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    assert wire.endswith(b"\r\n\r\n")
+    assert wire.count(b"\r\n\r\n") == 1
+
+
 def test_what_is_no_http_is_refused(limited):
     assert spoken(limited, b"\x16\x03\x01 this is not HTTP\r\n\r\n").startswith(b"HTTP/1.1 400")
-    nonsense = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n"
+    nonsense = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: many\r\n\r\n"
     assert spoken(limited, nonsense).startswith(b"HTTP/1.1 400")
     assert httpx.get(f"{limited}/healthz").status_code == 200
 
 
 def test_who_sends_too_slowly_is_told_so(limited):
-    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
     began = time.monotonic()
     answer = spoken(limited, head + b"Content-Length: 1000\r\n\r\n--b\r\n")
     assert answer.startswith(b"HTTP/1.1 408")
     assert b"longer than 2 s to arrive" in answer
     assert 1.5 < time.monotonic() - began < 10
+
+
+def wired(address):
+    host, port = address.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)))
+
+
+def closed_after(wire):
+    """In how many seconds from now the other side closes or resets a connection, having said nothing."""
+    began = time.monotonic()
+    wire.settimeout(20)
+    with suppress(ConnectionResetError):
+        assert wire.recv(1000) == b""
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Half: "])
+def test_who_never_says_what_he_wants_is_left(limited, said):
+    with wired(limited) as wire:
+        wire.sendall(said)
+        assert 1.5 < closed_after(wire) < 10
+
+
+def test_a_head_that_comes_drop_by_drop_is_as_late(limited):
+    with wired(limited) as wire, suppress(ConnectionError):
+        began = time.monotonic()
+        wire.settimeout(0.2)
+        wire.sendall(b"GET /healthz HTTP/1.1\r\nX: ")
+        while time.monotonic() - began < 20:
+            wire.sendall(b"x")
+            with suppress(TimeoutError):
+                assert wire.recv(1) == b""
+                break
+    assert 1.5 < time.monotonic() - began < 10
+
+
+def test_after_an_answer_the_next_head_has_its_time_too(limited):
+    with wired(limited) as wire:
+        for _ in range(4):  # longer than `--seconds` in all
+            wire.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            answer = b""
+            while not answer.endswith(b'{"status":"ok"}'):
+                answer += wire.recv(10_000)
+            time.sleep(1)
+        wire.sendall(b"GET /healthz HT")
+        assert closed_after(wire) < 10
+
+
+def test_an_answer_that_nobody_takes_in_is_given_up(limited):
+    """A script of the page is asked for again and again, and not read."""
+    script = re.search(r"assets/[^\"']+\.js", httpx.get(limited).text)[0]
+    with wired(limited) as wire:
+        wire.settimeout(0.5)
+        wire.sendall(f"GET /{script} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() * 1000)
+        until = time.monotonic() + 30
+        with suppress(ConnectionError):
+            while time.monotonic() < until:
+                with suppress(TimeoutError):
+                    wire.sendall(b"GET")
+                time.sleep(0.1)
+            pytest.fail("the connection is still open")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are counted in /proc")
+def test_more_connections_than_there_is_room_for_push_out_those_that_wait(trained, tmp_path):
+    with served(trained, tmp_path, "--queue", "1", "--max-files", "1") as (address, process), ExitStack() as wires:
+        for _ in range(400):
+            with suppress(ConnectionError):  # pushed out already
+                wires.enter_context(wired(address)).sendall(b"GET / HT")
+        assert httpx.get(f"{address}/healthz").status_code == 200
+        assert post(address, ("a.png", image_of(30))).status_code == 200
+        sockets = [path for path in Path(f"/proc/{process.pid}/fd").iterdir() if "socket:" in str(path.readlink())]
+        assert len(sockets) < 1 + 128 + 10
 
 
 def test_who_finds_it_full_is_told_when_to_come_back(trained, tmp_path):
@@ -224,6 +354,70 @@ def test_who_finds_it_full_is_told_when_to_come_back(trained, tmp_path):
         assert metric(address, "flowerlib_images_under_way") == 0
 
 
+def test_images_are_decoded_in_the_order_in_which_they_came_and_never_too_many_at_once():
+    """Room for ten: the six has to wait for the seven, and what would still fit waits behind it."""
+    pixels, order, inside, most = serve.Pixels(10), [], [], []
+
+    def decode(count, done):
+        with pixels.taken(count):
+            inside.append(count)
+            order.append(count)
+            most.append(sum(inside))
+            done.wait(10)
+            inside.remove(count)
+
+    ends = {count: threading.Event() for count in (7, 6, 2, 1, 10)}
+    threads = [threading.Thread(target=decode, args=each) for each in ends.items()]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.05)
+    assert order == [7]
+    ends[7].set()
+    threads[0].join(10)
+    until = time.monotonic() + 10
+    while len(order) < 4:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert sorted(order[1:]) == [1, 2, 6]
+    for count in (1, 2, 6, 10):
+        ends[count].set()
+    for thread in threads:
+        thread.join(10)
+    assert order[-1] == 10
+    assert max(most) == 10
+
+
+def test_an_image_that_cannot_be_read_leaves_room_for_the_next():
+    pixels = serve.Pixels(10)
+    for _ in range(3):
+        with pytest.raises(FlowersError), pixels.taken(10):
+            raise FlowersError("is damaged")
+
+
+def memory(process, kind):
+    """What `/proc` says of a process, in bytes: `VmRSS`, or its peak, `VmHWM`."""
+    (line,) = re.findall(rf"^{kind}:\s+(\d+) kB$", Path(f"/proc/{process.pid}/status").read_text(), re.M)
+    return int(line) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from /proc")
+def test_large_images_that_come_together_take_the_memory_of_one(trained, tmp_path):
+    """Twelve of 19 million pixels, each at most four bytes, where twenty million may be decoded at once."""
+    Image.new("RGBA", (4400, 4400), (200, 0, 0, 100)).save(buffer := io.BytesIO(), "PNG")
+    room = ("--max-pixels", "20000000", "--seconds", "60")
+    with served(trained, tmp_path, *room) as (address, process), concurrent.futures.ThreadPoolExecutor(12) as pool:
+        assert post(address, ("a.png", buffer.getvalue())).status_code == 200
+        before = memory(process, "VmRSS")
+        Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # the peak begins anew
+        answers = [pool.submit(post, address, ("a.png", buffer.getvalue())) for _ in range(12)]
+        while not all(answer.done() for answer in answers):
+            began = time.monotonic()
+            assert httpx.get(f"{address}/healthz", timeout=60).status_code == 200
+            assert time.monotonic() - began < 5
+        assert {answer.result().status_code for answer in answers} == {200}
+        assert memory(process, "VmHWM") - before < 4 * 20_000_000 + 40_000_000
+
+
 def test_a_port_that_is_taken_is_named(trained):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -238,7 +432,7 @@ def test_a_port_that_is_taken_is_named(trained):
 def test_what_was_broken_off_is_swept_away(limited, tmp_path_factory):
     """Uploads end in a file; one that never ends must not stay."""
     (place,) = tmp_path_factory.getbasetemp().glob("limited[0-9]*/uploads/flowerlib-*")
-    head = b"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    head = b"POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
     part = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + bytes(100_000)
     host, port = limited.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as wire:
@@ -366,6 +560,41 @@ def named(address, path, session):
     with httpx.stream("GET", f"{address}/gradio_api/queue/data", params={"session_hash": session}, timeout=20) as said:
         answer = next(line for line in said.iter_lines() if "process_completed" in line)
     return json.loads(answer.removeprefix("data: "))["success"]
+
+
+WATCHED = """
+import sys
+from pathlib import Path
+from starlette.testclient import TestClient
+from flowerlib import recogniser, serve
+
+called = set()
+
+def watch(frame, event, argument):
+    called.add(argument.__name__ if event == "c_call" else frame.f_code.co_name)
+
+app = serve.create_app(recogniser.load(Path(sys.argv[1])))
+with TestClient(app, base_url="http://localhost") as client:
+    client.portal.call(sys.setprofile, watch)
+    (path,) = client.post("/gradio_api/upload", files={"files": open(sys.argv[2], "rb")}).json()
+    (function,) = [each["id"] for each in client.get("/config").json()["dependencies"] if each["targets"]]
+    asked = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}], "fn_index": function}
+    client.post("/gradio_api/queue/join", json=asked | {"session_hash": "watched"})
+    said = client.get("/gradio_api/queue/data", params={"session_hash": "watched"}).text
+    client.portal.call(sys.setprofile, None)
+assert '"success":true' in said and "resembles" in said, said
+print(*called)
+"""
+
+
+def test_what_the_page_computes_is_not_computed_where_requests_are_awaited(trained, photographs_of_val):
+    """Of all that is called in the thread of the event loop, nothing is heavy."""
+    command = [sys.executable, "-c", WATCHED, trained, min(photographs_of_val.iterdir())]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    called = set(done.stdout.split())
+    assert {"run_in_executor", "probabilities"} <= called  # those of `Batches`, which hand it on
+    assert called & {"resize", "nearest", "save", "fromarray", "b64encode"} == set()
 
 
 def test_two_who_send_the_same_file_are_both_answered_and_it_is_gone_seconds_later(service):

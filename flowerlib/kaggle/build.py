@@ -47,7 +47,7 @@ kernel.start({expected})
 """
 # Not carried: what stands around the notebooks and is imported by none of them.
 AROUND = {"__main__", "cli", "series", "sample", "petals", "folder", "shards", "workers", "photographs"}
-AROUND |= {"recogniser", "export", "serve", "page"}
+AROUND |= {"jpeg", "recogniser", "export", "serve", "page", "hosts", "connections"}
 
 
 @dataclass(frozen=True)
