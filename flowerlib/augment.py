@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from flowerlib import buffers, calls
+from flowerlib import calls
 from flowerlib.accelerator import tf
 
 Mix = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
@@ -95,7 +95,7 @@ UNCHANGED = Augmentation(
 
 def _vary(images: np.ndarray, affine: np.ndarray, gain: np.ndarray, brighter: np.ndarray) -> np.ndarray:
     """Move and colour each image, with OpenCV: several times faster than TensorFlow, and without Python's lock."""
-    varied = buffers.empty(images.shape, images.dtype)
+    varied = np.empty_like(images)
     for index, image in enumerate(images):
         moved = cv2.warpAffine(
             image,

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import PurePosixPath
 
 import cv2
@@ -19,16 +19,11 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from tqdm import tqdm
 
-from flowerlib import buffers, calls, classes
+from flowerlib import calls, classes
 from flowerlib.accelerator import tf
 from flowerlib.augment import Mix
 from flowerlib.config import FlowersError, competition_mounts, sample_dir
 from flowerlib.records import Records
-
-try:
-    import simplejpeg
-except ImportError:  # as on Kaggle: TensorFlow decodes, more slowly
-    simplejpeg = None
 
 SPLITS = ("train", "val", "test")
 CALLS = min((os.cpu_count() or 1) + 1, 16)  # batches made at once; one may be waiting for Python's lock
@@ -459,12 +454,8 @@ def resize(images: tf.Tensor, image_size: int) -> tf.Tensor:
 def _decode(jpegs: tf.Tensor, side: int) -> tf.Tensor:
     """Decode JPEGs `(B,)` into `(B, side, side, 3)` uint8, a static shape: a TPU compiles for those.
 
-    Either way the same pixels as from Pillow, OpenCV and others (in CMYK, which is rare, 1 of 255 apart); TensorFlow's
-    own choice is up to 5 off.
+    The same pixels as from Pillow, OpenCV and others; TensorFlow's own choice of a method is up to 5 off.
     """
-    if simplejpeg:
-        images = calls.numpy_function(partial(_decoded, side=side), [jpegs], tf.uint8)
-        return tf.ensure_shape(images, (jpegs.shape[0], side, side, 3))
 
     def one(jpeg: tf.Tensor) -> tf.Tensor:
         return tf.ensure_shape(_pixels(jpeg), (side, side, 3))
@@ -472,21 +463,6 @@ def _decode(jpegs: tf.Tensor, side: int) -> tf.Tensor:
     if jpegs.shape[0] is None:
         return tf.map_fn(one, jpegs, fn_output_signature=tf.TensorSpec((side, side, 3), tf.uint8))
     return tf.stack([one(jpeg) for jpeg in tf.unstack(jpegs)])  # without a loop, 8 % faster at 192 px
-
-
-def _decoded(jpegs: np.ndarray, side: int) -> np.ndarray:
-    """Decode each JPEG where it is to lie in the batch, without Python's lock."""
-    images = buffers.empty((len(jpegs), side, side, 3), np.uint8)
-    for image, jpeg in zip(images, jpegs, strict=True):
-        try:
-            shape = simplejpeg.decode_jpeg(jpeg, buffer=image).shape
-        except ValueError:  # libjpeg-turbo warns of something, of which TensorFlow and `check` may think nothing
-            pixels = np.asarray(_pixels(jpeg))
-            if (shape := pixels.shape) == image.shape:
-                image[:] = pixels
-        if shape != image.shape:
-            raise FlowersError(f"an image has shape {shape}, not {image.shape}; run `flowerlib check`")
-    return images
 
 
 def _pixels(jpeg: tf.Tensor | bytes) -> tf.Tensor:

@@ -579,20 +579,10 @@ def test_images_are_resized_as_pillow_does_it(flowers, records, image_size):
         np.testing.assert_allclose(image, np.asarray(expected), atol=1.01)  # Pillow rounds, twice
 
 
-@pytest.fixture(params=["simplejpeg", "TensorFlow"])
-def decoder(request, monkeypatch):
-    """As on a machine of one's own, and as on Kaggle, which has no simplejpeg."""
-    if request.param == "TensorFlow":
-        monkeypatch.setattr(data, "simplejpeg", None)
-
-
-@pytest.mark.usefixtures("decoder")
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("subsampling", [0, 2])
 @pytest.mark.parametrize("progressive", [False, True])
-def test_both_decoders_give_the_pixels_that_pillow_gives(
-    records, write_flowers, tmp_path, mode, subsampling, progressive
-):
+def test_decoding_gives_the_pixels_that_pillow_gives(records, write_flowers, tmp_path, mode, subsampling, progressive):
     rng = np.random.default_rng(0)
     coded = []
     for _ in range(3):
@@ -608,7 +598,6 @@ def test_both_decoders_give_the_pixels_that_pillow_gives(
         assert {image.tobytes() for image in seen} == {image.tobytes() for image in expected[: len(seen)]}
 
 
-@pytest.mark.usefixtures("decoder")
 def test_what_check_lets_pass_can_be_read(records, write_flowers, tmp_path):
     """Bytes between two segments, which libjpeg-turbo warns of; the pixels are whole."""
     whole = numbered(3)
@@ -620,7 +609,6 @@ def test_what_check_lets_pass_can_be_read(records, write_flowers, tmp_path):
     assert any((numbers(image) == 3).all() for image in images)
 
 
-@pytest.mark.usefixtures("decoder")
 def test_a_grey_photograph_passes_the_check_and_is_read_as_three_equal_channels(records, write_flowers, tmp_path):
     grey = Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIZE, SIZE), np.uint8))
     grey.save(buffer := io.BytesIO(), "JPEG", quality=90)
@@ -635,13 +623,12 @@ def test_a_grey_photograph_passes_the_check_and_is_read_as_three_equal_channels(
     assert sum((image == expected).all() for image in trained) == 1
 
 
-@pytest.mark.usefixtures("decoder")
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (jpeg(plain(SIZE + 8)), f"{SIZE + 8}, *{SIZE + 8}, *3"),
-        (jpeg(plain(SIZE - 8)), f"{SIZE - 8}, *{SIZE - 8}, *3"),
-        (numbered(3)[:300], "[Ii]nvalid JPEG data or crop window"),
+        (jpeg(plain(SIZE + 8)), f"{SIZE + 8},{SIZE + 8},3"),
+        (jpeg(plain(SIZE - 8)), f"{SIZE - 8},{SIZE - 8},3"),
+        (numbered(3)[:300], "Invalid JPEG data or crop window"),
     ],
 )
 def test_an_image_of_another_size_or_cut_short_stops_the_reading(records, write_flowers, tmp_path, wrong, said):
