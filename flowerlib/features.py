@@ -69,9 +69,8 @@ def extract(
         FlowersError: a feature is too large for float16, or not a number; or there is no room for them.
     """
     augment = augment or Augmentation()
-    labels, ids = data.truth(flowers, split)
-    plain = 1 + mirror
-    shape = (plain + varied, len(labels), looker.output_shape[-1])
+    plain, truth = 1 + mirror, None
+    shape = (plain + varied, flowers.count(split), looker.output_shape[-1])
     key = _key(looker, flowers, [plain, *([batch_size, varied, repr(augment)] if varied else [])])
     path = (folder or cache_dir() / "features") / key / f"{split}.npy"
     if not is_intact(path):
@@ -80,8 +79,8 @@ def extract(
                 with tqdm(
                     desc=f"looking at {split}", total=shape[0] * shape[1], unit="img", disable=not progress
                 ) as bar:
-                    _look(looker, flowers, split, batch_size, plain, augment, path, shape, bar)
-    return Features(np.load(path, mmap_mode="r"), labels, ids, plain)
+                    truth = _look(looker, flowers, split, batch_size, plain, augment, path, shape, bar)
+    return Features(np.load(path, mmap_mode="r"), *(truth or data.truth(flowers, split)), plain)
 
 
 def _say_who_computes(process: str) -> None:
@@ -124,9 +123,13 @@ def _look(
     path: Path,
     shape: tuple[int, int, int],
     bar: tqdm,
-) -> None:
-    """Fill the file, from where an earlier call was stopped: first the plain views, then each varied one."""
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Fill the file, from where an earlier call was stopped: first the plain views, then each varied one.
+
+    Return labels and ids, where all images have come by.
+    """
     views, count, _ = shape
+    truth = []
     with featurefile.filling(path, shape) as half:
         bar.initial = bar.n = sum(seen * rows for _, _, seen, rows in half.blocks)  # they count for no speed
         bar.refresh()
@@ -137,11 +140,14 @@ def _look(
                 flowers, split, batch_size, looker.input_shape[1], done - before, augment=varying, seed=number
             )
             mirror = number == 0 and plain == 2
-            for seen, *_ in predictions.outputs(looker, batches, batch_size, mirror=mirror):
+            for seen, *labels_and_ids in predictions.outputs(looker, batches, batch_size, mirror=mirror):
                 _refuse_too_large(seen, split, looker.name)
                 half.keep(0 if number == 0 else plain - 1 + number, done - before, seen)
                 done += seen.shape[1]
                 bar.update(seen.shape[0] * seen.shape[1])
+                truth += [labels_and_ids] if number == 0 else []
+    labels, ids = (np.concatenate(part) for part in zip(*truth, strict=True)) if truth else ([], [])
+    return (labels, ids) if len(labels) == count else None
 
 
 def _refuse_too_large(seen: np.ndarray, split: str, network: str) -> None:
