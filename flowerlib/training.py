@@ -271,16 +271,15 @@ def fit(
         done = len(history.get("loss", []))
         if done:
             print(f"Going on after epoch {done}, found in {resume_file(run)}.")
-        with _kept_usable(model):
-            model.fit(
-                train(start=done * steps),
-                steps_per_epoch=steps,
-                epochs=run.epochs,
-                initial_epoch=done,
-                shuffle=False,  # the pipeline does that
-                verbose=verbose,
-                callbacks=[clock, _EpochEnd(val, run, what, history, clock, hours)],
-            )
+        model.fit(
+            train(start=done * steps),
+            steps_per_epoch=steps,
+            epochs=run.epochs,
+            initial_epoch=done,
+            shuffle=False,  # the pipeline does that
+            verbose=verbose,
+            callbacks=[clock, _EpochEnd(val, run, what, history, clock, hours)],
+        )
     return history
 
 
@@ -312,16 +311,6 @@ def _refuse_to_replace(run: Run, flowers: Flowers) -> None:
             f"{flowers.count('train'):,} images would replace; run it with --out elsewhere, change its NAME, or use "
             "`flowerlib run --force` (FLOWERS_FORCE=1)"
         )
-
-
-@contextmanager
-def _kept_usable(model: keras.Model) -> Iterator[None]:
-    """Leave a model its variables when training is interrupted: on JAX Keras takes them away meanwhile."""
-    try:
-        yield
-    finally:
-        if keras.backend.backend() == "jax":
-            model.jax_state_sync()
 
 
 def time_epochs(model: keras.Model, train: tf.data.Dataset, run: Run, flowers: Flowers, device: Device) -> list[float]:

@@ -157,7 +157,6 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(run, flowers):
     model = compiled(run, flowers)
     with pytest.raises(tf.errors.OpError):
         training.fit(model, lambda start: train(start).take(5).concatenate(broken(train())), val, run, flowers, CPU)
-    assert len(model.get_weights()) == 4  # it can still be asked
 
     resumed = compiled(run, flowers)
     resumed.set_weights([weight + 1 for weight in resumed.get_weights()])  # they must come from the file
