@@ -11,7 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import simplejpeg
 from PIL import Image
 
 from benchmarks import warp
@@ -74,6 +73,8 @@ def _timed(images: int, batches: Callable[[], Iterator]) -> Callable[[], float]:
 
 
 def _decoding(flowers: Flowers, images: int) -> dict[str, Callable[[], float]]:
+    import simplejpeg
+
     jpegs = _jpegs(flowers)
     threads = cpu_count()
 
@@ -135,6 +136,7 @@ def on_device(images: tf.Tensor) -> Callable[[], float]:
 def _albumentations(jpegs: list[bytes], size: int) -> Iterator[tuple[np.ndarray]]:
     import albumentations as A
     import cv2
+    import simplejpeg
 
     cv2.setNumThreads(0)  # the threads are the pool's
     vary = A.Compose(

@@ -6,6 +6,7 @@ was read, so the map can be measured from outside, and SciPy can apply it to any
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from scipy import ndimage, stats
@@ -137,6 +138,10 @@ def test_the_two_flips_are_drawn_independently(photograph):
     assert min(times) >= 6  # 16 and three standard deviations of 3.5
 
 
+# OpenCV before 5 reads at multiples of 1/32 pixel: so far is it off at most, in pixels and in values of a photograph.
+OFF, OFF_VALUE = (1 / 32, 2.0) if int(cv2.__version__.split(".")[0]) < 5 else (1e-3, 0.1)
+
+
 def coordinates(size=SIZE):
     """(S, S, 3): red is the column, green the row."""
     rows, columns = np.mgrid[:size, :size]
@@ -153,14 +158,14 @@ def measured_maps(varied):
     places = np.stack([columns[disc], rows[disc], np.ones(disc.sum())], axis=1)
     read = varied[:, disc, :2]
     maps = np.linalg.pinv(places) @ read
-    np.testing.assert_allclose(places @ maps, read, atol=1e-3)  # an affine map, and no pixel is read twice over
+    np.testing.assert_allclose(places @ maps, read, atol=OFF)  # an affine map, and no pixel is read twice over
     return np.swapaxes(maps, 1, 2)
 
 
 def angle_and_share(maps):
     """Of maps that turn, cut and enlarge: degrees, and the side of what is shown as a share of the image's."""
     cos, sin = maps[:, 0, 0], maps[:, 1, 0]
-    np.testing.assert_allclose(maps[:, :, 1], np.stack([-sin, cos], axis=1), atol=1e-4)  # nothing is sheared
+    np.testing.assert_allclose(maps[:, :, 1], np.stack([-sin, cos], axis=1), atol=OFF / 10)  # nothing is sheared
     return np.degrees(np.arctan2(sin, cos)), np.hypot(cos, sin)
 
 
@@ -176,15 +181,15 @@ def test_scipy_resamples_to_the_same_image(photograph, name, vary):
             ndimage.map_coordinates(channel, [rows, columns], order=1, mode="reflect")
             for channel in np.moveaxis(photograph, -1, 0)
         ]
-        np.testing.assert_allclose(image.reshape(-1, 3), np.transpose(channels), atol=0.1)
+        np.testing.assert_allclose(image.reshape(-1, 3), np.transpose(channels), atol=OFF_VALUE)
 
 
 def test_rotation_turns_around_the_centre_by_any_angle_up_to_the_largest():
     maps = measured_maps(in_a_pipeline(OPERATIONS["rotation"], coordinates(), 1000))
     angles, shares = angle_and_share(maps)
-    np.testing.assert_allclose(shares, 1, atol=1e-4)
+    np.testing.assert_allclose(shares, 1, atol=OFF / 10)
     centre = [(SIZE - 1) / 2, (SIZE - 1) / 2, 1]
-    np.testing.assert_allclose(maps @ centre, [centre[:2]] * 1000, atol=1e-3)
+    np.testing.assert_allclose(maps @ centre, [centre[:2]] * 1000, atol=OFF)
     assert stats.kstest(angles, stats.uniform(-30, 60).cdf).pvalue > 0.01
     assert np.abs(angles).max() <= 30.001
 
@@ -193,7 +198,7 @@ def test_crop_shows_any_square_inside_the_image():
     varied = in_a_pipeline(OPERATIONS["crop"], coordinates(), 1000)
     maps = measured_maps(varied)
     angles, shares = angle_and_share(maps)
-    np.testing.assert_allclose(angles, 0, atol=1e-3)
+    np.testing.assert_allclose(angles, 0, atol=10 * OFF)
     assert stats.kstest(shares, stats.uniform(0.75, 0.25).cdf).pvalue > 0.01
     positions = []
     for axis in (0, 1):
