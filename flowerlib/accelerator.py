@@ -139,6 +139,9 @@ def keep_compiled() -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     if importlib.util.find_spec("filelock") and jax.config.jax_compilation_cache_max_size == -1:
         jax.config.update("jax_compilation_cache_max_size", COMPILED)
+        for program in (cache_dir() / "xla").glob("*-cache"):  # kept without a limit: JAX would stumble over it
+            if not program.with_name(f"{program.name.removesuffix('-cache')}-atime").exists():
+                program.unlink()
 
 
 def _tensorflow_device() -> Device:

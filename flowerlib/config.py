@@ -12,8 +12,11 @@ import hashlib
 import os
 import re
 import shutil
+import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import IO
 
@@ -27,7 +30,9 @@ PLACES = (
     "JAX_COMPILATION_CACHE_DIR",
 )
 COMPETITION = "tpu-getting-started"  # its slug on Kaggle
-TEMPORARY = re.compile(r"\.flowerlib-(\d+)\.(.+?)(\.former)?")  # the process that makes it, what it is to be
+# The machine and the process that make it, and what it is to be.
+TEMPORARY = re.compile(r"\.flowerlib-(.*?)-(\d+)\.(.+?)(\.former)?")
+LOST = 24 * 3600  # seconds without a change, after which a temporary of another machine is taken for a killed one's
 SAMPLE_VERSION = 1  # raise it when anything drawn changes: a sample made before is then not taken for this one
 
 
@@ -103,7 +108,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".flowerlib-{os.getpid()}.{path.name}")
+    temporary = path.with_name(f".flowerlib-{socket.gethostname()}-{os.getpid()}.{path.name}")
     former = temporary.with_name(f"{temporary.name}.former")
     remove_leftovers(path.parent, path.name)
     try:
@@ -125,14 +130,18 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
     What such a process had moved away, to make room for what it did not come to put there, is moved back.
     """
     for left in folder.glob(".flowerlib-*"):
-        if not (found := TEMPORARY.fullmatch(left.name)) or name not in (None, found[2]):
-            continue
-        process, whole = int(found[1]), folder / found[2]
-        if _is_running(process) and not (name and process == os.getpid()):  # whose number may be that of a killed one
-            continue
-        if found[3] and not whole.exists():
-            left.replace(whole)
-        _remove(left)
+        found = TEMPORARY.fullmatch(left.name)
+        if found and name in (None, found[3]) and _is_lost(left, found[1], int(found[2]), own=name is not None):
+            if found[4] and not (folder / found[3]).exists():
+                left.replace(folder / found[3])
+            _remove(left)
+
+
+def _is_lost(left: Path, host: str, process: int, own: bool) -> bool:
+    """Whether nobody is at work on it any more; `own` is lost what bears this process' number: of a killed one."""
+    if host != socket.gethostname():  # such as of a container, or of another machine with the same home
+        return time.time() - left.stat().st_mtime > LOST
+    return own if process == os.getpid() else not _is_running(process)
 
 
 def _remove(path: Path) -> None:
@@ -153,9 +162,8 @@ def _is_running(process: int) -> bool:
 
 def set_aside(path: Path) -> Path:
     """Rename what cannot be used, so that it is neither read again nor lost; return where it is now, hidden."""
-    aside = path.with_name(f".aside.{path.name}")
-    _remove(aside)
-    return path.replace(aside)
+    free = (path.with_name(f".aside-{number}.{path.name}") for number in count(1))
+    return path.replace(next(aside for aside in free if not aside.exists()))
 
 
 def seal(path: Path, content: Path | None = None) -> None:
@@ -165,13 +173,32 @@ def seal(path: Path, content: Path | None = None) -> None:
 
 
 def is_intact(path: Path) -> bool:
-    """Return whether a file is there, and as it was when it was sealed; set aside, and say so, what is not."""
-    if not path.exists():
-        return False
-    if _checksum(path).exists() and _checksum(path).read_text() == _digest(path):
-        return True
-    print(f"`{path}` is not as it was written; it is set aside as `{set_aside(path).name}` and made again.")
-    return False
+    """Return whether a file is there, and as it was when it was sealed."""
+    sealed = path.exists() and _checksum(path).exists()
+    return sealed and _checksum(path).read_bytes() == _digest(path).encode()
+
+
+def refuse_damaged(path: Path) -> None:
+    """Set a file that is not intact aside, and say so; nothing where there is none."""
+    if path.exists() and not is_intact(path):
+        print(f"`{path}` is damaged, or has no checksum: set aside as `{set_aside(path).name}`, and made again.")
+
+
+def keep(path: Path, make: Callable[[], None]) -> None:
+    """Have a file that is made once and kept, intact; of several processes that ask at once, one makes it.
+
+    `make` writes and seals it.
+    """
+
+    def tell(process: str) -> None:
+        print(f"Process {process} makes `{path}`; waiting for it.")
+
+    if is_intact(path):
+        return
+    with locked(path.with_name(f".{path.name}.lock"), tell):
+        if not is_intact(path):  # another may have made it meanwhile
+            refuse_damaged(path)
+            make()
 
 
 def _checksum(path: Path) -> Path:

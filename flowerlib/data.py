@@ -419,7 +419,12 @@ def truth(flowers: Flowers, split: str) -> tuple[np.ndarray, np.ndarray]:
 
     parts = _numbered(flowers, split).batch(512).map(some).as_numpy_iterator()
     labels, ids = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return labels, ids.astype(str)
+    return labels, texts(ids)
+
+
+def texts(values: np.ndarray) -> np.ndarray:
+    """Return UTF-8 bytes `(n,)` as strings, such as ids, in which a file's name may stand."""
+    return np.array([value.decode() for value in values], str)
 
 
 def _numbered(flowers: Flowers, split: str) -> tf.data.Dataset:

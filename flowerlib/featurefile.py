@@ -6,6 +6,7 @@ checksum. What is whole has its SHA-256 beside it. Whatever does not fit is comp
 
 import errno
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,14 +30,20 @@ class Half:
 
     def __init__(self, file: BinaryIO, first: int, shape: Shape, journal: Path) -> None:
         self._file, self._first, self._shape, self._journal = file, first, shape, journal
-        lines = journal.read_text().splitlines() if journal.exists() else []
+        lines = journal.read_text(errors="replace").splitlines() if journal.exists() else []
         self.blocks: list[tuple[int, int, int, int]] = []
         for line in lines:
-            *place, checksum = (int(number) for number in line.split())
-            if zlib.crc32(self._read(*place)) != checksum:
+            if not (place := self._place(line)):
                 break
-            self.blocks.append(tuple(place))
+            self.blocks.append(place)
         journal.write_text("".join(f"{line}\n" for line in lines[: len(self.blocks)]))
+
+    def _place(self, line: str) -> tuple[int, int, int, int] | None:
+        """The place of a block as the journal tells it; None where line or block are not as they were written."""
+        if not re.fullmatch(r"\d+ \d+ \d+ \d+ \d+", line, re.ASCII):
+            return None
+        *place, checksum = map(int, line.split())
+        return tuple(place) if zlib.crc32(self._read(*place)) == checksum else None
 
     def keep(self, view: int, start: int, block: np.ndarray) -> None:
         """Write a block `(views, rows, d)` of float16: of so many views from `view` on, of the images from `start`."""
@@ -71,18 +78,24 @@ def filling(path: Path, shape: Shape) -> Iterator[Half]:
     half, journal = path.with_name(f".{path.name}"), path.with_name(f".{path.name}.journal")
     path.parent.mkdir(parents=True, exist_ok=True)
     header = {"descr": TYPE.str, "fortran_order": False, "shape": shape}
-    with open(half, "r+b" if half.exists() else "w+b") as file:
+    there = half.exists()
+    with open(half, "r+b" if there else "w+b") as file:
         np.lib.format.write_array_header_1_0(file, header)
         first = file.tell()
         size = first + int(np.prod(shape)) * TYPE.itemsize
-        _reserve(file, size, half)
+        try:
+            _reserve(file, size, half.parent)
+        except (OSError, FlowersError):
+            if not there:
+                half.unlink()
+            raise
         yield Half(file, first, shape, journal)
     seal(path, half)
     half.replace(path)
     journal.unlink()
 
 
-def _reserve(file: BinaryIO, size: int, half: Path) -> None:
+def _reserve(file: BinaryIO, size: int, folder: Path) -> None:
     """Take the room now: without it the disk might be full after an hour's work."""
     try:
         file.flush()
@@ -90,10 +103,9 @@ def _reserve(file: BinaryIO, size: int, half: Path) -> None:
             os.posix_fallocate(file.fileno(), 0, size)
         file.truncate(size)
     except OSError as error:
-        half.unlink()
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise FlowersError(
-            f"no room for features: they take {size / 1e6:,.0f} MB in `{half.parent}`; make room there, or name "
-            "another place in XDG_CACHE_HOME"
+            f"no room for features: they take {size / 1e6:,.0f} MB in `{folder}`; make room there, or name another "
+            "place in XDG_CACHE_HOME"
         ) from None

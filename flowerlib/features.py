@@ -12,7 +12,7 @@ from tqdm import tqdm
 from flowerlib import data, featurefile, predictions
 from flowerlib.accelerator import keras, tf
 from flowerlib.augment import Augmentation
-from flowerlib.config import FlowersError, cache_dir, is_intact, locked
+from flowerlib.config import FlowersError, cache_dir, keep
 from flowerlib.data import Flowers
 from flowerlib.predictions import Predictions
 
@@ -69,22 +69,19 @@ def extract(
         FlowersError: a feature is too large for float16, or not a number; or there is no room for them.
     """
     augment = augment or Augmentation()
-    plain, truth = 1 + mirror, None
+    plain = 1 + mirror
     shape = (plain + varied, flowers.count(split), looker.output_shape[-1])
     key = _key(looker, flowers, [plain, *([batch_size, varied, repr(augment)] if varied else [])])
     path = (folder or cache_dir() / "features") / key / f"{split}.npy"
-    if not is_intact(path):
-        with locked(path.with_name(f".{split}.lock"), _say_who_computes):
-            if not is_intact(path):  # another process may have made it meanwhile
-                with tqdm(
-                    desc=f"looking at {split}", total=shape[0] * shape[1], unit="img", disable=not progress
-                ) as bar:
-                    truth = _look(looker, flowers, split, batch_size, plain, augment, path, shape, bar)
+    truth = None
+
+    def make() -> None:
+        nonlocal truth
+        with tqdm(desc=f"looking at {split}", total=shape[0] * shape[1], unit="img", disable=not progress) as bar:
+            truth = _look(looker, flowers, split, batch_size, plain, augment, path, shape, bar)
+
+    keep(path, make)
     return Features(np.load(path, mmap_mode="r"), *(truth or data.truth(flowers, split)), plain)
-
-
-def _say_who_computes(process: str) -> None:
-    print(f"Process {process} computes the same features; waiting for it.")
 
 
 def _key(looker: keras.Model, flowers: Flowers, views: list) -> str:

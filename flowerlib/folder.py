@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from flowerlib import eda, plots
 from flowerlib.accelerator import tf
-from flowerlib.config import FlowersError, is_intact, seal, written_whole
+from flowerlib.config import FlowersError, refuse_damaged, seal, written_whole
 from flowerlib.photographs import Fit, Prepared, prepare
 from flowerlib.records import Records
 from flowerlib.shards import shard_name, write_shard
@@ -210,7 +210,9 @@ def _prepare(found: list[Photograph], kept: Path, image_size: int, fit: Fit, pro
     `.tfrec` holds a JPEG a photograph, empty where it cannot be read; `.npz` all else.
     """
     chunks = {kept / f"{number:05d}": found[at : at + CHUNK] for number, at in enumerate(range(0, len(found), CHUNK))}
-    missing = {chunk: part for chunk, part in chunks.items() if not all(map(is_intact, _files_of(chunk)))}
+    for file in (file for chunk in chunks for file in _files_of(chunk)):
+        refuse_damaged(file)
+    missing = {chunk: part for chunk, part in chunks.items() if not all(map(Path.exists, _files_of(chunk)))}
     jobs = [photograph.path for part in missing.values() for photograph in part]
     bar = tqdm(desc="preparing", total=len(found), initial=len(found) - len(jobs), unit="img", disable=not progress)
     with bar, spread(partial(prepare, image_size=image_size, fit=fit), jobs) as done:

@@ -109,7 +109,7 @@ def outputs(
     """
     run, waiting = _run(model), None
     for *views, labels, ids in data.mirrored(batches) if mirror else batches:
-        started = [run(_padded(view, batch_size)) for view in views], labels.numpy(), ids.numpy().astype(str)
+        started = [run(_padded(view, batch_size)) for view in views], labels.numpy(), data.texts(ids.numpy())
         if waiting:
             yield _fetched(*waiting)
         waiting = started
@@ -191,7 +191,7 @@ def load(folder: Path) -> RunOutput:
 def find_runs() -> list[RunOutput]:
     """Load every run in `runs/` and wherever Kaggle mounted the outputs of other notebooks, sorted by name.
 
-    Rehearsals, and runs that were stopped, are left out where the whole run is there.
+    Rehearsals, and runs that were left beside a longer one, are left out where the run itself is there.
 
     Raises:
         FlowersError: there is none, or two go by one name.
@@ -209,11 +209,11 @@ def find_runs() -> list[RunOutput]:
 
 
 def _without_lesser(runs: list[RunOutput]) -> list[RunOutput]:
-    """The runs without rehearsals, and without runs that were stopped, of what is there as a whole run too."""
+    """The runs without rehearsals, and without those left beside a longer one, of what is there itself too."""
     names = {run.name for run in runs}
     lesser = names & {f"{name}-{kind}" for name in names for kind in ("rehearsal", "unfinished")}
     for name in sorted(lesser):
-        print(f"{name} is left out: it is there as a whole run.")
+        print(f"{name} is left out: the run without that ending is there.")
     return [run for run in runs if run.name not in lesser]
 
 

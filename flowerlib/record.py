@@ -48,6 +48,7 @@ def save_run(
         seen: what the frozen network saw in train; kept with the model, with thumbnails, to show what looks alike.
     """
     run = _beside_longer(run, len(history["loss"]) * flowers.count("train"))
+    (run.folder / "run.json").unlink(missing_ok=True)  # it tells of what is replaced now
     predictions.save(run.folder / "predictions.npz", val, test, flowers.classes)
     record = _record(run, model, history, flowers, device, weights) | {
         f"val_{name}": value for name, value in val.scores().items()
@@ -108,6 +109,7 @@ def _record(run: Run, model: keras.Model, history: History, flowers: Flowers, de
         "layers": count_layers(model),
         **timing(history["seconds"], history["compiled"]),
         "complete": len(history["loss"]) == run.epochs,
+        "submission": str(run.submission),
         "best_epoch": best_epoch(history),
         "history": history,
     }
@@ -117,7 +119,8 @@ def headline(record: dict) -> str:
     """Return a record's result in one line."""
     mark = "REHEARSAL, no result: " if record["rehearsal"] else ""
     scores = "macro F1 {val_macro_f1:.4f}, accuracy {val_accuracy:.4f}, log loss {val_loss:.4f} on val"
-    return f"{mark}{record['name']}: {scores.format(**record)} after {record['epochs']} epochs"
+    stopped = "" if record["complete"] else f" of {record['choices']['epochs']}: it was stopped"
+    return f"{mark}{record['name']}: {scores.format(**record)} after {record['epochs']} epochs{stopped}"
 
 
 def device_record(device: Device) -> dict:

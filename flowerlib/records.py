@@ -6,12 +6,13 @@ checksum of the record (4 bytes). Source: tensorflow/core/lib/io/record_writer.h
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from flowerlib.accelerator import tf
-from flowerlib.config import cache_dir, is_intact, seal, written_whole
+from flowerlib.config import cache_dir, keep, seal, written_whole
 
 
 class Records:
@@ -57,8 +58,11 @@ def _local(path: str, folder: Path) -> Path:
     if os.path.exists(path):
         return Path(path)
     copy = folder / PurePosixPath(path).name
-    if not is_intact(copy):
-        with written_whole(copy) as temporary:
-            tf.io.gfile.copy(path, str(temporary))
-            seal(copy, temporary)
+    keep(copy, partial(_fetch, path, copy))
     return copy
+
+
+def _fetch(path: str, copy: Path) -> None:
+    with written_whole(copy) as temporary:
+        tf.io.gfile.copy(path, str(temporary))
+        seal(copy, temporary)

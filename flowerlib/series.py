@@ -127,8 +127,9 @@ def _run_one(name: str, out: Path) -> None:
 
 
 def _newest(out: Path, name: str) -> Path:
-    """The record that was written last, of the run or of its rehearsal; maybe there is none."""
-    records = [path for path in out.glob(f"runs/{name}*/run.json") if path.parent.name in (name, f"{name}-rehearsal")]
+    """The record that was written last of the run, its rehearsal, or what was stopped of it; maybe there is none."""
+    ours = [name, f"{name}-rehearsal", f"{name}-unfinished"]
+    records = [path for path in out.glob(f"runs/{name}*/run.json") if path.parent.name in ours]
     return max(records, key=lambda path: path.stat().st_mtime, default=out / "runs" / name / "run.json")
 
 
@@ -158,7 +159,7 @@ def index(out: Path) -> str:
         f'{path.parent.name}" loading="lazy"><figcaption>{path.parent.name}</figcaption></figure>'
         for path in search(out, "curves.png")
     ]
-    files = [name for name in ("submission.csv", "submission-rehearsal.csv", "recap.csv") if (out / name).exists()]
+    files = sorted(path.name for path in (*out.glob("submission*.csv"), *out.glob("recap.csv")))
     return PAGE.format(
         recap=_recap(out),
         notebooks="\n".join(notebooks),

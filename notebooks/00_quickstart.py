@@ -176,13 +176,6 @@ train = partial(
 val = features.eval_batches(seen["val"], run.eval_batch_size)
 history = training.fit(head, train, val, run, flowers, device, verbose=0)
 
-# %%
-plots.curves(history, best_epoch=training.best_epoch(history), rehearsal=run.rehearsal)
-
-# %% [markdown]
-# The last epoch is the one kept: by then the learning rate has fallen to zero. To choose the best by its validation score
-# would flatter that score. The training loss is the higher one because it is measured with dropout and smoothed labels.
-
 # %% [markdown]
 # ## The answers
 # What took long is written down before it is looked at: the answers for val and test, in which both plain views vote, and
@@ -199,10 +192,17 @@ left = record.save_run(
     run, model, history, flowers=flowers, device=device, weights=weights, val=said, test=answers,
     seen=seen["train"],
 )  # fmt: skip
-predictions.write_submission(answers, run.submission, count=flowers.count("test"))
+predictions.write_submission(answers, left["submission"], count=flowers.count("test"))
 print(record.headline(left))
 
+# %%
+plots.curves(history, best_epoch=training.best_epoch(history), rehearsal=run.rehearsal)
+
 # %% [markdown]
+# The last epoch is the one kept: by then the learning rate has fallen to zero. To choose the best by its validation score
+# would flatter that score. The training loss is the higher one because it is measured with dropout and smoothed labels.
+#
+# ## Is what is saved what was judged?
 # The network that is saved should say what the two halves said. Nearly: features are kept with three digits, and on TPU and
 # GPU numbers are rounded on the way.
 

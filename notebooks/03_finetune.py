@@ -48,7 +48,7 @@ FROZEN_BEFORE = "block3_expand_conv"  # the first layer that is trained: of maps
 IMAGE_SIZE = 192  # in training
 EVAL_SIZE = 224  # when judged: larger, as random crops enlarge flowers in training
 VIEWS = (192, 208, 224)  # sides at which the final answer looks, mirrored too
-BATCH_SIZE = 32  # over all replicas, however many: enough for normalisation's statistics
+BATCH_SIZE = 32  # over all replicas, however many: for normalisation's statistics (TensorFlow takes each replica's share alone)
 EPOCHS = 24  # one or two minutes each on two cores, for 4,512 images
 WARMUP_EPOCHS = 1  # while the new head is random
 PEAK_LR = 5e-4  # more than usual: the body has normalisation that follows, and many epochs
@@ -120,17 +120,13 @@ print(f"{record.count_trainable(model):,} of {model.count_params():,} weights ar
 
 # %% [markdown]
 # ## Training
-# One line an epoch. If it is stopped, running the notebook again in the same folder goes on after the last whole epoch.
+# One line an epoch. If it is stopped, running the notebook again in the same folder goes on after the last epoch that was kept: each or, where they are short, one every
+# two minutes.
 
 # %%
 history = training.fit(model, train, val, run, flowers, device, hours=HOURS)
 
-# %%
-plots.curves(history, best_epoch=training.best_epoch(history), rehearsal=run.rehearsal)
-
 # %% [markdown]
-# Training looks harder than validation because it is: mixed and varied images, smoothed labels, dropout.
-#
 # ## The answers
 # What took an hour is written down before it is looked at. The answers are averaged over several views of each image, at a
 # few sizes, as it is and mirrored: a mistake that depends on how one looked is outvoted. For comparison also from one view,
@@ -168,14 +164,19 @@ left = record.save_run(
     val=said,
     test=answers,
 )
-predictions.write_submission(answers, run.submission, count=flowers.count("test"))
+predictions.write_submission(answers, left["submission"], count=flowers.count("test"))
 one = look("val", (run.eval_size or run.image_size,), mirror=False)
 mark = "REHEARSAL, no result: " if run.rehearsal else ""
 for name, view in {"one view": one, f"{2 * len(sides)} views": said}.items():
     print(mark + name, {metric: round(score, 4) for metric, score in view.scores().items()})
 print(record.headline(left))
 
+# %%
+plots.curves(history, best_epoch=training.best_epoch(history), rehearsal=run.rehearsal)
+
 # %% [markdown]
+# Training looks harder than validation because it is: mixed and varied images, smoothed labels, dropout.
+#
 # ## How good is it?
 # The classes it gets worst:
 

@@ -133,19 +133,13 @@ plots.learning_rate(np.array([schedule(step) for step in range(run.epochs * step
 # %% [markdown]
 # ## Training
 # One line an epoch. The first epoch is slower: the program is compiled in it. If the session is stopped, running the
-# notebook again in the same folder goes on after the last whole epoch. (On Kaggle, a saved version begins in an empty
-# folder, and so from the start.)
+# notebook again in the same folder goes on after the last epoch that was kept: each or, where they are short, one every
+# two minutes. (On Kaggle, a saved version begins in an empty folder, and so from the start.)
 
 # %%
 history = training.fit(model, train, val, run, flowers, device, hours=HOURS)
 
-# %%
-plots.curves(history, best_epoch=training.best_epoch(history), rehearsal=run.rehearsal)
-
 # %% [markdown]
-# The two losses are not to be held against each other: that of training is measured on varied and mixed images, smoothed
-# labels and with dropout, that of validation on plain images and labels.
-#
 # ## The answers
 # What took hours is written down before it is looked at. Each image of val and test is seen twice, as it is and mirrored,
 # and the two answers are averaged. What the ensemble needs stays in `runs/`: the probabilities, the model, the record and
@@ -159,10 +153,16 @@ said, answers = (
 left = record.save_run(
     run, model, history, flowers=flowers, device=device, weights=weights, val=said, test=answers
 )
-predictions.write_submission(answers, run.submission, count=flowers.count("test"))
+predictions.write_submission(answers, left["submission"], count=flowers.count("test"))
 print(record.headline(left))
 
+# %%
+plots.curves(history, best_epoch=training.best_epoch(history), rehearsal=run.rehearsal)
+
 # %% [markdown]
+# The two losses are not to be held against each other: that of training is measured on varied and mixed images, smoothed
+# labels and with dropout, that of validation on plain images and labels.
+#
 # ## How good is it?
 # Accuracy counts images, so in the competition's data 782 irises outweigh a class of 18. **Macro F1**, the competition's
 # metric, is the mean of the classes' F1: the rare flower counts as much as the common one. The classes it gets worst:

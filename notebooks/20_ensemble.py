@@ -112,8 +112,9 @@ choice = ensemble.selection_optimism(
 )
 best = table.loc[0]
 corrected = best["val_macro_f1"] - choice.optimism
+mark = "REHEARSAL, no result: " if best["rehearsal"] else ""
 print(
-    f"{best['name']}: macro F1 on val {best['val_macro_f1']:.4f}, "
+    f"{mark}{best['name']}: macro F1 on val {best['val_macro_f1']:.4f}, "
     f"less {choice.optimism:.4f} for the choice {corrected:.4f}"
 )
 print(f"better than {table.loc[1, 'name']} by {choice.low:.4f} to {choice.high:.4f} (95 %)")
@@ -131,6 +132,6 @@ final = predictions.Predictions(choices[best["name"]], answers.labels, answers.i
 name = "submission-rehearsal.csv" if best["rehearsal"] else "submission.csv"
 predictions.write_submission(final, name, count=runs[0].record["data"]["test"])
 print(
-    f"{name}: {len(final.ids):,} answers of {best['name']}, macro F1 on val {best['val_macro_f1']:.4f}, "
+    f"{mark}{name}: {len(final.ids):,} answers of {best['name']}, macro F1 on val {best['val_macro_f1']:.4f}, "
     f"corrected {corrected:.4f}"
 )

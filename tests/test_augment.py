@@ -205,8 +205,8 @@ def test_crop_shows_any_square_inside_the_image():
         # A pixel is a square around its centre: the outermost edges of what is shown, from 0 to S.
         low = maps[:, axis, 2] - shares / 2 + 0.5
         high = low + shares * SIZE
-        assert low.min() > -1e-3
-        assert high.max() < SIZE + 1e-3
+        assert low.min() > -2 * OFF
+        assert high.max() < SIZE + 2 * OFF
         room = SIZE * (1 - shares)
         positions.append((low / room)[room > 0.1])
         assert stats.kstest(positions[axis], "uniform").pvalue > 0.01

@@ -1,8 +1,10 @@
 """`FlowersError`, `cache_dir`, and that `written_whole` leaves all of a file or folder, or what was there before."""
 
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,44 @@ def test_a_reader_never_sees_half_of_the_old_folder_while_it_is_removed(tmp_path
     assert listing(tmp_path) == {"model/weights": "new"}
 
 
+HERE = socket.gethostname()
+
+
+def test_what_another_machine_makes_is_left_alone_for_a_day(tmp_path, dead_process):
+    theirs = tmp_path / f".flowerlib-another.host-{dead_process}.run.json"
+    theirs.write_text("half")
+    config.remove_leftovers(tmp_path, "run.json")
+    assert theirs.exists()
+    os.utime(theirs, (time.time() - 25 * 3600,) * 2)
+    config.remove_leftovers(tmp_path, "run.json")
+    assert not theirs.exists()
+
+
+def test_nothing_that_was_set_aside_is_lost(tmp_path):
+    for content in ("one", "two"):
+        (tmp_path / "resume.npz").write_text(content)
+        config.set_aside(tmp_path / "resume.npz")
+    assert listing(tmp_path) == {".aside-1.resume.npz": "one", ".aside-2.resume.npz": "two"}
+
+
+def test_what_is_kept_is_made_once_and_again_when_it_is_damaged(tmp_path, capsys):
+    path, made = tmp_path / "kept/file", []
+
+    def make():
+        made.append(1)
+        with written_whole(path) as temporary:
+            temporary.write_text("content")
+            config.seal(path, temporary)
+
+    for _ in range(2):
+        config.keep(path, make)
+    assert len(made) == 1
+    path.with_name("file.sha256").write_bytes(b"\xff\xfe")
+    config.keep(path, make)
+    assert len(made) == 2
+    assert "set aside as `.aside-1.file`, and made again" in capsys.readouterr().out
+
+
 @pytest.fixture
 def dead_process():
     """The number of a process that has ended."""
@@ -115,7 +155,7 @@ def dead_process():
 @pytest.mark.parametrize("number", ["this process", "a dead one"])
 def test_what_a_killed_process_left_is_not_taken_over_and_does_not_stay(tmp_path, number, dead_process):
     process = os.getpid() if number == "this process" else dead_process
-    stale = tmp_path / f".flowerlib-{process}.dataset"
+    stale = tmp_path / f".flowerlib-{HERE}-{process}.dataset"
     stale.mkdir()
     (stale / "old-shard").write_text("of another division")
     with written_whole(tmp_path / "dataset") as temporary:
@@ -127,8 +167,8 @@ def test_what_a_killed_process_left_is_not_taken_over_and_does_not_stay(tmp_path
 def test_what_was_moved_away_by_a_process_that_was_killed_then_comes_back(tmp_path, dead_process):
     """Between the two renames neither the old folder nor the new one has its name."""
     for name in ("model", "other"):
-        (tmp_path / f".flowerlib-{dead_process}.{name}.former").mkdir()
-        (tmp_path / f".flowerlib-{dead_process}.{name}.former/weights").write_text("old")
+        (tmp_path / f".flowerlib-{HERE}-{dead_process}.{name}.former").mkdir()
+        (tmp_path / f".flowerlib-{HERE}-{dead_process}.{name}.former/weights").write_text("old")
     (tmp_path / "other").mkdir()
     (tmp_path / "other/weights").write_text("new")
     config.remove_leftovers(tmp_path)
@@ -136,13 +176,13 @@ def test_what_was_moved_away_by_a_process_that_was_killed_then_comes_back(tmp_pa
 
 
 def test_what_others_make_or_wrote_is_not_removed(tmp_path):
-    (tmp_path / f".flowerlib-{os.getppid()}.run.json").write_text("half")
+    (tmp_path / f".flowerlib-{HERE}-{os.getppid()}.run.json").write_text("half")
     (tmp_path / ".2024.run.json").write_text("somebody's")
     with written_whole(tmp_path / "run.json") as temporary:
         temporary.write_text("new")
         config.remove_leftovers(tmp_path)  # of everything, while this one is made
         assert temporary.exists()
-    kept = {f".flowerlib-{os.getppid()}.run.json": "half", ".2024.run.json": "somebody's"}
+    kept = {f".flowerlib-{HERE}-{os.getppid()}.run.json": "half", ".2024.run.json": "somebody's"}
     assert listing(tmp_path) == kept | {"run.json": "new"}
 
 

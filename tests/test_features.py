@@ -125,12 +125,12 @@ def test_a_damaged_file_is_named_set_aside_and_computed_again(looker, flowers, t
     again = features.extract(looker, flowers, "val", 4, folder=tmp_path)
     assert path.read_bytes() == whole
     assert np.isfinite(again.values).all()
-    said = f"`{path}` is not as it was written; it is set aside as `.aside.val.npy` and made again.\n"
+    said = f"`{path}` is damaged, or has no checksum: set aside as `.aside-1.val.npy`, and made again.\n"
     assert capsys.readouterr().out == said
-    assert path.with_name(".aside.val.npy").read_bytes() == damaged
+    assert path.with_name(".aside-1.val.npy").read_bytes() == damaged
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut short", "no half"])
+@pytest.mark.parametrize("damage", ["flipped", "cut short", "no half", "an empty line", "no number"])
 def test_a_damaged_half_goes_on_from_where_it_is_sound(looker, flowers, tmp_path, monkeypatch, damage):
     whole = Path(features.extract(looker, flowers, "train", 4, folder=tmp_path / "whole").values.filename).read_bytes()
     keep, kept = featurefile.Half.keep, []
@@ -151,12 +151,18 @@ def test_a_damaged_half_goes_on_from_where_it_is_sound(looker, flowers, tmp_path
         half.write_bytes(content)
     elif damage == "cut short":
         half.write_bytes(content[: 128 + 8 * 6 * 2])
-    else:
+    elif damage == "no half":
         half.unlink()
+    else:
+        journal = half.with_name(".train.npy.journal")
+        first, second, *rest = journal.read_text().splitlines()
+        second = "" if damage == "an empty line" else "0 4 1 4 \0"
+        journal.write_text("\n".join([first, second, *rest]))
     kept.clear()
     monkeypatch.setattr(featurefile.Half, "keep", lambda *each: kept.append(each[2]) or keep(*each))
     again = features.extract(looker, flowers, "train", 4, folder=tmp_path / "half")
-    assert kept == {"flipped": [8, 12, 16, 20], "cut short": [0, 4, 8, 12, 16, 20]}.get(damage, [0, 4, 8, 12, 16, 20])
+    begins = {"flipped": 8, "an empty line": 4, "no number": 4}.get(damage, 0)
+    assert kept == list(range(begins, 23, 4))
     assert Path(again.values.filename).read_bytes() == whole
     assert {path.name for path in half.parent.iterdir()} == {"train.npy", "train.npy.sha256"}
 
@@ -189,7 +195,7 @@ def test_of_two_processes_one_computes_and_the_other_waits_for_it(flowers, tmp_p
     assert float(one[-1]) > 0
     assert other[-1] == one[-1]
     first = both[said.index(one)].pid
-    assert other[:-1] in ([f"Process {first} computes the same features; waiting for it."], [])
+    assert other[:-1] in ([f"Process {first} makes `{next(tmp_path.rglob('train.npy'))}`; waiting for it."], [])
 
 
 def test_without_room_nothing_is_computed(looker, flowers, tmp_path, monkeypatch):

@@ -107,6 +107,13 @@ def test_outputs_are_fetched_while_the_next_batch_runs(model, flowers, monkeypat
     assert seen == ["start 0", "start 1", "fetch 0", "start 2", "fetch 1", "fetch 2"]
 
 
+def test_ids_in_which_any_letter_stands_come_through(model, records, write_flowers, tmp_path):
+    records["val"][0][0]["id"] = "gänse/löwe 花.jpg".encode()
+    flowers = data.find(path=write_flowers(tmp_path, records))
+    said = predictions.predict(model, data.eval_batches(flowers, "val", 4), 4)
+    assert said.ids[0] == data.truth(flowers, "val")[1][0] == "gänse/löwe 花.jpg"
+
+
 def test_mirrored_batches_are_those_of_numpy(flowers):
     for images, mirrored, labels, ids in data.mirrored(data.eval_batches(flowers, "val", 4)):
         np.testing.assert_array_equal(mirrored, images.numpy()[:, :, ::-1])
@@ -216,7 +223,7 @@ def test_a_rehearsal_and_a_stopped_run_are_left_out_where_the_whole_run_is_there
     for name in ("10_a", "10_a-rehearsal", "10_a-unfinished", "11_b-rehearsal"):
         leave_run(Path("runs") / name, name)
     assert [run.name for run in predictions.find_runs()] == ["10_a", "11_b-rehearsal"]
-    said = [f"10_a-{kind} is left out: it is there as a whole run." for kind in ("rehearsal", "unfinished")]
+    said = [f"10_a-{kind} is left out: the run without that ending is there." for kind in ("rehearsal", "unfinished")]
     assert capsys.readouterr().out.splitlines() == said
 
 

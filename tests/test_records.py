@@ -90,5 +90,5 @@ def test_a_copy_that_was_damaged_is_named_and_fetched_again(contents, tmp_path, 
     whole = copy.read_bytes()
     copy.write_bytes(whole[:50] + bytes([whole[50] ^ 1]) + whole[51:])
     assert Records(paths, "key").fetch(np.arange(9)).tolist() == flat(contents)
-    said = f"`{copy}` is not as it was written; it is set aside as `.aside.0.tfrec` and made again.\n"
+    said = f"`{copy}` is damaged, or has no checksum: set aside as `.aside-1.0.tfrec`, and made again.\n"
     assert capsys.readouterr().out == said

@@ -143,14 +143,17 @@ def test_a_second_call_into_the_same_folder_is_refused_with_the_first_ones_proce
 
 def test_the_progress_line_tells_of_the_record_that_this_call_left(tmp_path):
     assert series._score(series._newest(tmp_path, "10_b")) == ""
-    for age, (folder, rehearsal) in enumerate((("10_b", False), ("10_b-rehearsal", True), ("10_b-other", False))):
+    for age, folder in enumerate(("10_b", "10_b-unfinished", "10_b-rehearsal", "10_b-other")):
         record = tmp_path / "runs" / folder / "run.json"
         record.parent.mkdir(parents=True)
-        record.write_text(json.dumps({"rehearsal": rehearsal, "val_macro_f1": 0.5}))
+        record.write_text(json.dumps({"rehearsal": folder.endswith("rehearsal"), "val_macro_f1": 0.5}))
         os.utime(record, (age, age))
     assert series._score(series._newest(tmp_path, "10_b")) == "   rehearsal"
-    os.utime(tmp_path / "runs/10_b/run.json", (9, 9))
-    assert series._score(series._newest(tmp_path, "10_b")) == "   macro F1 on val 0.5000"
+    for name in ("10_b-unfinished", "10_b"):
+        os.utime(tmp_path / "runs" / name / "run.json", (9, 9))
+        assert series._newest(tmp_path, "10_b").parent.name == name
+        os.utime(tmp_path / "runs" / name / "run.json", (0, 0))
+    assert series._score(tmp_path / "runs/10_b/run.json") == "   macro F1 on val 0.5000"
 
 
 def test_a_recap_is_shown_as_a_table_and_escaped(tmp_path):

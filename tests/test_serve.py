@@ -218,8 +218,10 @@ def test_another_sites_page_is_not_answered(limited, path, origin):
     assert f"`Origin` (={origin})" in answer.json()["detail"]
 
 
-def test_a_request_without_a_host_is_refused(limited):
-    assert spoken(limited, b"GET /healthz HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 403")
+def test_a_request_without_a_host_is_answered_as_load_balancers_ask_so_and_browsers_do_not(limited):
+    assert spoken(limited, b"GET /healthz HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200")
+    origin = b"GET /healthz HTTP/1.0\r\nOrigin: http://evil.example\r\n\r\n"
+    assert spoken(limited, origin).startswith(b"HTTP/1.1 403")
 
 
 def test_a_web_socket_is_no_way_in(limited):

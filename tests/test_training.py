@@ -235,7 +235,7 @@ def test_other_data_begin_anew(run, flowers, capsys):
     training.fit(compiled(run, flowers), *batches(run, flowers), run, flowers, CPU, hours=0)
     other = replace(flowers, fingerprint="000000000000")
     training.fit(compiled(run, other), *batches(run, other), run, other, CPU, hours=0)
-    assert "has other data; it is set aside as `.aside.resume.npz`, training begins anew" in capsys.readouterr().out
+    assert "has other data; it is set aside as `.aside-1.resume.npz`, training begins anew" in capsys.readouterr().out
 
 
 def test_other_variations_begin_anew(run, flowers, capsys):
@@ -258,7 +258,7 @@ def test_what_was_kept_and_is_damaged_is_named_and_set_aside(run, flowers, capsy
     history = training.fit(compiled(run, flowers), *batches(run, flowers), run, flowers, CPU)
     assert len(history["loss"]) == 4
     assert "runs/10_tiny/resume.npz` has other bytes than were written, as it seems" in capsys.readouterr().out
-    assert kept.with_name(".aside.resume.npz").exists()
+    assert kept.with_name(".aside-1.resume.npz").exists()
 
 
 @pytest.mark.parametrize("start", [0, 1, 2, 3, 7, 46])
