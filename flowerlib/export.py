@@ -113,7 +113,7 @@ def _onnx(model: keras.Model, folder: Path) -> Runner:
         if isinstance(layer, keras.layers.Normalization):  # tf2onnx takes tensors that are no variables for inputs
             layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
     model(keras.Input(model.input_shape[1:]))  # Keras wants a model that was called
-    model.export(folder / "model.onnx", format="onnx", verbose=False)
+    model.export(str(folder / "model.onnx"), format="onnx", verbose=False)
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda pixels: session.run(None, {name: pixels})[0]
@@ -124,7 +124,7 @@ def _litert(model: keras.Model, folder: Path) -> Runner:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
         raise _missing(error) from None
-    model.export(folder / "model.tflite", format="litert", verbose=False)
+    model.export(str(folder / "model.tflite"), format="litert", verbose=False)  # Keras 3.13 takes no Path
     interpreter = Interpreter(str(folder / "model.tflite"), num_threads=num_cores())
     place, answer = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
 
@@ -139,7 +139,7 @@ def _litert(model: keras.Model, folder: Path) -> Runner:
 
 
 def _savedmodel(model: keras.Model, folder: Path) -> Runner:
-    model.export(folder / "savedmodel", format="tf_saved_model", verbose=False)
+    model.export(str(folder / "savedmodel"), format="tf_saved_model", verbose=False)
     loaded = tf.saved_model.load(folder / "savedmodel")
     return lambda pixels: loaded.serve([tf.constant(pixels)]).numpy()
 
