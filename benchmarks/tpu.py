@@ -54,10 +54,8 @@ def run(root: str, quick: bool) -> Report:
     """Count, and measure what predicting takes of the host."""
     looking = look.measured(root, quick)
     a_core = medians(looking)[look.MIRRORED] / num_cores()
-    rows, raw = (
-        [Row(f"host: predicting at {SIZE} px, mirrored too, by each core here", a_core, "images/s")],
-        {"look": looking},
-    )
+    rows = [Row(f"host: predicting at {SIZE} px, mirrored too, by each core here", a_core, "images/s")]
+    raw = {"look": looking}
     for name in ("Xception",) if quick else NETWORKS:
         arguments = map(str, (name, SIZE, BATCH, NETWORKS[name]))
         done = subprocess.run(

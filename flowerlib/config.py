@@ -33,6 +33,7 @@ COMPETITION = "tpu-getting-started"  # its slug on Kaggle
 # The machine and the process that make it, and what it is to be.
 TEMPORARY = re.compile(r"\.flowerlib-(.*?)-(\d+)\.(.+?)(\.former)?")
 LOST = 24 * 3600  # seconds without a change, after which a temporary of another machine is taken for a killed one's
+LESSER = ("-rehearsal", "-unfinished")  # ends of the names of runs that are no results, or not whole ones
 SAMPLE_VERSION = 1  # raise it when anything drawn changes: a sample made before is then not taken for this one
 
 

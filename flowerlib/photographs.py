@@ -29,10 +29,9 @@ REACH = 3  # pixels of the smaller of the two images: Lanczos' filter, to either
 warnings.filterwarnings("ignore", module="PIL")  # about odd metadata, and about sizes below the limit
 # Not those for which Pillow starts another program (EPS), or decodes before it tells the size (icons).
 Image.init()
+# Blocks of 16 MB, Pillow's own size, each thread's heap would keep when an image has left them free.
 if "PILLOW_BLOCK_SIZE" not in os.environ:
-    Image.core.set_block_size(
-        1 << 26
-    )  # of 16 MB, Pillow's own size, each thread's heap keeps what an image leaves free
+    Image.core.set_block_size(1 << 26)
 FORMATS = [name for name in Image.OPEN if name not in ("EPS", "ICNS", "ICO", "CUR", "WMF")]
 DEEP = {"I": 65535.0, "I;16": 65535.0, "I;16B": 65535.0, "I;16L": 65535.0, "F": 1.0}  # mode -> white
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from flowerlib import data, metrics
 from flowerlib.accelerator import keras, tf
-from flowerlib.config import FlowersError, kaggle_input, search, written_whole
+from flowerlib.config import LESSER, FlowersError, kaggle_input, search, written_whole
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def find_runs() -> list[RunOutput]:
 def _without_lesser(runs: list[RunOutput]) -> list[RunOutput]:
     """The runs without rehearsals, and without those left beside a longer one, of what is there itself too."""
     names = {run.name for run in runs}
-    lesser = names & {f"{name}-{kind}" for name in names for kind in ("rehearsal", "unfinished")}
+    lesser = names & {f"{name}{kind}" for name in names for kind in LESSER}
     for name in sorted(lesser):
         print(f"{name} is left out: the run without that ending is there.")
     return [run for run in runs if run.name not in lesser]

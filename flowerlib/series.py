@@ -18,7 +18,7 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 from tqdm.utils import disp_trim
 
-from flowerlib.config import PLACES, FlowersError, absolute, locked, remove_leftovers, search, written_whole
+from flowerlib.config import LESSER, PLACES, FlowersError, absolute, locked, remove_leftovers, search, written_whole
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 CELLS = "{l_bar}{bar}| {n_fmt}/{total_fmt} cells"  # some take a second and one an hour: they do not tell how long
@@ -128,7 +128,7 @@ def _run_one(name: str, out: Path) -> None:
 
 def _newest(out: Path, name: str) -> Path:
     """The record that was written last of the run, its rehearsal, or what was stopped of it; maybe there is none."""
-    ours = [name, f"{name}-rehearsal", f"{name}-unfinished"]
+    ours = [name, *(f"{name}{kind}" for kind in LESSER)]
     records = [path for path in out.glob(f"runs/{name}*/run.json") if path.parent.name in ours]
     return max(records, key=lambda path: path.stat().st_mtime, default=out / "runs" / name / "run.json")
 

@@ -16,13 +16,12 @@ import numpy as np
 
 from flowerlib import __version__, fused, predictions
 from flowerlib.accelerator import Device, keras, tf
-from flowerlib.config import FlowersError, locked, set_aside, written_whole
+from flowerlib.config import LESSER, FlowersError, locked, set_aside, written_whole
 from flowerlib.data import Flowers
 
 History = dict[str, list[float]]
 Batches = Callable[..., tf.data.Dataset]  # with `start`, the number of a batch: endless batches from that one on
 ROUNDING = 1.0  # of 255
-LESSER = ("-rehearsal", "-unfinished")  # ends of the names of runs that are no results, or not whole ones
 KEEP_EVERY = 120.0  # seconds of training that a run which is killed may lose, where epochs are shorter
 
 
