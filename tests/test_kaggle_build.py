@@ -67,7 +67,7 @@ def test_the_kernel_is_clean_and_small(root, name):
     assert set(notebook.metadata) == {"kernelspec", "language_info"}
     assert notebook.metadata.kernelspec.name == "python3"
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
-    assert (root / "build/kernels" / name / metadata["code_file"]).stat().st_size < 300_000
+    assert (root / "build/kernels" / name / metadata["code_file"]).stat().st_size < 500_000  # Kaggle takes 1 MB
     assert "docker_image" not in metadata
     assert metadata["id"] == f"someone/{slugify(metadata['title'])}"
     assert metadata["competition_sources"] == ["tpu-getting-started"]
