@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.finetune import network
 from benchmarks.harness import Report, Row, kept, small
-from flowerlib import accelerator, augment, data, training
+from flowerlib import accelerator, augmentation, data, training
 from flowerlib.accelerator import keras
 from flowerlib.config import absolute
 from flowerlib.data import Flowers
@@ -53,7 +53,10 @@ def _train(flowers: Flowers, batch_size: int, rate: float, epochs: int, seed: in
         label_smoothing=0.1, dropout=0.3, mix="cutmix", seed=seed, head_times=10,
     )  # fmt: skip
     model = network(len(flowers.classes), optimizer=training.optimizer(choices, flowers))
-    vary, mix = augment.Augmentation(vertical_flip=False, crop=0.5), augment.sometimes(augment.cutmix, 0.5)
+    vary, mix = (
+        augmentation.Augmentation(vertical_flip=False, crop=0.5),
+        augmentation.sometimes(augmentation.cutmix, 0.5),
+    )
     train = partial(data.train_batches, flowers, batch_size, image_size=SIZE, augment=vary, mix=mix, seed=seed)
     val = data.eval_batches(flowers, "val", choices.eval_batch_size, image_size=SIZE)
     here = Path.cwd()

@@ -29,10 +29,12 @@ from benchmarks.harness import (
     small,
 )
 from benchmarks.input import records
-from flowerlib import accelerator, augment, backbones, data, freezing, fused, heads, predictions, training
+from flowerlib import accelerator, augmentation, data, predictions, training
 from flowerlib.accelerator import keras, tf
 from flowerlib.data import Flowers
-from flowerlib.weights import locate
+from flowerlib.networks import backbones, folding, fused_norm
+from flowerlib.networks.weights import locate
+from flowerlib.training import heads
 
 SIZE, BATCH = 192, 32
 FROZEN = "block3_expand_conv", 3  # the first layer trained; how many of torch's blocks lie before it
@@ -76,7 +78,7 @@ def _steps(flowers: Flowers, quick: bool) -> tuple[list[Row], dict]:
     ways = {}
     for part, (before, blocks) in parts.items():
         mine = network(classes, before=before)
-        with fused.normalisation(mine):
+        with fused_norm.normalisation(mine):
             ways[f"flowerlib, {part}"] = _rate(partial(mine.train_on_batch, images, labels), BATCH, steps)
         for layout in layouts:
             model = torch_loop.lite0(locate(backbones.get("EfficientNetLite0").weights), classes)
@@ -99,7 +101,7 @@ def _dense_steps(flowers: Flowers, quick: bool) -> tuple[list[Row], dict]:
     backbone = backbones.load("DenseNet201", side, "random")
     model = keras.Sequential([keras.Input((side, side, 3)), backbone, pooling, heads.linear(classes)])
     model.compile(keras.optimizers.AdamW(5e-4), "categorical_crossentropy")
-    with fused.normalisation(model):
+    with fused_norm.normalisation(model):
         ways = {"flowerlib": _rate(lambda: model.train_on_batch(images, labels), batch)}
     for last in (False, True):
         peer = _torch(torch_loop.densenet201(classes).train(), images, labels, last=last)
@@ -143,7 +145,7 @@ def network(
     """The network of `03_finetune`, compiled; trained from the layer `before` on, or whole."""
     backbone = backbones.load("EfficientNetLite0", None)
     if before:
-        backbone = freezing.freeze(backbone, before)
+        backbone = folding.freeze(backbone, before)
     pooling = keras.layers.GlobalAveragePooling2D()
     model = keras.Sequential([keras.Input((None, None, 3)), backbone, pooling, heads.linear(classes, 0.3)])
     optimizer = optimizer or keras.optimizers.AdamW(5e-4)
@@ -152,8 +154,8 @@ def network(
 
 
 def _batches(flowers: Flowers) -> tf.data.Dataset:
-    vary = augment.Augmentation(vertical_flip=False, crop=0.5)
-    return data.train_batches(flowers, BATCH, augment=vary, mix=augment.sometimes(augment.cutmix, 0.5))
+    vary = augmentation.Augmentation(vertical_flip=False, crop=0.5)
+    return data.train_batches(flowers, BATCH, augment=vary, mix=augmentation.sometimes(augmentation.cutmix, 0.5))
 
 
 def ours(flowers: Flowers, epochs: int, sides: tuple[int, ...] = (192, 208, 224)) -> tuple[Curve, float]:
@@ -179,7 +181,7 @@ def ours(flowers: Flowers, epochs: int, sides: tuple[int, ...] = (192, 208, 224)
     batches = _batches(flowers)
     with training.prepared(model, batches, accelerator.setup()):
         model.fit(batches, steps_per_epoch=steps, epochs=epochs, verbose=0, shuffle=False, callbacks=[Score()])
-    trained = freezing.fold(model)
+    trained = folding.fold(model)
     views = predictions.average([look(trained, side, True) for side in sides])
     return curve, views.scores()["macro_f1"]
 

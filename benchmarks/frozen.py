@@ -21,9 +21,12 @@ from sklearn.preprocessing import StandardScaler
 from benchmarks.harness import Clock, Curve, Report, Row, gain, reached, small
 from benchmarks.input import KERAS, keras_batches
 from benchmarks.torch_loop import lite0
-from flowerlib import backbones, data, features, freezing, heads, metrics, predictions
+from flowerlib import data, predictions
 from flowerlib.accelerator import keras, tf
 from flowerlib.data import Flowers
+from flowerlib.networks import backbones, folding
+from flowerlib.predictions import metrics
+from flowerlib.training import features, heads
 
 GOAL = 0.895
 SIZE, LOOK = 192, 64
@@ -65,7 +68,7 @@ def ours(flowers: Flowers, epochs: int, mirror: bool = False) -> Curve:
     """Features once, into an empty folder, then a head as `00_quickstart` trains it."""
     keras.utils.set_random_seed(0)
     clock = Clock()
-    backbone = freezing.freeze(backbones.load("EfficientNetLite0", SIZE))
+    backbone = folding.freeze(backbones.load("EfficientNetLite0", SIZE))
     looker = keras.Sequential([keras.Input((SIZE, SIZE, 3)), backbone, keras.layers.GlobalAveragePooling2D()])
     with TemporaryDirectory() as place:
         kept = Path(place)
@@ -140,7 +143,7 @@ def quickstart(root: str) -> list[Row]:
 
 def scikit_learn(flowers: Flowers) -> Curve:
     """The same network and weights in torch, one view, then scikit-learn's logistic regression; val mirrored too."""
-    from flowerlib.weights import locate
+    from flowerlib.networks.weights import locate
 
     clock = Clock()
     network = lite0(locate(backbones.get("EfficientNetLite0").weights), len(flowers.classes)).eval()

@@ -15,7 +15,7 @@ from PIL import Image
 
 from benchmarks import warp
 from benchmarks.harness import Report, Row, in_turns, medians, ratio
-from flowerlib import augment, data
+from flowerlib import augmentation, data
 from flowerlib.accelerator import keras, tf
 from flowerlib.data import Flowers
 
@@ -99,7 +99,7 @@ def _varying(flowers: Flowers, images: int) -> dict[str, Callable[[], float]]:
     jpegs = _jpegs(flowers)
     return {
         "flowerlib": _timed(
-            images, lambda: data.train_batches(flowers, BATCH, augment=augment.Augmentation(), seed=SEED)
+            images, lambda: data.train_batches(flowers, BATCH, augment=augmentation.Augmentation(), seed=SEED)
         ),
         KERAS: _timed(images, lambda: keras_batches(flowers, BATCH).prefetch(tf.data.AUTOTUNE)),
         ALBUMENTATIONS: _timed(images, lambda: _albumentations(jpegs, flowers.image_size)),
@@ -116,11 +116,11 @@ def _warping(flowers: Flowers) -> dict[str, Callable[[], float]]:
 
 def on_device(images: tf.Tensor) -> Callable[[], float]:
     """Return a function that varies a batch `(B, S, S, 3)` several times and returns the images/s; it is compiled."""
-    augmentation = augment.Augmentation()
-    uniform = augmentation.draw((SEED, 0), len(images))
-    affine = tf.stack(augmentation.turn(uniform, images.shape[1]))
+    operations = augmentation.Augmentation()
+    uniform = operations.draw((SEED, 0), len(images))
+    affine = tf.stack(operations.turn(uniform, images.shape[1]))
     batch = [keras.ops.convert_to_tensor(each.numpy()) for each in (images, affine, uniform)]
-    program = warp.compiled(augmentation)
+    program = warp.compiled(operations)
     float(program(*batch)[0, 0, 0, 0])
 
     def run() -> float:

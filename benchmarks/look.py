@@ -12,9 +12,10 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.harness import Report, Row, in_turns, medians, ratio
 from benchmarks.input import enlarged
-from flowerlib import data, features
+from flowerlib import data
 from flowerlib.accelerator import keras, tf
 from flowerlib.data import Flowers
+from flowerlib.training import features
 
 SIZE, BATCH = 512, 64
 DECODE, LOOK, MIRRORED = "decoding alone", "looking", "looking, mirrored too"

@@ -26,12 +26,12 @@ FILES = 512
 ALONE = """
 import json, sys, time
 from pathlib import Path
-from flowerlib import recogniser
-model, files = recogniser.load(Path(sys.argv[1])), sorted(Path(sys.argv[2]).iterdir())
-list(recogniser.recognise(model, files[:64]))  # compiled
+from flowerlib.photos import classifier
+model, files = classifier.load(Path(sys.argv[1])), sorted(Path(sys.argv[2]).iterdir())
+list(classifier.recognise(model, files[:64]))  # compiled
 began, done = time.perf_counter(), 0
 while time.perf_counter() - began < float(sys.argv[3]):
-    done += len(list(recogniser.recognise(model, files)))
+    done += len(list(classifier.recognise(model, files)))
 print(done / (time.perf_counter() - began))
 """
 

@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageEnhance
 
 from benchmarks.harness import Clock, Curve
-from flowerlib import metrics
+from flowerlib.predictions import metrics
 
 SIZE, BATCH, EPOCHS = 160, 32, 8
 

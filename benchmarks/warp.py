@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 
 from flowerlib.accelerator import keras, tf
-from flowerlib.augment import Augmentation
+from flowerlib.augmentation import Augmentation
 from flowerlib.config import FlowersError
 
 ops = keras.ops

@@ -91,7 +91,7 @@ def folder(
     Squares of one size, divided into train, val and test, in the competition's layout.
     OUT/files.csv says what became of every file, OUT/preview.png shows some.
     """
-    from flowerlib import folder as photographs
+    from flowerlib.photos import folder as photographs
 
     print(
         photographs.convert(
@@ -114,11 +114,11 @@ def predict(
 
     Those that cannot be read are named too, and make the exit code 1.
     """
-    from flowerlib import recogniser
+    from flowerlib.photos import classifier
 
     if as_json and as_csv:
         raise FlowersError("--json and --csv exclude each other")
-    recogniser.report(recogniser.load(model), images, top, "json" if as_json else "csv" if as_csv else "text")
+    classifier.report(classifier.load(model), images, top, "json" if as_json else "csv" if as_csv else "text")
 
 
 @app.command(epilog="Example: flowerlib export outputs/runs/00_quickstart --to onnx --images holiday/")
@@ -135,7 +135,7 @@ def export(
     It is checked against the original: its answers, its size, its speed.
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"  # the others cannot write all formats
-    from flowerlib import export as exporting
+    from flowerlib.photos import export as exporting
 
     print(exporting.export(run, to, images or (), out))
 
@@ -162,7 +162,7 @@ def serve(
     What is sent is not kept.
     """
     try:
-        from flowerlib import serve as service
+        from flowerlib.serving import app as service
     except ImportError as error:
         raise FlowersError(f"{error.name} is missing: pip install '.[serve]' in flowerlib's folder") from None
     limits = service.Limits(max_bytes, max_pixels, max_files, seconds, queue)
@@ -192,7 +192,7 @@ def weights(
 
     They are verified, and serve a machine without network.
     """
-    from flowerlib import backbones, weights
+    from flowerlib.networks import backbones, weights
 
     for path in weights.fetch_all([row.weights for row in backbones.BACKBONES.values()], to):
         print(path)

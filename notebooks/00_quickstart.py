@@ -24,8 +24,13 @@ from functools import partial
 
 import pandas as pd
 
-from flowerlib import accelerator, backbones, data, eda, features, freezing, heads
-from flowerlib import mistakes, plots, predictions, record, training
+from flowerlib import accelerator, data
+from flowerlib.networks import backbones, folding
+from flowerlib.evaluation import statistics
+from flowerlib.training import features, heads
+from flowerlib.evaluation import errors
+from flowerlib import figures, predictions, training
+from flowerlib.training import record
 from flowerlib.accelerator import keras
 
 # %% [markdown]
@@ -72,7 +77,7 @@ print(flowers)
 
 # %%
 val_images, val_labels, _ = next(iter(data.eval_batches(flowers, "val", 12)))
-plots.gallery(val_images, [flowers.classes[label] for label in val_labels])
+figures.gallery(val_images, [flowers.classes[label] for label in val_labels])
 
 # %% [markdown]
 # ## Looking once
@@ -85,7 +90,7 @@ plots.gallery(val_images, [flowers.classes[label] for label in val_labels])
 # %%
 weights = backbones.available(run.backbone) if run.rehearsal else "pretrained"
 with device.scope():
-    backbone = freezing.freeze(backbones.load(run.backbone, run.image_size, weights))
+    backbone = folding.freeze(backbones.load(run.backbone, run.image_size, weights))
     pixels = keras.Input(backbone.input_shape[1:])  # in float32: bfloat16 would round them
     looker = keras.Sequential(
         [pixels, backbone, keras.layers.GlobalAveragePooling2D(dtype="float32")]
@@ -196,7 +201,7 @@ predictions.write_submission(answers, left["submission"], count=flowers.count("t
 print(record.headline(left))
 
 # %%
-plots.curves(history, best_epoch=training.best_epoch(history), rehearsal=run.rehearsal)
+figures.curves(history, best_epoch=training.best_epoch(history), rehearsal=run.rehearsal)
 
 # %% [markdown]
 # The last epoch is the one kept: by then the learning rate has fallen to zero. To choose the best by its validation score
@@ -233,13 +238,14 @@ print(mark + str({name: round(score, 4) for name, score in said.scores().items()
 # The pairs that it confuses most often:
 
 # %%
-plots.confused_pairs(mistakes.confused_pairs(said, flowers.classes))
+figures.confused_pairs(errors.confused_pairs(said, flowers.classes))
 
 # %% [markdown]
 # And the images it was surest of, and wrong. Look for flowers that you would confuse too, and for wrong labels.
 
 # %%
-wrong = mistakes.surest(said, flowers.classes)
-plots.gallery(
-    eda.pictures(flowers, wrong), list(wrong["true"] + " / taken for " + wrong["predicted"])
+wrong = errors.surest(said, flowers.classes)
+figures.gallery(
+    statistics.pictures(flowers, wrong),
+    list(wrong["true"] + " / taken for " + wrong["predicted"]),
 )

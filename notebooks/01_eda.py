@@ -19,7 +19,8 @@
 import numpy as np
 import pandas as pd
 
-from flowerlib import data, eda, plots
+from flowerlib import data, figures
+from flowerlib.evaluation import statistics
 
 # %% [markdown]
 # Every choice stands in the next cell, with its reason. Change one and run all again.
@@ -60,7 +61,7 @@ pd.DataFrame(splits, index=["files", "images"]).T
 # many there are.
 
 # %%
-images = eda.survey(flowers)
+images = statistics.survey(flowers)
 images.head().round(1)
 
 # %% [markdown]
@@ -69,7 +70,7 @@ images.head().round(1)
 
 # %%
 one_each = images[images["split"] == "train"].groupby("label").sample(1, random_state=SEED)
-plots.gallery(eda.pictures(flowers, one_each), one_each["class"], columns=10)
+figures.gallery(statistics.pictures(flowers, one_each), one_each["class"], columns=10)
 
 # %% [markdown]
 # ## How many of each
@@ -78,8 +79,8 @@ plots.gallery(eda.pictures(flowers, one_each), one_each["class"], columns=10)
 # the mixture that the network learns from.
 
 # %%
-counts = eda.class_counts(images, len(flowers.classes))
-plots.class_counts(counts, flowers.classes)
+counts = statistics.class_counts(images, len(flowers.classes))
+figures.class_counts(counts, flowers.classes)
 
 # %%
 pd.DataFrame(counts).agg(["min", "median", "max"])
@@ -97,7 +98,7 @@ pd.DataFrame(counts).agg(["min", "median", "max"])
 
 # %%
 val_labels = images.loc[images["split"] == "val", "label"].to_numpy()
-plots.ignored_classes(eda.ignore_rare(val_labels, len(flowers.classes)))
+figures.ignored_classes(statistics.ignore_rare(val_labels, len(flowers.classes)))
 
 # %% [markdown]
 # ## Size
@@ -106,7 +107,7 @@ plots.ignored_classes(eda.ignore_rare(val_labels, len(flowers.classes)))
 # elsewhere, and a score on one would say little about the other.
 
 # %%
-plots.file_sizes(
+figures.file_sizes(
     {split: rows["kilobytes"] for split, rows in images.groupby("split", sort=False)}
 )
 
@@ -117,8 +118,8 @@ plots.file_sizes(
 # a flower that gardeners have bred in every colour.
 
 # %%
-strips, order = eda.colour_strips(images)
-plots.class_colours(strips, [flowers.classes[label] for label in order])
+strips, order = statistics.colour_strips(images)
+figures.class_colours(strips, [flowers.classes[label] for label in order])
 
 # %% [markdown]
 # The eye is easily convinced, so let the simplest classifier decide: it knows each class's mean colour in training and
@@ -126,7 +127,7 @@ plots.class_colours(strips, [flowers.classes[label] for label in order])
 # gives away; what it lacks to a network's score in the next notebooks has to come from shape.
 
 # %%
-eda.colour_scores(images, len(flowers.classes))
+statistics.colour_scores(images, len(flowers.classes))
 
 # %% [markdown]
 # ## Which images are there twice?
@@ -139,7 +140,7 @@ eda.colour_scores(images, len(flowers.classes))
 # are: where the column *different* sets in, chance does too.
 
 # %%
-pairs = eda.near_duplicates(images, 2 * MAX_DISTANCE)
+pairs = statistics.near_duplicates(images, 2 * MAX_DISTANCE)
 pd.crosstab(pairs["distance"], pairs["classes"])
 
 # %% [markdown]
@@ -162,8 +163,8 @@ titles = [
     " / ".join(names)
     for names in zip(*(side["split"] + " " + side["class"] for side in sides), strict=True)
 ]
-together = np.concatenate([eda.pictures(flowers, side) for side in sides], axis=2)
-plots.gallery(together, titles, columns=4, marks=shown["across"])
+together = np.concatenate([statistics.pictures(flowers, side) for side in sides], axis=2)
+figures.gallery(together, titles, columns=4, marks=shown["across"])
 
 # %% [markdown]
 # How much can they matter? At worst, each image that has a copy in an earlier split is answered right only because of
@@ -171,7 +172,7 @@ plots.gallery(together, titles, columns=4, marks=shown["across"])
 # use the same images.
 
 # %%
-eda.leaks(images, near)
+statistics.leaks(images, near)
 
 # %% [markdown]
 # So: choose by macro F1 and look at the rarest classes first; do not count on colour; and call nothing progress that is

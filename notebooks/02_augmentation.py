@@ -20,7 +20,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from flowerlib import augment, data, plots
+from flowerlib import augmentation, data, figures
 
 # %% [markdown]
 # Every choice stands in the next cell, with its reason. Change one and run all again.
@@ -44,7 +44,7 @@ print(flowers)
 # %%
 images, labels = next(iter(data.train_batches(flowers, 1, seed=SEED)))
 flower = images[0]
-print(plots.label_texts(labels, flowers.classes)[0], flower.shape, flower.dtype.name)
+print(figures.label_texts(labels, flowers.classes)[0], flower.shape, flower.dtype.name)
 
 # %% [markdown]
 # ## One operation at a time
@@ -52,9 +52,9 @@ print(plots.label_texts(labels, flowers.classes)[0], flower.shape, flower.dtype.
 # it with *one* strength switched on shows that operation alone.
 
 # %%
-full = augment.Augmentation()
+full = augmentation.Augmentation()
 operations = {
-    name: replace(augment.UNCHANGED, **{name: strength})
+    name: replace(augmentation.UNCHANGED, **{name: strength})
     for name, strength in asdict(full).items()
 }
 asdict(full)
@@ -72,7 +72,7 @@ asdict(full)
 operations["all six"] = full
 copies = np.stack([flower] * COLUMNS)
 grid = [[flower, *vary(copies, [SEED, 0])] for vary in operations.values()]
-plots.rows(grid, [name.replace("_", " ") for name in operations], column_titles=["original"])
+figures.rows(grid, [name.replace("_", " ") for name in operations], column_titles=["original"])
 
 # %% [markdown]
 # Is it still the same flower? That is the test for every augmentation, and the reason why the hue is left alone: a
@@ -83,7 +83,7 @@ plots.rows(grid, [name.replace("_", " ") for name in operations], column_titles=
 
 # %%
 images, labels = next(iter(data.train_batches(flowers, BATCH_SIZE, augment=full, seed=SEED)))
-plots.gallery(images, [flowers.classes[label] for label in labels.numpy().argmax(axis=1)])
+figures.gallery(images, [flowers.classes[label] for label in labels.numpy().argmax(axis=1)])
 
 # %% [markdown]
 # ## CutMix
@@ -92,9 +92,11 @@ plots.gallery(images, [flowers.classes[label] for label in labels.numpy().argmax
 # quarter of the label. That is why a label here is a row of shares and not one number.
 
 # %%
-batches = data.train_batches(flowers, BATCH_SIZE, augment=full, mix=augment.cutmix, seed=SEED)
+batches = data.train_batches(
+    flowers, BATCH_SIZE, augment=full, mix=augmentation.cutmix, seed=SEED
+)
 images, labels = next(iter(batches))
-plots.gallery(images, plots.label_texts(labels, flowers.classes))
+figures.gallery(images, figures.label_texts(labels, flowers.classes))
 
 # %% [markdown]
 # ## MixUp
@@ -102,9 +104,11 @@ plots.gallery(images, plots.label_texts(labels, flowers.classes))
 # of the two. The network learns to be only as sure as the picture allows.
 
 # %%
-batches = data.train_batches(flowers, BATCH_SIZE, augment=full, mix=augment.mixup, seed=SEED)
+batches = data.train_batches(
+    flowers, BATCH_SIZE, augment=full, mix=augmentation.mixup, seed=SEED
+)
 images, labels = next(iter(batches))
-plots.gallery(images, plots.label_texts(labels, flowers.classes))
+figures.gallery(images, figures.label_texts(labels, flowers.classes))
 
 # %% [markdown]
 # Remember the mixing when you read training curves: a mixed image has no single right answer, so accuracy on the

@@ -34,8 +34,14 @@
 # %%
 from functools import partial
 
-from flowerlib import accelerator, augment, backbones, data, eda, freezing, heads
-from flowerlib import metrics, mistakes, plots, predictions, record, training
+from flowerlib import accelerator, augmentation, data
+from flowerlib.networks import backbones, folding
+from flowerlib.evaluation import statistics
+from flowerlib.training import heads
+from flowerlib.predictions import metrics
+from flowerlib.evaluation import errors
+from flowerlib import figures, predictions, training
+from flowerlib.training import record
 from flowerlib.accelerator import keras
 
 # %% [markdown]
@@ -86,16 +92,16 @@ print(flowers)
 # is never turned upside down: photographers seldom do. This is what the network gets to see in training:
 
 # %%
-vary = augment.Augmentation(vertical_flip=False, crop=0.5)
+vary = augmentation.Augmentation(vertical_flip=False, crop=0.5)
 train = partial(
     data.train_batches, flowers, run.batch_size, image_size=run.image_size, augment=vary,
-    mix=augment.sometimes(augment.MIXES[run.mix], run.mixed), seed=run.seed,
+    mix=augmentation.sometimes(augmentation.MIXES[run.mix], run.mixed), seed=run.seed,
 )  # fmt: skip
 val = data.eval_batches(
     flowers, "val", run.eval_batch_size, image_size=run.eval_size or run.image_size
 )
 images, labels = next(iter(train()))
-plots.gallery(images[:12], plots.label_texts(labels[:12], flowers.classes))
+figures.gallery(images[:12], figures.label_texts(labels[:12], flowers.classes))
 
 # %% [markdown]
 # ## The network
@@ -105,7 +111,7 @@ plots.gallery(images[:12], plots.label_texts(labels[:12], flowers.classes))
 
 # %%
 with device.scope():
-    backbone = freezing.freeze(backbones.load(BACKBONE, None), run.frozen_before)
+    backbone = folding.freeze(backbones.load(BACKBONE, None), run.frozen_before)
     head = heads.linear(len(flowers.classes), run.dropout)
     pixels = keras.Input((None, None, 3))  # in float32: bfloat16 would round them
     model = keras.Sequential(
@@ -151,7 +157,7 @@ def look(split: str, sides: tuple[int, ...], mirror: bool) -> predictions.Predic
 
 
 with device.scope():
-    trained = freezing.fold(model)
+    trained = folding.fold(model)
 sides = (run.image_size,) if run.rehearsal else VIEWS
 said, answers = (look(split, sides, mirror=True) for split in ("val", "test"))
 left = record.save_run(
@@ -172,7 +178,7 @@ for name, view in {"one view": one, f"{2 * len(sides)} views": said}.items():
 print(record.headline(left))
 
 # %%
-plots.curves(history, best_epoch=training.best_epoch(history), rehearsal=run.rehearsal)
+figures.curves(history, best_epoch=training.best_epoch(history), rehearsal=run.rehearsal)
 
 # %% [markdown]
 # Training looks harder than validation because it is: mixed and varied images, smoothed labels, dropout.
@@ -181,7 +187,7 @@ plots.curves(history, best_epoch=training.best_epoch(history), rehearsal=run.reh
 # The classes it gets worst:
 
 # %%
-plots.class_f1(
+figures.class_f1(
     metrics.f1_scores(said.labels, said.predicted, len(flowers.classes)),
     flowers.classes,
     rehearsal=run.rehearsal,
@@ -192,7 +198,8 @@ plots.class_f1(
 # that are alike, and labels that are wrong.
 
 # %%
-wrong = mistakes.surest(said, flowers.classes)
-plots.gallery(
-    eda.pictures(flowers, wrong), list(wrong["true"] + " / taken for " + wrong["predicted"])
+wrong = errors.surest(said, flowers.classes)
+figures.gallery(
+    statistics.pictures(flowers, wrong),
+    list(wrong["true"] + " / taken for " + wrong["predicted"]),
 )

@@ -31,8 +31,14 @@ from functools import partial
 
 import numpy as np
 
-from flowerlib import accelerator, augment, backbones, data, eda, heads
-from flowerlib import metrics, mistakes, plots, predictions, record, training
+from flowerlib import accelerator, augmentation, data
+from flowerlib.networks import backbones
+from flowerlib.evaluation import statistics
+from flowerlib.training import heads
+from flowerlib.predictions import metrics
+from flowerlib.evaluation import errors
+from flowerlib import figures, predictions, training
+from flowerlib.training import record
 from flowerlib.accelerator import keras
 
 # %% [markdown]
@@ -87,16 +93,16 @@ print(flowers)
 
 # %%
 look = {"image_size": run.image_size}
-mix = augment.MIXES[run.mix]
+mix = augmentation.MIXES[run.mix]
 train = partial(
     data.train_batches, flowers, run.batch_size, **look,
-    augment=augment.Augmentation(), mix=mix, seed=run.seed,
+    augment=augmentation.Augmentation(), mix=mix, seed=run.seed,
 )  # fmt: skip
 val, test = (
     data.eval_batches(flowers, split, run.eval_batch_size, **look) for split in ("val", "test")
 )
 images, labels = next(iter(train()))
-plots.gallery(images[:12], plots.label_texts(labels[:12], flowers.classes))
+figures.gallery(images[:12], figures.label_texts(labels[:12], flowers.classes))
 
 # %% [markdown]
 # ## The network
@@ -127,7 +133,7 @@ print(f"{run.backbone}, {weights} weights: {model.count_params():,} parameters")
 
 # %%
 steps, schedule = run.steps_per_epoch(flowers), training.learning_rate(run, flowers)
-plots.learning_rate(np.array([schedule(step) for step in range(run.epochs * steps)]), steps)
+figures.learning_rate(np.array([schedule(step) for step in range(run.epochs * steps)]), steps)
 
 # %% [markdown]
 # ## Training
@@ -156,7 +162,7 @@ predictions.write_submission(answers, left["submission"], count=flowers.count("t
 print(record.headline(left))
 
 # %%
-plots.curves(history, best_epoch=training.best_epoch(history), rehearsal=run.rehearsal)
+figures.curves(history, best_epoch=training.best_epoch(history), rehearsal=run.rehearsal)
 
 # %% [markdown]
 # The two losses are not to be held against each other: that of training is measured on varied and mixed images, smoothed
@@ -167,7 +173,7 @@ plots.curves(history, best_epoch=training.best_epoch(history), rehearsal=run.reh
 # metric, is the mean of the classes' F1: the rare flower counts as much as the common one. The classes it gets worst:
 
 # %%
-plots.class_f1(
+figures.class_f1(
     metrics.f1_scores(said.labels, said.predicted, len(flowers.classes)),
     flowers.classes,
     rehearsal=run.rehearsal,
@@ -178,7 +184,8 @@ plots.class_f1(
 # that are wrong.
 
 # %%
-wrong = mistakes.surest(said, flowers.classes)
-plots.gallery(
-    eda.pictures(flowers, wrong), list(wrong["true"] + " / taken for " + wrong["predicted"])
+wrong = errors.surest(said, flowers.classes)
+figures.gallery(
+    statistics.pictures(flowers, wrong),
+    list(wrong["true"] + " / taken for " + wrong["predicted"]),
 )

@@ -19,7 +19,8 @@
 import numpy as np
 import pandas as pd
 
-from flowerlib import ensemble, plots, predictions
+from flowerlib.evaluation import ensemble
+from flowerlib import figures, predictions
 
 # %% tags=["parameters"]
 FOLDS = 5  # parts of the validation split, for weights that are fitted without the images they are judged on
@@ -44,7 +45,7 @@ recap.style.format(precision=4, thousands=",").hide(axis="index")
 # say nothing about the network.
 
 # %%
-figure = plots.recap(recap)
+figure = figures.recap(recap)
 figure.savefig("recap.png")
 figure
 
@@ -73,7 +74,7 @@ shares = ensemble.fit_weights(val, truth.labels)
 {name: round(score, 4) for name, score in fitted.scores().items()}
 
 # %%
-plots.weights([run.name for run in runs], shares, rehearsal=bool(recap["rehearsal"].any()))
+figures.weights([run.name for run in runs], shares, rehearsal=bool(recap["rehearsal"].any()))
 
 # %% [markdown]
 # ## The choice

@@ -16,8 +16,11 @@
 # `runs/30_tpu_vs_gpu-*` folders beside this one's.
 
 # %%
-from flowerlib import accelerator, augment, backbones, data, heads
-from flowerlib import plots, record, training
+from flowerlib import accelerator, augmentation, data
+from flowerlib.networks import backbones
+from flowerlib.training import heads
+from flowerlib import figures, training
+from flowerlib.training import record
 from flowerlib.accelerator import keras
 
 # %% [markdown]
@@ -52,7 +55,7 @@ train = data.train_batches(
     flowers,
     run.batch_size,
     image_size=run.image_size,
-    augment=augment.Augmentation(),
+    augment=augmentation.Augmentation(),
     seed=run.seed,
 )
 with device.scope():
@@ -75,4 +78,4 @@ timings = record.find_timings()
 timings.style.format(precision=1, thousands=",").hide(axis="index")
 
 # %%
-plots.seconds_per_epoch(timings)
+figures.seconds_per_epoch(timings)

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,38 +12,76 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "flowerlib"
-AROUND = {"cli", "sample", "petals", "folder", "shards", "workers", "series", "kaggle", "__main__"}
-AROUND |= {"photographs", "recogniser", "export", "serve", "page", "hosts", "connections", "jpeg"}
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
-CORE = [file for file in FILES if file.removesuffix(".py").split("/")[0] not in AROUND]
 FRAMEWORKS = {"tensorflow", "keras", "jax", "torch"}
+# The wings and the modules at the root, each above all that it may import.
+ORDER = (
+    "config", "accelerator", "parallel", "tfrecords", "figures", "data", "augmentation", "networks", "predictions",
+    "training", "evaluation", "photos", "serving", "sample", "kernel", "series", "kaggle", "cli", "__main__",
+)  # fmt: skip
 
 
 def parsed(file):
     return ast.parse((PACKAGE / file).read_text())
 
 
+def wing(name):
+    """The wing, or the module at the root, that a file or a dotted name belongs to."""
+    return name.removesuffix(".py").replace("/", ".").removeprefix("flowerlib.").split(".")[0]
+
+
 def imported(file):
-    """The modules of flowerlib that a file imports, anywhere in it, as `data` or `kaggle.push`."""
+    """The dotted names of flowerlib that a file imports, anywhere in it, with the names they get there."""
     for node in ast.walk(parsed(file)):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from ((alias.name, alias.asname) for alias in node.names if alias.name.startswith("flowerlib."))
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}:{node.lineno} imports relatively"
-            names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
-        else:
-            continue
-        yield from (name.removeprefix("flowerlib.") for name in names if name.startswith("flowerlib."))
+            if node.module.split(".")[0] == "flowerlib":
+                for alias in node.names:
+                    yield f"{node.module}.{alias.name}", alias.asname or alias.name
 
 
-def test_the_modules_of_the_design_are_told_apart():
-    assert {"accelerator.py", "data.py", "augment.py", "metrics.py", "config.py"} <= set(CORE)
-    assert "data" in set(imported("sample.py")) | set(imported("training.py"))  # `imported` finds something
+def modules(file):
+    """The files of flowerlib that a file imports."""
+    for name, _ in imported(file):
+        parts = name.split(".")[1:]
+        for place in ("/".join(parts), "/".join(parts[:-1])):
+            found = [path for path in (f"{place}.py", f"{place}/__init__.py") if path in FILES]
+            if found:
+                yield found[0]
+                break
 
 
-@pytest.mark.parametrize("file", CORE)
-def test_core_imports_nothing_of_what_is_around_it(file):
-    assert {name.split(".")[0] for name in imported(file)} & AROUND == set()
+def test_the_order_of_the_wings_has_them_all():
+    assert {wing(file) for file in FILES} - {"__init__"} == set(ORDER)
+    assert sum("/" not in file for file in FILES) <= 8
+    assert "data/__init__.py" in modules("training/features.py")  # `modules` finds something
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file != "__init__.py"])
+def test_a_wing_imports_only_what_stands_below_it(file):
+    level = ORDER.index(wing(file))
+    above = {name for name, _ in imported(file) if wing(name) in ORDER and ORDER.index(wing(name)) > level}
+    assert above == set()
+
+
+def test_no_module_imports_itself_through_others():
+    todo = {file: set(modules(file)) - {file} for file in FILES if not file.endswith("__init__.py")}
+    while free := [file for file in todo if not todo[file] & set(todo)]:
+        for file in free:
+            del todo[file]
+    assert todo == {}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_no_wing_uses_a_private_name_of_another(file):
+    others = {known: name for name, known in imported(file) if wing(name) != wing(file)}
+    private = [name for name in others.values() if re.match(r"_[^_]", name.split(".")[-1])]
+    for node in ast.walk(parsed(file)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in others:
+            private += [f"{others[node.value.id]}.{node.attr}"] if re.match(r"_[^_]", node.attr) else []
+    assert private == []
 
 
 @pytest.mark.parametrize(("module", "unwanted"), [("flowerlib", FRAMEWORKS | {"numpy"}), ("flowerlib.cli", FRAMEWORKS)])

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from flowerlib import data, heads, predictions, record, training
+from flowerlib import data, predictions, training
 from flowerlib.accelerator import Device, keras
-from flowerlib.features import Features
+from flowerlib.training import heads, record
+from flowerlib.training.features import Features
 
 
 def network(num_classes, image_size=24, dropout=0.0, seed=0):
@@ -61,11 +62,13 @@ def save_run(flowers, eval_size=None, keep_pictures=False):
     return said["val"]
 
 
+HERE = Path(__file__).parent
+PYTHONPATH = f"{HERE}:{HERE / 'training'}"  # for scripts that import this module, or `test_training`
 EIGHT_DEVICES = """
 import sys
 
 backend, tests, *arguments = sys.argv[1:]
-sys.path.insert(0, tests)
+sys.path[:0] = tests.split(":")
 from flowerlib import accelerator
 
 if backend == "tensorflow":
@@ -80,7 +83,7 @@ assert device.num_replicas == 8, device
 def run_on_8_devices(backend, script, *arguments, **environment):
     """Run a script in a process with eight virtual devices; it has `device` and `arguments`. Return what it prints."""
     environment |= {"KERAS_BACKEND": backend, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    command = [sys.executable, "-c", EIGHT_DEVICES + script, backend, str(Path(__file__).parent), *arguments]
+    command = [sys.executable, "-c", EIGHT_DEVICES + script, backend, PYTHONPATH, *arguments]
     done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -16,6 +16,7 @@ from nbformat import NotebookNode
 import flowerlib
 from flowerlib.config import FlowersError, written_whole
 from flowerlib.kaggle import kernels
+from flowerlib.kaggle.imports import PACKAGE, needed
 from flowerlib.kaggle.kernels import ACCELERATORS, FLAGSHIP, METADATA, NOBODY, ROOT, SERIES, Kernel
 
 DEFAULT = Path("build/kernels")
@@ -36,7 +37,7 @@ _files = {{
 {files}}}
 _folder = Path(tempfile.mkdtemp(prefix="flowerlib-"))
 for _name, _text in _files.items():
-    (_folder / _name).parent.mkdir(exist_ok=True)
+    (_folder / _name).parent.mkdir(parents=True, exist_ok=True)
     (_folder / _name).write_text(_text, encoding="utf-8", newline="")
 sys.path.insert(0, str(_folder))
 
@@ -45,9 +46,6 @@ from flowerlib import kernel
 print("unpacked to", _folder)
 kernel.start({expected})
 """
-# Not carried: what stands around the notebooks and is imported by none of them.
-AROUND = {"__main__", "cli", "series", "sample", "petals", "folder", "shards", "workers", "photographs"}
-AROUND |= {"jpeg", "recogniser", "export", "serve", "page", "hosts", "connections"}
 
 
 @dataclass(frozen=True)
@@ -77,14 +75,14 @@ class Built:
         return replace(self, notebook=notebook)
 
 
-def carried(packages_too: Iterable[str] = ()) -> dict[str, str]:
-    """Return the files that travel, name -> text: flowerlib as far as notebooks import it, its licence, and packages.
+def carried(notebook: dict, packages_too: Iterable[str] = ()) -> dict[str, str]:
+    """Return the files that travel, name -> text: flowerlib as far as a notebook imports it, its licence, and packages.
 
     Raises:
         FlowersError: a package is not installed here.
     """
-    package = Path(flowerlib.__file__).parent
-    paths = {f"flowerlib/{path.name}": path for path in package.glob("*.py") if path.stem not in AROUND}
+    sources = ["from flowerlib import kernel", *code_sources(notebook)]
+    paths = {path.relative_to(PACKAGE.parent).as_posix(): path for path in needed(sources)}
     paths["flowerlib/LICENSE"] = ROOT / "LICENSE"
     for name in packages_too:
         paths |= _package(name)
@@ -125,7 +123,7 @@ def make(
     options = {"accelerator": accelerator, "online": online, "root": root}
     described = kernels.metadata(kernel, kernels.read(root / METADATA), user, accelerator=accelerator, online=online)
     notebook = _clean(nbformat.read(root / "notebooks" / f"{kernel.notebook}.ipynb", as_version=4), user)
-    notebook.cells.insert(1, _cell(carried(kernel.carries), described["machine_shape"]))  # below the title
+    notebook.cells.insert(1, _cell(carried(notebook, kernel.carries), described["machine_shape"]))  # below the title
     sources = [make(SERIES[name], user, **options).content for name in kernel.sources]
     content = hashlib.sha256(json.dumps([described, notebook, sources], sort_keys=True).encode()).hexdigest()[:16]
     notebook.cells[1].source = notebook.cells[1].source.replace(PENDING, content, 1)

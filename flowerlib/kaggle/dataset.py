@@ -4,10 +4,10 @@ import json
 import time
 from pathlib import Path
 
-from flowerlib import backbones, weights
 from flowerlib.config import written_whole
 from flowerlib.kaggle.kernels import WEIGHTS_SLUG
 from flowerlib.kaggle.service import Service, Unreachable
+from flowerlib.networks import backbones, weights
 
 TITLE = "Flowerlib weights"  # Kaggle makes WEIGHTS_SLUG of it
 

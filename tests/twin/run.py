@@ -15,8 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-from flowerlib import backbones, weights
 from flowerlib.kaggle import build, kernels
+from flowerlib.networks import backbones, weights
 
 HERE = Path(__file__).parent
 USER = "twin"

@@ -1,0 +1,1 @@
+"""Evaluation: `statistics` of a dataset, `errors` of a model, `ensemble` of several."""

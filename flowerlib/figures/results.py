@@ -1,0 +1,116 @@
+"""Figures of results: errors, classes, runs side by side, devices side by side."""
+
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from flowerlib.figures.style import (
+    GREY,
+    TRAIN,
+    VAL,
+    amount,
+    bars,
+    legend,
+    mark_rehearsal,
+    marked_names,
+    new_figure,
+    note,
+    plain_axes,
+)
+
+
+def confused_pairs(pairs: pd.DataFrame, *, rehearsal: bool = False) -> Figure:
+    """Show the most confused pairs, in the order given: columns `true`, `predicted` (names) and `count`."""
+    if pairs.empty:
+        return note("no image of one class was taken for another")
+    figure = new_figure(0.3 * len(pairs) + 0.7)
+    axes = figure.subplots()
+    bars(axes, pairs["true"] + " \N{RIGHTWARDS ARROW} " + pairs["predicted"], pairs["count"], "{:.0f}".format)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("validation images (true class \N{RIGHTWARDS ARROW} predicted class)")
+    return mark_rehearsal(figure) if rehearsal else figure
+
+
+def class_f1(scores: np.ndarray, names: Sequence[str], *, worst: int = 10, rehearsal: bool = False) -> Figure:
+    """Show the `worst` classes' F1, worst first, and the macro F1 as a line.
+
+    Args:
+        scores: F1 `(num_classes,)` in [0, 1], NaN for a class that is left out.
+        names: `(num_classes,)` in label order.
+        worst: how many classes to show.
+        rehearsal: the run was a shrunk one.
+    """
+    order = np.argsort(scores, kind="stable")[: min(worst, int(np.isfinite(scores).sum()))]
+    figure = new_figure(0.3 * len(order) + 1.0)
+    axes = figure.subplots()
+    bars(axes, [names[index] for index in order], scores[order], "{:.2f}".format)
+    mean = float(np.nanmean(scores))
+    axes.axvline(mean, color=GREY, lw=1, ls=":", label=f"macro F1 of all classes: {mean:.4f}")
+    axes.set(xlim=(0, 1.05), xlabel="F1 on the validation images")
+    legend(figure, axes)
+    return mark_rehearsal(figure) if rehearsal else figure
+
+
+def recap(table: pd.DataFrame) -> Figure:
+    """Show all runs, the best first: macro F1 and accuracy at the left, seconds an epoch at the right.
+
+    Args:
+        table: one row a run, columns `name`, `val_macro_f1`, `val_accuracy`, `val_loss`, `seconds_per_epoch`,
+            `parameters` (these two may be NaN) and `rehearsal` (bool). Rehearsals are hollow and say so.
+    """
+    table = table.sort_values("val_macro_f1", ascending=False)
+    figure = new_figure(0.5 * len(table) + 1.0)
+    scores, seconds = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    at, hollow = np.arange(len(table)), table["rehearsal"].to_numpy(bool)
+    scores.scatter(table["val_accuracy"], at, 110, marker="|", color=GREY, label="accuracy")
+    faces = np.where(hollow, "white", VAL)
+    scores.scatter(table["val_macro_f1"], at, 70, color=faces, edgecolors=VAL, lw=1.8, label="macro F1")
+    for row, value in zip(at, table["val_macro_f1"], strict=True):
+        scores.annotate(f"{value:.4f}", (value, row), (0, 8), textcoords="offset points", ha="center", fontsize=9)
+    sizes = ["" if pd.isna(value) else f"\n{value / 1e6:.1f} M parameters" for value in table["parameters"]]
+    names = marked_names(table["name"], hollow)
+    names = [f"{name}{size}" for name, size in zip(names, sizes, strict=True)]
+    bars(seconds, names, table["seconds_per_epoch"], amount, colour=TRAIN, hollow=hollow)
+    scores.margins(x=0.15)
+    scores.grid(axis="y", color="#e5e5e5")
+    scores.set_axisbelow(True)
+    scores.tick_params(axis="y", length=0)
+    plain_axes(scores, xlabel="score on the validation images", ylim=(len(table) - 0.5, -0.7))
+    seconds.set_xlabel("seconds an epoch")
+    legend(figure, scores)
+    return figure
+
+
+def weights(names: Sequence[str], shares: Sequence[float], *, rehearsal: bool = False) -> Figure:
+    """Show each network's weight in an average, in the order given."""
+    figure = new_figure(0.32 * len(names) + 0.7)
+    axes = figure.subplots()
+    bars(axes, names, shares, "{:.2f}".format, colour=GREY)
+    axes.set_xlabel("weight in the average")
+    return mark_rehearsal(figure) if rehearsal else figure
+
+
+def seconds_per_epoch(table: pd.DataFrame) -> Figure:
+    """Show what a device makes of one training, a row a device.
+
+    Args:
+        table: columns `device`, `seconds_per_epoch`, `compile_seconds`, `images_per_second` (NaN where not measured)
+            and `rehearsal` (bool). Rehearsals are hatched.
+    """
+    figure = new_figure(0.55 * len(table) + 0.9)
+    panels = figure.subplots(1, 3, sharey=True, width_ratios=(2, 1.3, 1.3))
+    hollow = table["rehearsal"].to_numpy(bool)
+    names = [textwrap.fill(name, 26) for name in marked_names(table["device"], hollow)]
+    for axes, column, label in zip(
+        panels,
+        ("seconds_per_epoch", "compile_seconds", "images_per_second"),
+        ("seconds an epoch", "seconds to compile, once", "images a second"),
+        strict=True,
+    ):
+        bars(axes, names, table[column], amount, colour=TRAIN, hollow=hollow)
+        axes.set_xlabel(label)
+    return figure
