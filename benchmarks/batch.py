@@ -48,14 +48,14 @@ def run(root: str, quick: bool) -> Report:
 def _train(flowers: Flowers, batch_size: int, rate: float, epochs: int, seed: int) -> float:
     """Return macro F1 on val, one view, after the last epoch."""
     keras.utils.set_random_seed(seed)
-    choices = training.Run(
+    choices = training.TrainConfig(
         "batch", "EfficientNetLite0", True, SIZE, batch_size, epochs, warmup_epochs=1, peak_lr=rate, weight_decay=0.05,
-        label_smoothing=0.1, dropout=0.3, mix="cutmix", seed=seed, head_times=10,
+        label_smoothing=0.1, dropout=0.3, mix="cutmix", seed=seed, head_lr_multiplier=10,
     )  # fmt: skip
     model = network(len(flowers.classes), optimizer=training.optimizer(choices, flowers))
     vary, mix = (
         augmentation.Augmentation(vertical_flip=False, crop=0.5),
-        augmentation.sometimes(augmentation.cutmix, 0.5),
+        augmentation.with_probability(augmentation.cutmix, 0.5),
     )
     train = partial(data.train_batches, flowers, batch_size, image_size=SIZE, augment=vary, mix=mix, seed=seed)
     val = data.eval_batches(flowers, "val", choices.eval_batch_size, image_size=SIZE)

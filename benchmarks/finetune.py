@@ -78,7 +78,7 @@ def _steps(flowers: Flowers, quick: bool) -> tuple[list[Row], dict]:
     ways = {}
     for part, (before, blocks) in parts.items():
         mine = network(classes, before=before)
-        with fused_norm.normalisation(mine):
+        with fused_norm.fused_batch_norm(mine):
             ways[f"flowerlib, {part}"] = _rate(partial(mine.train_on_batch, images, labels), BATCH, steps)
         for layout in layouts:
             model = torch_loop.lite0(locate(backbones.get("EfficientNetLite0").weights), classes)
@@ -101,7 +101,7 @@ def _dense_steps(flowers: Flowers, quick: bool) -> tuple[list[Row], dict]:
     backbone = backbones.load("DenseNet201", side, "random")
     model = keras.Sequential([keras.Input((side, side, 3)), backbone, pooling, heads.linear(classes)])
     model.compile(keras.optimizers.AdamW(5e-4), "categorical_crossentropy")
-    with fused_norm.normalisation(model):
+    with fused_norm.fused_batch_norm(model):
         ways = {"flowerlib": _rate(lambda: model.train_on_batch(images, labels), batch)}
     for last in (False, True):
         peer = _torch(torch_loop.densenet201(classes).train(), images, labels, last=last)
@@ -155,16 +155,16 @@ def network(
 
 def _batches(flowers: Flowers) -> tf.data.Dataset:
     vary = augmentation.Augmentation(vertical_flip=False, crop=0.5)
-    return data.train_batches(flowers, BATCH, augment=vary, mix=augmentation.sometimes(augmentation.cutmix, 0.5))
+    return data.train_batches(flowers, BATCH, augment=vary, mix=augmentation.with_probability(augmentation.cutmix, 0.5))
 
 
 def ours(flowers: Flowers, epochs: int, sides: tuple[int, ...] = (192, 208, 224)) -> tuple[Curve, float]:
     """As `03_finetune`; macro F1 of one view after every epoch, validation not counted, and of six at the end."""
     keras.utils.set_random_seed(0)
     clock = Clock()
-    choices = training.Run(
+    choices = training.TrainConfig(
         "03_finetune", "EfficientNetLite0", True, SIZE, BATCH, epochs, warmup_epochs=1, peak_lr=5e-4,
-        weight_decay=0.05, label_smoothing=0.1, dropout=0.3, mix="cutmix", seed=0, eval_size=224, head_times=10,
+        weight_decay=0.05, label_smoothing=0.1, dropout=0.3, mix="cutmix", seed=0, eval_size=224, head_lr_multiplier=10,
     )  # fmt: skip
     model = network(len(flowers.classes), optimizer=training.optimizer(choices, flowers))
     steps = choices.steps_per_epoch(flowers)
@@ -181,8 +181,8 @@ def ours(flowers: Flowers, epochs: int, sides: tuple[int, ...] = (192, 208, 224)
     batches = _batches(flowers)
     with training.prepared(model, batches, accelerator.setup()):
         model.fit(batches, steps_per_epoch=steps, epochs=epochs, verbose=0, shuffle=False, callbacks=[Score()])
-    trained = folding.fold(model)
-    views = predictions.average([look(trained, side, True) for side in sides])
+    trained = folding.fold_batch_norm(model)
+    views = predictions.average_views([look(trained, side, True) for side in sides])
     return curve, views.scores()["macro_f1"]
 
 

@@ -69,12 +69,16 @@ def ours(flowers: Flowers, epochs: int, mirror: bool = False) -> Curve:
     keras.utils.set_random_seed(0)
     clock = Clock()
     backbone = folding.freeze(backbones.load("EfficientNetLite0", SIZE))
-    looker = keras.Sequential([keras.Input((SIZE, SIZE, 3)), backbone, keras.layers.GlobalAveragePooling2D()])
+    feature_extractor = keras.Sequential(
+        [keras.Input((SIZE, SIZE, 3)), backbone, keras.layers.GlobalAveragePooling2D()]
+    )
     with TemporaryDirectory() as place:
         kept = Path(place)
-        train = features.extract(looker, flowers, "train", LOOK, mirror=mirror, folder=kept, progress=False)
-        _, val = clock.pause(lambda: features.extract(looker, flowers, "val", LOOK, folder=kept, progress=False))
-        head = keras.Sequential([heads.scaling(train), heads.linear(len(flowers.classes), 0.6, "zeros")])
+        train = features.extract(feature_extractor, flowers, "train", LOOK, mirror=mirror, folder=kept, progress=False)
+        _, val = clock.pause(
+            lambda: features.extract(feature_extractor, flowers, "val", LOOK, folder=kept, progress=False)
+        )
+        head = keras.Sequential([heads.standardization(train), heads.linear(len(flowers.classes), 0.6, "zeros")])
         steps = flowers.count("train") // 128
         rate = keras.optimizers.schedules.CosineDecay(0.0, (epochs - 1) * steps, warmup_target=1e-3, warmup_steps=steps)
         loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)

@@ -117,8 +117,8 @@ def _warping(flowers: Flowers) -> dict[str, Callable[[], float]]:
 def on_device(images: tf.Tensor) -> Callable[[], float]:
     """Return a function that varies a batch `(B, S, S, 3)` several times and returns the images/s; it is compiled."""
     operations = augmentation.Augmentation()
-    uniform = operations.draw((SEED, 0), len(images))
-    affine = tf.stack(operations.turn(uniform, images.shape[1]))
+    uniform = operations.random_parameters((SEED, 0), len(images))
+    affine = tf.stack(operations.affine_matrix(uniform, images.shape[1]))
     batch = [keras.ops.convert_to_tensor(each.numpy()) for each in (images, affine, uniform)]
     program = warp.compiled(operations)
     float(program(*batch)[0, 0, 0, 0])

@@ -33,7 +33,7 @@ import jax
 from flowerlib.networks import backbones
 from flowerlib.accelerator import keras
 name, size, batch, trained = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "True"
-backbones._settle = lambda network: None  # weights do not matter, and settling them takes minutes
+backbones._calibrate_batch_norm = lambda network: None  # weights do not matter, and settling them takes minutes
 network = backbones.load(name, size, "random")
 network.trainable = trained
 variables = network.trainable_variables, network.non_trainable_variables

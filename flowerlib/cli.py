@@ -114,11 +114,11 @@ def predict(
 
     Those that cannot be read are named too, and make the exit code 1.
     """
-    from flowerlib.photos import classifier
+    from flowerlib.photos import classification
 
     if as_json and as_csv:
         raise FlowersError("--json and --csv exclude each other")
-    classifier.report(classifier.load(model), images, top, "json" if as_json else "csv" if as_csv else "text")
+    classification.report(classification.load(model), images, top, "json" if as_json else "csv" if as_csv else "text")
 
 
 @app.command(epilog="Example: flowerlib export outputs/runs/00_quickstart --to onnx --images holiday/")

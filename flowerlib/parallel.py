@@ -10,7 +10,7 @@ from threading import Thread
 from types import ModuleType
 from typing import TypeVar
 
-MOST = 16  # workers: beyond that, starting them costs more than they save
+MAX_WORKERS = 16  # workers: beyond that, starting them costs more than they save
 Job, Result = TypeVar("Job"), TypeVar("Result")
 
 
@@ -30,11 +30,11 @@ def _end_with_the_caller() -> None:
 
 
 @contextmanager
-def spread(function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Iterator[Result]]:
+def parallel_map(function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Iterator[Result]]:
     """Yield `function` of each job, in their order, computed by all cores."""
     # Fresh processes: forking one that runs TensorFlow's threads can hang. They would first run the caller's script
     # again, which is slow and, unless the script is guarded by `if __name__ == "__main__"`, fails: so they get none.
-    pool = ProcessPoolExecutor(min(num_cores(), MOST), get_context("spawn"), initializer=_end_with_the_caller)
+    pool = ProcessPoolExecutor(min(num_cores(), MAX_WORKERS), get_context("spawn"), initializer=_end_with_the_caller)
     main = sys.modules["__main__"]
     try:
         sys.modules["__main__"] = ModuleType("__main__")

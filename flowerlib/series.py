@@ -2,7 +2,6 @@
 
 import csv
 import html
-import json
 import os
 import re
 import shutil
@@ -18,7 +17,17 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 from tqdm.utils import disp_trim
 
-from flowerlib.config import LESSER, PLACES, FlowersError, absolute, locked, remove_leftovers, search, written_whole
+from flowerlib.config import (
+    MINOR_SUFFIXES,
+    PATH_VARIABLES,
+    FlowersError,
+    absolute,
+    atomic_write,
+    exclusive_lock,
+    find_files,
+    read_record,
+    remove_stale_temporaries,
+)
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 CELLS = "{l_bar}{bar}| {n_fmt}/{total_fmt} cells"  # some take a second and one an hour: they do not tell how long
@@ -51,11 +60,11 @@ def run(notebooks: Iterable[str] = (), *, data: str | None = None, out: Path = P
     _set_places(data)
     existed = out.exists()
     try:
-        with locked(out / ".lock", partial(_refuse_second, out)):
+        with exclusive_lock(out / ".lock", partial(_refuse_second, out)):
             _remove_leftovers(out)
             for name in chosen:
                 _run_one(name, out)
-            with written_whole(out / "index.html") as temporary:
+            with atomic_write(out / "index.html") as temporary:
                 temporary.write_text(index(out))
     finally:
         if not existed and out.is_dir() and not any(out.iterdir()):
@@ -70,14 +79,14 @@ def _refuse_second(out: Path, process: str) -> None:
 def _remove_leftovers(out: Path) -> None:
     """Remove what a run that was killed had half written, here and in the folders of the runs."""
     for folder in (out, *out.glob("runs/*/")):
-        remove_leftovers(folder)
+        remove_stale_temporaries(folder)
 
 
 def _set_places(data: str | None) -> None:
     """Hand the places on to the notebooks, which run in another folder."""
     if data:
         os.environ["FLOWERS_DATA"] = data
-    os.environ |= {variable: absolute(place) for variable in PLACES if (place := os.environ.get(variable))}
+    os.environ |= {variable: absolute(place) for variable in PATH_VARIABLES if (place := os.environ.get(variable))}
 
 
 class _Printed:
@@ -103,7 +112,7 @@ def _run_one(name: str, out: Path) -> None:
     executed = out / f"{name}.ipynb"
     shown = tqdm(bar_format="{desc}", miniters=1, position=0, leave=False, disable=None)
     printed = _Printed(shown)
-    with written_whole(executed) as temporary, shown:
+    with atomic_write(executed) as temporary, shown:
         try:
             papermill.execute_notebook(
                 NOTEBOOKS / f"{name}.ipynb",
@@ -121,14 +130,14 @@ def _run_one(name: str, out: Path) -> None:
                 raise FlowersError(error.evalue) from None
             temporary.replace(executed)
             raise RuntimeError(f"{name} stopped: {error.ename}: {error.evalue}; read {executed}") from None
-    with written_whole(executed.with_suffix(".html")) as temporary:
+    with atomic_write(executed.with_suffix(".html")) as temporary:
         temporary.write_text(_page(executed))
     tqdm.write(f"{name:<20} {time.monotonic() - began:5.0f} s{_score(_newest(out, name))}")
 
 
 def _newest(out: Path, name: str) -> Path:
-    """The record that was written last of the run, its rehearsal, or what was stopped of it; maybe there is none."""
-    ours = [name, *(f"{name}{kind}" for kind in LESSER)]
+    """The record that was written last of the run, its smoke test, or what was stopped of it; maybe there is none."""
+    ours = [name, *(f"{name}{kind}" for kind in MINOR_SUFFIXES)]
     records = [path for path in out.glob(f"runs/{name}*/run.json") if path.parent.name in ours]
     return max(records, key=lambda path: path.stat().st_mtime, default=out / "runs" / name / "run.json")
 
@@ -137,8 +146,8 @@ def _score(record: Path) -> str:
     """What a run's record says of its success, in a few words; nothing where there is no record."""
     if not record.exists():
         return ""
-    run = json.loads(record.read_text())
-    return "   rehearsal" if run["rehearsal"] else f"   macro F1 on val {run['val_macro_f1']:.4f}"
+    run = read_record(record)
+    return "   smoke test" if run["smoke_test"] else f"   macro F1 on val {run['val_macro_f1']:.4f}"
 
 
 def _page(notebook: Path) -> str:
@@ -157,7 +166,7 @@ def index(out: Path) -> str:
     curves = [
         f'<figure><img src="{path.relative_to(out).as_posix()}" alt="Accuracy and loss over the epochs of '
         f'{path.parent.name}" loading="lazy"><figcaption>{path.parent.name}</figcaption></figure>'
-        for path in search(out, "curves.png")
+        for path in find_files(out, "curves.png")
     ]
     files = sorted(path.name for path in (*out.glob("submission*.csv"), *out.glob("recap.csv")))
     return PAGE.format(

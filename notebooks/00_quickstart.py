@@ -42,8 +42,8 @@ NAME = "00_quickstart"  # names the folder that this run leaves
 BACKBONE = "EfficientNetLite0"  # the lightest row of flowerlib.backbones
 IMAGE_SIZE = 192  # the smallest the competition provides: 512 would take seven times as long
 SHRINK = False  # on a CPU too it is run in earnest
-VARIED = 0  # more views of each training image, varied; each costs another look
-LOOK_BATCH = 64  # images a replica looks at together: fills a CPU, spares its memory
+NUM_AUGMENTED_VIEWS = 0  # more views of each training image, varied; each costs another look
+EXTRACT_BATCH_SIZE = 64  # images a replica looks at together: fills a CPU, spares its memory
 BATCH_SIZE = 128  # features a step, over all replicas: they cost next to nothing
 EPOCHS = 40  # a fraction of a second each; 60 are no better
 PEAK_LRS = (3e-4, 1e-3, 3e-3)  # around AdamW's usual rate; the best is chosen below
@@ -60,8 +60,8 @@ SEED = 0
 device = accelerator.setup()
 keras.utils.set_random_seed(SEED)
 print(device)
-run = training.plan(
-    device, shrink=SHRINK, name=NAME, backbone=BACKBONE, retrain=False, image_size=IMAGE_SIZE,
+run = training.configure(
+    device, shrink=SHRINK, name=NAME, backbone=BACKBONE, fine_tune=False, image_size=IMAGE_SIZE,
     batch_size=BATCH_SIZE // device.num_replicas, epochs=EPOCHS, warmup_epochs=1,
     peak_lr=PEAK_LRS[0], weight_decay=WEIGHT_DECAYS[0], label_smoothing=LABEL_SMOOTHING,
     dropout=DROPOUT, mix="none", seed=SEED,
@@ -88,18 +88,18 @@ figures.gallery(val_images, [flowers.classes[label] for label in val_labels])
 # features.
 
 # %%
-weights = backbones.available(run.backbone) if run.rehearsal else "pretrained"
+weights = backbones.available_weights(run.backbone) if run.smoke_test else "pretrained"
 with device.scope():
     backbone = folding.freeze(backbones.load(run.backbone, run.image_size, weights))
     pixels = keras.Input(backbone.input_shape[1:])  # in float32: bfloat16 would round them
-    looker = keras.Sequential(
+    feature_extractor = keras.Sequential(
         [pixels, backbone, keras.layers.GlobalAveragePooling2D(dtype="float32")]
     )
-look_batch = LOOK_BATCH * device.num_replicas
+extract_batch_size = EXTRACT_BATCH_SIZE * device.num_replicas
 seen = {
     split: features.extract(
-        looker, flowers, split, look_batch, mirror=not run.rehearsal,
-        varied=VARIED if split == "train" and not run.rehearsal else 0,
+        feature_extractor, flowers, split, extract_batch_size, mirror=not run.smoke_test,
+        varied=NUM_AUGMENTED_VIEWS if split == "train" and not run.smoke_test else 0,
     )
     for split in data.SPLITS
 }  # fmt: skip
@@ -113,17 +113,17 @@ seen = {
 # is taken.
 
 # %%
-learn, judge = features.hold_out(seen["train"], every=5)
-choices = [heads.Choice(rate, decay) for rate in PEAK_LRS for decay in WEIGHT_DECAYS]
+learn, judge = features.split_holdout(seen["train"], every=5)
+choices = [heads.HeadConfig(rate, decay) for rate in PEAK_LRS for decay in WEIGHT_DECAYS]
 with device.scope():
-    tried = heads.train_many(
+    tried = heads.train_heads(
         learn, len(flowers.classes), choices, epochs=run.epochs, batch_size=run.batch_size,
         label_smoothing=run.label_smoothing, dropout=run.dropout, seed=run.seed,
     )  # fmt: skip
-scores = pd.DataFrame(heads.scores(tried, judge, run.eval_batch_size))
+scores = pd.DataFrame(heads.score_heads(tried, judge, run.eval_batch_size))
 grid = pd.concat([pd.DataFrame([asdict(choice) for choice in choices]), scores], axis=1)
 table = grid.pivot(index="peak_lr", columns="weight_decay", values="macro_f1")
-mark = "REHEARSAL, no result: " if run.rehearsal else ""
+mark = "SMOKE TEST, no result: " if run.smoke_test else ""
 table.style.format(precision=4).highlight_max(axis=None).set_caption(f"{mark}macro F1")
 
 # %%
@@ -139,7 +139,7 @@ choices[best]
 
 # %%
 with device.scope():
-    deeper = heads.redense(tried[best], run.dropout, run.seed)
+    deeper = heads.with_relu_layer(tried[best], run.dropout, run.seed)
     deeper.compile(
         keras.optimizers.Adam(run.peak_lr / 10),
         keras.losses.CategoricalCrossentropy(label_smoothing=run.label_smoothing),
@@ -152,7 +152,9 @@ deeper.fit(
     verbose=0,
 )
 rows = {"one dense layer": tried[best], "one more": deeper}
-more = pd.DataFrame(heads.scores(list(rows.values()), judge, run.eval_batch_size), index=rows)
+more = pd.DataFrame(
+    heads.score_heads(list(rows.values()), judge, run.eval_batch_size), index=rows
+)
 more.style.format(precision=4).set_caption(f"{mark}on a fifth of the training images")
 
 # %% [markdown]
@@ -168,7 +170,10 @@ more.style.format(precision=4).set_caption(f"{mark}on a fifth of the training im
 # %%
 with device.scope():
     head = keras.Sequential(
-        [heads.scaling(seen["train"]), heads.linear(len(flowers.classes), run.dropout, "zeros")]
+        [
+            heads.standardization(seen["train"]),
+            heads.linear(len(flowers.classes), run.dropout, "zeros"),
+        ]
     )
     head.compile(
         training.optimizer(run, flowers),
@@ -191,8 +196,8 @@ history = training.fit(head, train, val, run, flowers, device, verbose=0)
 said, answers = (
     features.predict(head, seen[split], run.eval_batch_size) for split in ("val", "test")
 )
-pixels = keras.Input(looker.input_shape[1:])
-model = keras.Sequential([pixels, *looker.layers, *head.layers])
+pixels = keras.Input(feature_extractor.input_shape[1:])
+model = keras.Sequential([pixels, *feature_extractor.layers, *head.layers])
 left = record.save_run(
     run, model, history, flowers=flowers, device=device, weights=weights, val=said, test=answers,
     seen=seen["train"],
@@ -201,7 +206,7 @@ predictions.write_submission(answers, left["submission"], count=flowers.count("t
 print(record.headline(left))
 
 # %%
-figures.curves(history, best_epoch=training.best_epoch(history), rehearsal=run.rehearsal)
+figures.curves(history, best_epoch=training.best_epoch(history), smoke_test=run.smoke_test)
 
 # %% [markdown]
 # The last epoch is the one kept: by then the learning rate has fallen to zero. To choose the best by its validation score
@@ -213,10 +218,13 @@ figures.curves(history, best_epoch=training.best_epoch(history), rehearsal=run.r
 
 # %%
 whole, halves = (
-    predictions.predict(network, batches.take(1), look_batch).probabilities
+    predictions.predict(network, batches.take(1), extract_batch_size).probabilities
     for network, batches in (
-        (model, data.eval_batches(flowers, "val", look_batch, image_size=run.image_size)),
-        (head, features.eval_batches(seen["val"], look_batch)),
+        (
+            model,
+            data.eval_batches(flowers, "val", extract_batch_size, image_size=run.image_size),
+        ),
+        (head, features.eval_batches(seen["val"], extract_batch_size)),
     )
 )
 gap = abs(whole - halves).max()
@@ -241,11 +249,11 @@ print(mark + str({name: round(score, 4) for name, score in said.scores().items()
 figures.confused_pairs(errors.confused_pairs(said, flowers.classes))
 
 # %% [markdown]
-# And the images it was surest of, and wrong. Look for flowers that you would confuse too, and for wrong labels.
+# And the images it was most_confident_errors of, and wrong. Look for flowers that you would confuse too, and for wrong labels.
 
 # %%
-wrong = errors.surest(said, flowers.classes)
+wrong = errors.most_confident_errors(said, flowers.classes)
 figures.gallery(
-    statistics.pictures(flowers, wrong),
+    statistics.load_images(flowers, wrong),
     list(wrong["true"] + " / taken for " + wrong["predicted"]),
 )

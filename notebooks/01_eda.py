@@ -61,7 +61,7 @@ pd.DataFrame(splits, index=["files", "images"]).T
 # many there are.
 
 # %%
-images = statistics.survey(flowers)
+images = statistics.image_table(flowers)
 images.head().round(1)
 
 # %% [markdown]
@@ -70,7 +70,7 @@ images.head().round(1)
 
 # %%
 one_each = images[images["split"] == "train"].groupby("label").sample(1, random_state=SEED)
-figures.gallery(statistics.pictures(flowers, one_each), one_each["class"], columns=10)
+figures.gallery(statistics.load_images(flowers, one_each), one_each["class"], columns=10)
 
 # %% [markdown]
 # ## How many of each
@@ -98,7 +98,7 @@ pd.DataFrame(counts).agg(["min", "median", "max"])
 
 # %%
 val_labels = images.loc[images["split"] == "val", "label"].to_numpy()
-figures.ignored_classes(statistics.ignore_rare(val_labels, len(flowers.classes)))
+figures.ignored_classes(statistics.score_ignoring_rare(val_labels, len(flowers.classes)))
 
 # %% [markdown]
 # ## Size
@@ -163,7 +163,7 @@ titles = [
     " / ".join(names)
     for names in zip(*(side["split"] + " " + side["class"] for side in sides), strict=True)
 ]
-together = np.concatenate([statistics.pictures(flowers, side) for side in sides], axis=2)
+together = np.concatenate([statistics.load_images(flowers, side) for side in sides], axis=2)
 figures.gallery(together, titles, columns=4, marks=shown["across"])
 
 # %% [markdown]
@@ -172,7 +172,7 @@ figures.gallery(together, titles, columns=4, marks=shown["across"])
 # use the same images.
 
 # %%
-statistics.leaks(images, near)
+statistics.count_cross_split_duplicates(images, near)
 
 # %% [markdown]
 # So: choose by macro F1 and look at the rarest classes first; do not count on colour; and call nothing progress that is

@@ -48,13 +48,13 @@ print(figures.label_texts(labels, flowers.classes)[0], flower.shape, flower.dtyp
 
 # %% [markdown]
 # ## One operation at a time
-# `Augmentation` holds the six operations and their strengths. `UNCHANGED` is the same with all of them off: a copy of
+# `Augmentation` holds the six operations and their strengths. `IDENTITY` is the same with all of them off: a copy of
 # it with *one* strength switched on shows that operation alone.
 
 # %%
 full = augmentation.Augmentation()
 operations = {
-    name: replace(augmentation.UNCHANGED, **{name: strength})
+    name: replace(augmentation.IDENTITY, **{name: strength})
     for name, strength in asdict(full).items()
 }
 asdict(full)

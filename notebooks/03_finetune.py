@@ -50,7 +50,9 @@ from flowerlib.accelerator import keras
 # %% tags=["parameters"]
 NAME = "03_finetune"  # names the folder that this run leaves
 BACKBONE = "EfficientNetLite0"  # small enough to be trained on two cores
-FROZEN_BEFORE = "block3_expand_conv"  # the first layer that is trained: of maps of 48 x 48
+FIRST_TRAINABLE_LAYER = (
+    "block3_expand_conv"  # the first layer that is trained: of maps of 48 x 48
+)
 IMAGE_SIZE = 192  # in training
 EVAL_SIZE = 224  # when judged: larger, as random crops enlarge flowers in training
 VIEWS = (192, 208, 224)  # sides at which the final answer looks, mirrored too
@@ -58,30 +60,34 @@ BATCH_SIZE = 32  # over all replicas, however many: for normalisation's statisti
 EPOCHS = 24  # one or two minutes each on two cores, for 4,512 images
 WARMUP_EPOCHS = 1  # while the new head is random
 PEAK_LR = 5e-4  # more than usual: the body has normalisation that follows, and many epochs
-HEAD_TIMES = 10  # the new head learns ten times as fast as the body, which knows much already
+HEAD_LR_MULTIPLIER = (
+    10  # the new head learns ten times as fast as the body, which knows much already
+)
 WEIGHT_DECAY = 0.05  # usual with AdamW
 LABEL_SMOOTHING = 0.1  # never be quite sure: no label is beyond doubt
 DROPOUT = 0.3  # of the head's inputs: some classes have few images
 MIX = "cutmix"  # 02_augmentation shows it
-MIXED = 0.5  # the share of batches that are mixed: the others show flowers as they will come
+MIX_PROBABILITY = (
+    0.5  # the share of batches that are mixed: the others show flowers as they will come
+)
 HOURS = 8.5  # Kaggle ends a session after nine
 SEED = 0
 
 # %% [markdown]
 # ## The device and the data
 # Every record is read and decoded once before anything else, so that a damaged file is named now. On a CPU this notebook
-# shrinks to a rehearsal, unless it is asked not to: `flowerlib run 03_finetune --full`.
+# shrinks to a smoke test, unless it is asked not to: `flowerlib run 03_finetune --full`.
 
 # %%
 device = accelerator.setup()
 keras.utils.set_random_seed(SEED)
 print(device)
-run = training.plan(
-    device, name=NAME, backbone=BACKBONE, retrain=True, image_size=IMAGE_SIZE, eval_size=EVAL_SIZE,
+run = training.configure(
+    device, name=NAME, backbone=BACKBONE, fine_tune=True, image_size=IMAGE_SIZE, eval_size=EVAL_SIZE,
     batch_size=max(BATCH_SIZE // device.num_replicas, 1), epochs=EPOCHS,
     warmup_epochs=WARMUP_EPOCHS, peak_lr=PEAK_LR,
     weight_decay=WEIGHT_DECAY, label_smoothing=LABEL_SMOOTHING, dropout=DROPOUT, mix=MIX,
-    seed=SEED, head_times=HEAD_TIMES, mixed=MIXED, frozen_before=FROZEN_BEFORE,
+    seed=SEED, head_lr_multiplier=HEAD_LR_MULTIPLIER, mix_probability=MIX_PROBABILITY, first_trainable_layer=FIRST_TRAINABLE_LAYER,
 )  # fmt: skip
 flowers = data.find(run.stored_size)
 data.check(flowers)
@@ -95,7 +101,7 @@ print(flowers)
 vary = augmentation.Augmentation(vertical_flip=False, crop=0.5)
 train = partial(
     data.train_batches, flowers, run.batch_size, image_size=run.image_size, augment=vary,
-    mix=augmentation.sometimes(augmentation.MIXES[run.mix], run.mixed), seed=run.seed,
+    mix=augmentation.with_probability(augmentation.MIXES[run.mix], run.mix_probability), seed=run.seed,
 )  # fmt: skip
 val = data.eval_batches(
     flowers, "val", run.eval_batch_size, image_size=run.eval_size or run.image_size
@@ -111,7 +117,7 @@ figures.gallery(images[:12], figures.label_texts(labels[:12], flowers.classes))
 
 # %%
 with device.scope():
-    backbone = folding.freeze(backbones.load(BACKBONE, None), run.frozen_before)
+    backbone = folding.freeze(backbones.load(BACKBONE, None), run.first_trainable_layer)
     head = heads.linear(len(flowers.classes), run.dropout)
     pixels = keras.Input((None, None, 3))  # in float32: bfloat16 would round them
     model = keras.Sequential(
@@ -148,7 +154,7 @@ def look(split: str, sides: tuple[int, ...], mirror: bool) -> predictions.Predic
         data.eval_batches(flowers, split, run.eval_batch_size, image_size=side)
         for side in sides
     )
-    return predictions.average(
+    return predictions.average_views(
         [
             predictions.predict(trained, view, run.eval_batch_size, mirror=mirror)
             for view in views
@@ -157,8 +163,8 @@ def look(split: str, sides: tuple[int, ...], mirror: bool) -> predictions.Predic
 
 
 with device.scope():
-    trained = folding.fold(model)
-sides = (run.image_size,) if run.rehearsal else VIEWS
+    trained = folding.fold_batch_norm(model)
+sides = (run.image_size,) if run.smoke_test else VIEWS
 said, answers = (look(split, sides, mirror=True) for split in ("val", "test"))
 left = record.save_run(
     run,
@@ -172,13 +178,13 @@ left = record.save_run(
 )
 predictions.write_submission(answers, left["submission"], count=flowers.count("test"))
 one = look("val", (run.eval_size or run.image_size,), mirror=False)
-mark = "REHEARSAL, no result: " if run.rehearsal else ""
+mark = "SMOKE TEST, no result: " if run.smoke_test else ""
 for name, view in {"one view": one, f"{2 * len(sides)} views": said}.items():
     print(mark + name, {metric: round(score, 4) for metric, score in view.scores().items()})
 print(record.headline(left))
 
 # %%
-figures.curves(history, best_epoch=training.best_epoch(history), rehearsal=run.rehearsal)
+figures.curves(history, best_epoch=training.best_epoch(history), smoke_test=run.smoke_test)
 
 # %% [markdown]
 # Training looks harder than validation because it is: mixed and varied images, smoothed labels, dropout.
@@ -190,16 +196,16 @@ figures.curves(history, best_epoch=training.best_epoch(history), rehearsal=run.r
 figures.class_f1(
     metrics.f1_scores(said.labels, said.predicted, len(flowers.classes)),
     flowers.classes,
-    rehearsal=run.rehearsal,
+    smoke_test=run.smoke_test,
 )
 
 # %% [markdown]
-# And the images it was surest of, and wrong. Compare them with those of the quickstart: what is left are mostly flowers
+# And the images it was most_confident_errors of, and wrong. Compare them with those of the quickstart: what is left are mostly flowers
 # that are alike, and labels that are wrong.
 
 # %%
-wrong = errors.surest(said, flowers.classes)
+wrong = errors.most_confident_errors(said, flowers.classes)
 figures.gallery(
-    statistics.pictures(flowers, wrong),
+    statistics.load_images(flowers, wrong),
     list(wrong["true"] + " / taken for " + wrong["predicted"]),
 )

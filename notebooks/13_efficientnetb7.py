@@ -48,7 +48,7 @@ from flowerlib.accelerator import keras
 # %% tags=["parameters"]
 NAME = "13_efficientnetb7"  # names the folder that this run leaves
 BACKBONE = "EfficientNetB7"  # a row of flowerlib.backbones
-RETRAIN = True  # the whole network: its ImageNet features have seen few of our flowers
+FINE_TUNE = True  # the whole network: its ImageNet features have seen few of our flowers
 IMAGE_SIZE = 512  # below B7's own 600 px, and the largest the competition provides
 BATCH_SIZE = 8  # a replica, half the others': deep as it is, it keeps the most activations
 EPOCHS = 20  # about 4,000 steps at a batch of 64
@@ -66,14 +66,14 @@ SEED = 0
 # ## Where it runs
 # A batch is split over all replicas, and all of them apply the same, averaged gradient: eight cores train as one, eight
 # times as large (on JAX, normalisation included; TensorFlow normalises within each replica's share). On a CPU this
-# notebook shrinks to a rehearsal, and says so here.
+# notebook shrinks to a smoke test, and says so here.
 
 # %%
 device = accelerator.setup()
 keras.utils.set_random_seed(SEED)
 print(device)
-run = training.plan(
-    device, name=NAME, backbone=BACKBONE, retrain=RETRAIN, image_size=IMAGE_SIZE,
+run = training.configure(
+    device, name=NAME, backbone=BACKBONE, fine_tune=FINE_TUNE, image_size=IMAGE_SIZE,
     batch_size=BATCH_SIZE, epochs=EPOCHS, warmup_epochs=WARMUP_EPOCHS,
     peak_lr=PEAK_LR, lr_batch_size=LR_BATCH_SIZE,
     weight_decay=WEIGHT_DECAY, label_smoothing=LABEL_SMOOTHING, dropout=DROPOUT, mix=MIX,
@@ -110,10 +110,10 @@ figures.gallery(images[:12], figures.label_texts(labels[:12], flowers.classes))
 # numbers into a probability for each class. Building it within the device's scope puts its variables on every replica.
 
 # %%
-weights = backbones.available(run.backbone) if run.rehearsal else "pretrained"
+weights = backbones.available_weights(run.backbone) if run.smoke_test else "pretrained"
 with device.scope():
     backbone = backbones.load(run.backbone, run.image_size, weights)
-    backbone.trainable = run.retrain
+    backbone.trainable = run.fine_tune
     head = heads.linear(len(flowers.classes), run.dropout)
     pixels = keras.Input(backbone.input_shape[1:])  # in float32: bfloat16 would round them
     model = keras.Sequential(
@@ -152,7 +152,7 @@ history = training.fit(model, train, val, run, flowers, device, hours=HOURS)
 
 # %%
 said, answers = (
-    predictions.predict(model, images, run.eval_batch_size, mirror=not run.rehearsal)
+    predictions.predict(model, images, run.eval_batch_size, mirror=not run.smoke_test)
     for images in (val, test)
 )
 left = record.save_run(
@@ -162,7 +162,7 @@ predictions.write_submission(answers, left["submission"], count=flowers.count("t
 print(record.headline(left))
 
 # %%
-figures.curves(history, best_epoch=training.best_epoch(history), rehearsal=run.rehearsal)
+figures.curves(history, best_epoch=training.best_epoch(history), smoke_test=run.smoke_test)
 
 # %% [markdown]
 # The two losses are not to be held against each other: that of training is measured on varied and mixed images, smoothed
@@ -176,16 +176,16 @@ figures.curves(history, best_epoch=training.best_epoch(history), rehearsal=run.r
 figures.class_f1(
     metrics.f1_scores(said.labels, said.predicted, len(flowers.classes)),
     flowers.classes,
-    rehearsal=run.rehearsal,
+    smoke_test=run.smoke_test,
 )
 
 # %% [markdown]
-# And the validation images it was surest of, and wrong. Look for flowers that even you would confuse, and for labels
+# And the validation images it was most_confident_errors of, and wrong. Look for flowers that even you would confuse, and for labels
 # that are wrong.
 
 # %%
-wrong = errors.surest(said, flowers.classes)
+wrong = errors.most_confident_errors(said, flowers.classes)
 figures.gallery(
-    statistics.pictures(flowers, wrong),
+    statistics.load_images(flowers, wrong),
     list(wrong["true"] + " / taken for " + wrong["predicted"]),
 )

@@ -33,7 +33,7 @@ SEED = 0  # of the division into parts, and of the bootstrap
 
 # %%
 runs = ensemble.aligned(predictions.find_runs())
-recap = ensemble.recap(runs)
+recap = ensemble.recap_table(runs)
 if len(runs) == 1:
     print("Only one run: there is nothing to average yet, and all that follows repeats it.")
 recap.style.format(precision=4, thousands=",").hide(axis="index")
@@ -41,7 +41,7 @@ recap.style.format(precision=4, thousands=",").hide(axis="index")
 # %% [markdown]
 # `val_loss` is the mean of -ln of the probability given to the true class; `layers` counts those with weights; `trained`
 # is the share of the parameters that training changed: a few hundredths where only a head was trained, nearly all where
-# the whole network was. Rows marked as a rehearsal come from a run that was shrunk to show that everything works; they
+# the whole network was. Rows marked as a smoke test come from a run that was shrunk to show that everything works; they
 # say nothing about the network.
 
 # %%
@@ -58,7 +58,7 @@ val, test = (
     np.stack([getattr(run, split).probabilities for run in runs]) for split in ("val", "test")
 )
 truth, answers = runs[0].val, runs[0].test
-equal = predictions.Predictions(ensemble.average(val), truth.labels, truth.ids)
+equal = predictions.Predictions(ensemble.weighted_average(val), truth.labels, truth.ids)
 {name: round(score, 4) for name, score in equal.scores().items()}
 
 # %% [markdown]
@@ -74,7 +74,7 @@ shares = ensemble.fit_weights(val, truth.labels)
 {name: round(score, 4) for name, score in fitted.scores().items()}
 
 # %%
-figures.weights([run.name for run in runs], shares, rehearsal=bool(recap["rehearsal"].any()))
+figures.weights([run.name for run in runs], shares, smoke_test=bool(recap["smoke_test"].any()))
 
 # %% [markdown]
 # ## The choice
@@ -90,7 +90,7 @@ table = pd.concat([recap, pd.DataFrame(averages)]).sort_values(
     "val_macro_f1", ascending=False, ignore_index=True, kind="stable"
 )
 table.convert_dtypes().to_csv("recap.csv", index=False)
-table[["name", "rehearsal", "val_macro_f1", "val_accuracy", "val_loss"]].style.format(
+table[["name", "smoke_test", "val_macro_f1", "val_accuracy", "val_loss"]].style.format(
     precision=4
 ).hide(axis="index")
 
@@ -113,7 +113,7 @@ choice = ensemble.selection_optimism(
 )
 best = table.loc[0]
 corrected = best["val_macro_f1"] - choice.optimism
-mark = "REHEARSAL, no result: " if best["rehearsal"] else ""
+mark = "SMOKE TEST, no result: " if best["smoke_test"] else ""
 print(
     f"{mark}{best['name']}: macro F1 on val {best['val_macro_f1']:.4f}, "
     f"less {choice.optimism:.4f} for the choice {corrected:.4f}"
@@ -126,11 +126,11 @@ print(f"better than {table.loc[1, 'name']} by {choice.low:.4f} to {choice.high:.
 # %%
 choices = {run.name: run.test.probabilities for run in runs}
 choices |= {
-    "equal average": ensemble.average(test),
-    "fitted average": ensemble.average(test, shares),
+    "equal average": ensemble.weighted_average(test),
+    "fitted average": ensemble.weighted_average(test, shares),
 }
 final = predictions.Predictions(choices[best["name"]], answers.labels, answers.ids)
-name = "submission-rehearsal.csv" if best["rehearsal"] else "submission.csv"
+name = "submission_smoke_test.csv" if best["smoke_test"] else "submission.csv"
 predictions.write_submission(final, name, count=runs[0].record["data"]["test"])
 print(
     f"{mark}{name}: {len(final.ids):,} answers of {best['name']}, macro F1 on val {best['val_macro_f1']:.4f}, "

@@ -37,8 +37,8 @@ SEED = 0
 device = accelerator.setup()
 keras.utils.set_random_seed(SEED)
 print(device)
-run = training.plan(
-    device, name=f"30_tpu_vs_gpu-{device.slug}", backbone=BACKBONE, retrain=True,
+run = training.configure(
+    device, name=f"30_tpu_vs_gpu-{device.slug}", backbone=BACKBONE, fine_tune=True,
     image_size=IMAGE_SIZE, batch_size=BATCH_SIZE, epochs=EPOCHS, warmup_epochs=1,
     peak_lr=3e-4, weight_decay=0.05, label_smoothing=0.1, dropout=0.4, mix="none", seed=SEED,
 )  # fmt: skip
@@ -71,7 +71,7 @@ record.save_timing(run, seconds, flowers=flowers, device=device)["images_per_sec
 # ## Side by side
 # Seconds an epoch are those after the first; what the first took longer is compilation, paid once. Epochs
 # compare only between rows with the same number of images and image size, images a second always. A row marked as a
-# rehearsal was shrunk and says nothing about its device.
+# smoke_test was shrunk and says nothing about its device.
 
 # %%
 timings = record.find_timings()

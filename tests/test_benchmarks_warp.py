@@ -19,8 +19,8 @@ COUNT, SIZE = 24, 96
 def both(images, augmentation):
     """The same images varied with the same random numbers, on the host and on the device."""
     host = augmentation(tf.constant(images), (5, 6)).numpy()
-    uniform = augmentation.draw((5, 6), COUNT)
-    affine = tf.stack(augmentation.turn(uniform, images.shape[1]))
+    uniform = augmentation.random_parameters((5, 6), COUNT)
+    affine = tf.stack(augmentation.affine_matrix(uniform, images.shape[1]))
     return host, np.asarray(warp.vary(images, affine, uniform, augmentation))
 
 
@@ -51,8 +51,8 @@ def test_flowers_come_out_nearly_as_on_the_host():
 
 
 def test_what_moves_whole_pixels_is_exact(waves):
-    flips = replace(augmentation.UNCHANGED, horizontal_flip=True, vertical_flip=True)
-    for operations in (augmentation.UNCHANGED, flips):
+    flips = replace(augmentation.IDENTITY, horizontal_flip=True, vertical_flip=True)
+    for operations in (augmentation.IDENTITY, flips):
         host, device = both(waves, operations)
         np.testing.assert_allclose(device, host, atol=1e-3)
 
@@ -67,7 +67,7 @@ def test_a_rotation_that_is_too_steep_is_an_error(waves):
         )
 
 
-COMPILED = """
+XLA_CACHE_BYTES = """
 import jax, numpy as np
 from benchmarks import warp
 from flowerlib import augmentation
@@ -79,7 +79,7 @@ print(lowered.as_text(), lowered.compile().as_text())
 
 def test_the_compiled_program_has_no_gather():
     environment = os.environ | {"KERAS_BACKEND": "jax"}
-    done = subprocess.run([sys.executable, "-c", COMPILED], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", XLA_CACHE_BYTES], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for word in ("dot_general", "ENTRY"):
         assert word in done.stdout  # it is the program, before and after XLA has worked on it

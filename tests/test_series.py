@@ -143,12 +143,12 @@ def test_a_second_call_into_the_same_folder_is_refused_with_the_first_ones_proce
 
 def test_the_progress_line_tells_of_the_record_that_this_call_left(tmp_path):
     assert series._score(series._newest(tmp_path, "10_b")) == ""
-    for age, folder in enumerate(("10_b", "10_b-unfinished", "10_b-rehearsal", "10_b-other")):
+    for age, folder in enumerate(("10_b", "10_b-unfinished", "10_b-smoke-test", "10_b-other")):
         record = tmp_path / "runs" / folder / "run.json"
         record.parent.mkdir(parents=True)
-        record.write_text(json.dumps({"rehearsal": folder.endswith("rehearsal"), "val_macro_f1": 0.5}))
+        record.write_text(json.dumps({"smoke_test": folder.endswith("smoke_test"), "val_macro_f1": 0.5}))
         os.utime(record, (age, age))
-    assert series._score(series._newest(tmp_path, "10_b")) == "   rehearsal"
+    assert series._score(series._newest(tmp_path, "10_b")) == "   smoke test"
     for name in ("10_b-unfinished", "10_b"):
         os.utime(tmp_path / "runs" / name / "run.json", (9, 9))
         assert series._newest(tmp_path, "10_b").parent.name == name
@@ -175,13 +175,13 @@ def test_a_recap_older_than_a_run_says_so(tmp_path):
 
 
 def test_without_a_recap_the_runs_results_stand_there(tmp_path):
-    for name, rehearsal in (("00_a", False), ("10_b", True)):
+    for name, smoke_test in (("00_a", False), ("10_b", True)):
         (tmp_path / f"runs/{name}").mkdir(parents=True)
-        record = {"rehearsal": rehearsal, "val_macro_f1": 0.91234}
+        record = {"smoke_test": smoke_test, "val_macro_f1": 0.91234}
         (tmp_path / f"runs/{name}/run.json").write_text(json.dumps(record))
     page = series.index(tmp_path)
     assert "macro F1 on val 0.9123" in page
-    assert "rehearsal" in page
+    assert "smoke_test" in page
     assert "flowerlib run 20_ensemble" in page
 
 

@@ -27,7 +27,7 @@ def network(num_classes, image_size=24, dropout=0.0, seed=0):
     )
 
 
-def looker():
+def feature_extractor():
     """Pixels (B, 24, 24, 3) in [0, 255] -> features (B, 6)."""
     keras.utils.set_random_seed(0)
     return keras.Sequential(
@@ -37,9 +37,9 @@ def looker():
 
 def save_run(flowers, eval_size=None, keep_pictures=False):
     """Leave `runs/tiny` in the working folder, as a training on images of 24 px would; return what it says of val."""
-    choices = training.Run(
-        name="tiny", backbone="none", retrain=True, image_size=24, batch_size=4, epochs=1, warmup_epochs=0, peak_lr=0.1,
-        weight_decay=0.0, label_smoothing=0.0, dropout=0.0, mix="none", seed=0, eval_size=eval_size,
+    choices = training.TrainConfig(
+        name="tiny", backbone="none", fine_tune=True, image_size=24, batch_size=4, epochs=1, warmup_epochs=0,
+        peak_lr=0.1, weight_decay=0.0, label_smoothing=0.0, dropout=0.0, mix="none", seed=0, eval_size=eval_size,
     )  # fmt: skip
     model = network(4, image_size=None)
     model.set_weights([3 * weight for weight in model.get_weights()])  # surer, so that answers differ
@@ -54,7 +54,9 @@ def save_run(flowers, eval_size=None, keep_pictures=False):
         pooled = keras.Model(model.inputs, model.layers[-2].output)
         images = [images for images, _, _ in data.eval_batches(flowers, "train", 8, image_size=eval_size)]
         values = [pooled.predict_on_batch(batch.numpy().astype("float32")) for batch in images]
-        seen = Features(np.concatenate(values)[None].astype(np.float16), *data.truth(flowers, "train"), plain=1)
+        seen = Features(
+            np.concatenate(values)[None].astype(np.float16), *data.labels_and_ids(flowers, "train"), plain=1
+        )
     device = Device("cpu", "a CPU", 1, "tensorflow")
     record.save_run(
         choices, model, history, flowers=flowers, device=device, weights="random", seen=seen, **said

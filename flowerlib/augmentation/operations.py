@@ -49,23 +49,23 @@ class Augmentation:
             Images of the same shape, type and range.
         """
         images = tf.convert_to_tensor(images)
-        uniform = self.draw(seed, tf.shape(images)[0])
-        affine = tf.stack(self.turn(uniform, images.shape[1]), axis=1)
+        uniform = self.random_parameters(seed, tf.shape(images)[0])
+        affine = tf.stack(self.affine_matrix(uniform, images.shape[1]), axis=1)
         gain, brighter = 1.0 + self.contrast * uniform[:, 6], 255.0 * self.brightness * uniform[:, 7]
-        varied = host_calls.numpy_function(_vary, [images, affine, gain, brighter], images.dtype)
+        varied = host_calls.numpy_function(_transform, [images, affine, gain, brighter], images.dtype)
         return tf.ensure_shape(varied, images.shape)
 
-    def draw(self, seed: tf.Tensor, count: int | tf.Tensor) -> tf.Tensor:
+    def random_parameters(self, seed: tf.Tensor, count: int | tf.Tensor) -> tf.Tensor:
         """Return the random numbers behind the variations of `count` images, `(count, 8)` float32 in [-1, 1)."""
         return tf.random.stateless_uniform([count, 8], seed, -1.0, 1.0)
 
-    def turn(self, uniform: tf.Tensor, size: int) -> tuple[tf.Tensor, ...]:
+    def affine_matrix(self, uniform: tf.Tensor, size: int) -> tuple[tf.Tensor, ...]:
         """Return the map from a pixel (x, y) of the result to where it is read: (a x + b y + c, d x + e y + f).
 
         Around the image's centre: turned and mirrored, scaled by the crop's share, moved to the crop's centre.
 
         Args:
-            uniform: `(..., 8)`, from `draw`.
+            uniform: `(..., 8)`, from `random_parameters`.
             size: side of the image in pixels.
 
         Returns:
@@ -84,12 +84,12 @@ class Augmentation:
         return a, b, c, d, e, f
 
 
-UNCHANGED = Augmentation(
+IDENTITY = Augmentation(
     horizontal_flip=False, vertical_flip=False, rotation=0.0, crop=1.0, contrast=0.0, brightness=0.0
 )
 
 
-def _vary(images: np.ndarray, affine: np.ndarray, gain: np.ndarray, brighter: np.ndarray) -> np.ndarray:
+def _transform(images: np.ndarray, affine: np.ndarray, gain: np.ndarray, brighter: np.ndarray) -> np.ndarray:
     """Move and colour each image, with OpenCV: several times faster than TensorFlow, and without Python's lock."""
     varied = np.empty_like(images)
     for index, image in enumerate(images):

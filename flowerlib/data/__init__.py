@@ -5,38 +5,38 @@ Read `dataset` first, then `batches`; `decoding` and `integrity` say what become
 """
 
 from flowerlib.data.batches import (
-    AHEAD,
-    CALLS,
+    NUM_PARALLEL_CALLS,
+    PREFETCH,
     Augment,
     Mix,
-    ahead,
+    decode_utf8,
     eval_batches,
-    mirrored,
-    shuffled,
-    texts,
+    labels_and_ids,
+    prefetch,
+    shuffled_positions,
     train_batches,
-    truth,
+    with_mirror_images,
 )
 from flowerlib.data.dataset import SPLITS, Flowers, find
 from flowerlib.data.decoding import FEATURES, resize
 from flowerlib.data.integrity import check
 
 __all__ = [
-    "AHEAD",
-    "CALLS",
     "FEATURES",
+    "NUM_PARALLEL_CALLS",
+    "PREFETCH",
     "SPLITS",
     "Augment",
     "Flowers",
     "Mix",
-    "ahead",
     "check",
+    "decode_utf8",
     "eval_batches",
     "find",
-    "mirrored",
+    "labels_and_ids",
+    "prefetch",
     "resize",
-    "shuffled",
-    "texts",
+    "shuffled_positions",
     "train_batches",
-    "truth",
+    "with_mirror_images",
 ]

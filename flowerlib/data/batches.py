@@ -13,8 +13,8 @@ from flowerlib.data.dataset import Flowers
 from flowerlib.data.decoding import FEATURES, parse
 from flowerlib.tfrecords.records import Records
 
-CALLS = min((os.cpu_count() or 1) + 1, 16)  # batches made at once; one may be waiting for Python's lock
-AHEAD = 4  # batches that wait
+NUM_PARALLEL_CALLS = min((os.cpu_count() or 1) + 1, 16)  # batches made at once; one may be waiting for Python's lock
+PREFETCH = 4  # batches that wait
 Augment = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 Mix = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
@@ -58,12 +58,12 @@ def train_batches(
     # Records are fetched by their position, so each epoch is shuffled as one. Augmented last: new random numbers each
     # time.
     records, num_classes = _on_disk(flowers, "train"), len(flowers.classes)
-    order = shuffled(count, seed, start * batch_size).batch(batch_size, drop_remainder=True)
+    order = shuffled_positions(count, seed, start * batch_size).batch(batch_size, drop_remainder=True)
     numbered = tf.data.Dataset.zip(tf.data.Dataset.counter(start, dtype=tf.int32), order)
-    return ahead(numbered.map(batch, CALLS))
+    return prefetch(numbered.map(batch, NUM_PARALLEL_CALLS))
 
 
-def shuffled(count: int, seed: int, start: int = 0) -> tf.data.Dataset:
+def shuffled_positions(count: int, seed: int, start: int = 0) -> tf.data.Dataset:
     """Return the positions 0 to `count` - 1 (int32) again and again, every time in another order, without the first
     `start` of them.
 
@@ -78,7 +78,7 @@ def shuffled(count: int, seed: int, start: int = 0) -> tf.data.Dataset:
     return tf.data.Dataset.counter(first, dtype=tf.int32).flat_map(epoch).skip(within)
 
 
-def ahead(batches: tf.data.Dataset) -> tf.data.Dataset:
+def prefetch(batches: tf.data.Dataset) -> tf.data.Dataset:
     """Return the same batches, some of them made ahead, without tf.data's own tuning.
 
     Its thread sleeps for longer and longer: at their end Keras' `fit` and `predict` wait until it wakes, for up to as
@@ -86,7 +86,7 @@ def ahead(batches: tf.data.Dataset) -> tf.data.Dataset:
     """
     options = tf.data.Options()
     options.autotune.enabled = False
-    return batches.prefetch(AHEAD).with_options(options)
+    return batches.prefetch(PREFETCH).with_options(options)
 
 
 def _on_disk(flowers: Flowers, split: str) -> Records:
@@ -116,23 +116,23 @@ def eval_batches(
 
     def batch(indices: tf.Tensor, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         images, labels, ids = parse(records, flowers, image_size)
-        return images, labels, _named(ids, split, indices)
+        return images, labels, _fill_in_ids(ids, split, indices)
 
     numbered = _numbered(flowers, split).skip(start).batch(batch_size)
-    return ahead(numbered.map(batch, CALLS))
+    return prefetch(numbered.map(batch, NUM_PARALLEL_CALLS))
 
 
-def mirrored(batches: tf.data.Dataset) -> tf.data.Dataset:
+def with_mirror_images(batches: tf.data.Dataset) -> tf.data.Dataset:
     """Return batches `(images, labels, ids)` as `(images, images with left and right exchanged, labels, ids)`."""
 
     def both(images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        exchanged = host_calls.numpy_function(_exchanged, [images], images.dtype)
+        exchanged = host_calls.numpy_function(_flip_left_right, [images], images.dtype)
         return images, tf.ensure_shape(exchanged, images.shape), labels, ids
 
-    return ahead(batches.map(both, CALLS))
+    return prefetch(batches.map(both, NUM_PARALLEL_CALLS))
 
 
-def _exchanged(images: np.ndarray) -> np.ndarray:
+def _flip_left_right(images: np.ndarray) -> np.ndarray:
     """Mirror each image, with OpenCV: four times as fast as TensorFlow, and without Python's lock."""
     exchanged = np.empty_like(images)
     for image, to in zip(images, exchanged, strict=True):
@@ -140,19 +140,19 @@ def _exchanged(images: np.ndarray) -> np.ndarray:
     return exchanged
 
 
-def truth(flowers: Flowers, split: str) -> tuple[np.ndarray, np.ndarray]:
+def labels_and_ids(flowers: Flowers, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the labels `(n,)` int64 and the ids `(n,)` of a split, as in `eval_batches`; no image is decoded."""
 
     def some(indices: tf.Tensor, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         features = tf.io.parse_example(records, {name: FEATURES[name] for name in ("class", "id")})
-        return features["class"], _named(features["id"], split, indices)
+        return features["class"], _fill_in_ids(features["id"], split, indices)
 
     parts = _numbered(flowers, split).batch(512).map(some).as_numpy_iterator()
     labels, ids = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return labels, texts(ids)
+    return labels, decode_utf8(ids)
 
 
-def texts(values: np.ndarray) -> np.ndarray:
+def decode_utf8(values: np.ndarray) -> np.ndarray:
     """Return UTF-8 bytes `(n,)` as strings, such as ids, in which a file's name may stand."""
     return np.array([value.decode() for value in values], str)
 
@@ -162,6 +162,6 @@ def _numbered(flowers: Flowers, split: str) -> tf.data.Dataset:
     return records.apply(tf.data.experimental.assert_cardinality(flowers.count(split))).enumerate()
 
 
-def _named(record_id: tf.Tensor, split: str, index: tf.Tensor) -> tf.Tensor:
+def _fill_in_ids(record_id: tf.Tensor, split: str, index: tf.Tensor) -> tf.Tensor:
     position = tf.strings.join([split, tf.strings.as_string(index, width=6, fill="0")], "-")
     return tf.where(record_id == "", position, record_id)

@@ -18,7 +18,7 @@ from flowerlib.config import FlowersError, competition_mounts, sample_dir
 from flowerlib.data import classes
 
 SPLITS = ("train", "val", "test")
-HASHED = 1 << 20  # bytes at a time
+HASH_CHUNK_BYTES = 1 << 20  # bytes at a time
 SHARD = re.compile(r"\d+-(\d+)x\1-(\d+)\.tfrec")
 
 
@@ -68,10 +68,10 @@ def find(image_size: int | None = None, path: str | None = None) -> Flowers:
             listed), a split is empty, a file name does not fit the layout, or one file serves two splits.
     """
     named = path or os.environ.get("FLOWERS_DATA")
-    places, instead = _places(named)
+    places, instead = _candidate_roots(named)
     found = {place: sizes for place in places if (sizes := _sizes(place))}
     if not found:
-        looked = ", ".join(f"`{place}`{_trouble(place)}" for place in places)
+        looked = ", ".join(f"`{place}`{_why_unreadable(place)}" for place in places)
         raise FlowersError(
             f"no flowers found: no folder `tfrecords-jpeg-<S>x<S>` in {looked}; name the folder that holds them with "
             f"--data or FLOWERS_DATA{instead}"
@@ -85,7 +85,7 @@ def find(image_size: int | None = None, path: str | None = None) -> Flowers:
     return Flowers(root, image_size, _classes(root), shards, _fingerprint(shards), _fit(root))
 
 
-def _places(named: str | None) -> tuple[list[str], str]:
+def _candidate_roots(named: str | None) -> tuple[list[str], str]:
     """Where to look, and what else to do where nothing is there."""
     if named:
         return [os.path.expanduser(named)], ""
@@ -96,7 +96,7 @@ def _places(named: str | None) -> tuple[list[str], str]:
     return [*mounts, str(sample_dir())], draw
 
 
-def _trouble(place: str) -> str:
+def _why_unreadable(place: str) -> str:
     """Why a place cannot be read, in brackets; nothing where it can."""
     try:
         tf.io.gfile.stat(place)
@@ -195,6 +195,6 @@ def _hash_of(path: str, length: int, changed: int) -> str:
 def _hash(path: str) -> str:
     digest = hashlib.sha256()
     with tf.io.gfile.GFile(path, "rb") as file:
-        while chunk := file.read(HASHED):
+        while chunk := file.read(HASH_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()

@@ -16,8 +16,8 @@ import numpy as np
 
 from flowerlib.accelerator import tf
 
-QUIET = 0.05  # seconds without a call, after which none is expected: what is made ahead has been made
-LONGEST = 10.0  # seconds to wait for that, should somebody still take batches
+QUIET_SECONDS = 0.05  # seconds without a call, after which none is expected: what is made ahead has been made
+MAX_WAIT_SECONDS = 10.0  # seconds to wait for that, should somebody still take batches
 
 cv2.setNumThreads(1)  # tf.data has threads enough
 _lock = threading.Lock()
@@ -60,8 +60,8 @@ def _finish() -> None:
     global _over
     if _begun:
         gc.collect()  # lets pipelines go that nobody holds; later is too late
-    seen, until = 0, time.monotonic() + LONGEST
+    seen, until = 0, time.monotonic() + MAX_WAIT_SECONDS
     while (_ended < _begun or seen < _begun) and time.monotonic() < until:
         seen = _begun
-        time.sleep(QUIET)
+        time.sleep(QUIET_SECONDS)
     _over = True

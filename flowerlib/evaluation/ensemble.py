@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 from flowerlib.config import FlowersError
-from flowerlib.predictions import Predictions, RunOutput
+from flowerlib.predictions import Predictions, RunResult
 
 
-def aligned(runs: Sequence[RunOutput]) -> list[RunOutput]:
+def aligned(runs: Sequence[RunResult]) -> list[RunResult]:
     """Return the runs with their images in the first one's order.
 
     Raises:
@@ -19,7 +19,7 @@ def aligned(runs: Sequence[RunOutput]) -> list[RunOutput]:
     return [_aligned(run, runs[0]) for run in runs]
 
 
-def _aligned(run: RunOutput, first: RunOutput) -> RunOutput:
+def _aligned(run: RunResult, first: RunResult) -> RunResult:
     if run.classes != first.classes:
         raise FlowersError(f"run {run.name} has other classes than {first.name}; run both on the same data")
     splits = {}
@@ -34,7 +34,7 @@ def _aligned(run: RunOutput, first: RunOutput) -> RunOutput:
     return replace(run, **splits)
 
 
-def average(probabilities: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+def weighted_average(probabilities: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Average `(runs, n, num_classes)` to `(n, num_classes)`, equally or with weights `(runs,)` that sum to one."""
     return np.average(probabilities, axis=0, weights=weights)
 
@@ -70,12 +70,12 @@ def cross_fitted(probabilities: np.ndarray, labels: np.ndarray, *, folds: int = 
     averaged = np.empty(probabilities.shape[1:], probabilities.dtype)
     for held_out in (fold == index for index in range(folds)):
         weights = fit_weights(probabilities[:, ~held_out], labels[~held_out])
-        averaged[held_out] = average(probabilities[:, held_out], weights)
+        averaged[held_out] = weighted_average(probabilities[:, held_out], weights)
     return averaged
 
 
 @dataclass(frozen=True)
-class Choice:
+class SelectionOptimism:
     """What choosing the best of several rows by their own score does to that score.
 
     Attributes:
@@ -91,7 +91,7 @@ class Choice:
 
 def selection_optimism(
     probabilities: np.ndarray, labels: np.ndarray, *, resamples: int = 1000, seed: int = 0
-) -> Choice:
+) -> SelectionOptimism:
     """Estimate by a paired bootstrap how much macro F1 the best of several rows owes to being chosen by it.
 
     The images are drawn again with replacement, the same for every row. Each time one row is best; the optimism is how
@@ -115,7 +115,7 @@ def selection_optimism(
     gap = drawn[best] - drawn[others[0] if others else best]
     low, high = np.percentile(gap, [2.5, 97.5])
     optimism = (drawn.max(axis=0) - drawn.mean(axis=1)[chosen]).mean()
-    return Choice(max(float(optimism), 0.0), float(low), float(high))  # below 0 it is rounding
+    return SelectionOptimism(max(float(optimism), 0.0), float(low), float(high))  # below 0 it is rounding
 
 
 def _macro_f1s(probabilities: np.ndarray, labels: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -131,7 +131,7 @@ def _macro_f1s(probabilities: np.ndarray, labels: np.ndarray, times: np.ndarray)
     return np.array(scores, np.float64)
 
 
-def recap(runs: Sequence[RunOutput]) -> pd.DataFrame:
+def recap_table(runs: Sequence[RunResult]) -> pd.DataFrame:
     """Return one row a run: what it is, how good on val, what it cost.
 
     `seconds_per_epoch` are of training alone, `trained` is the share of the parameters that training changed,
@@ -140,18 +140,18 @@ def recap(runs: Sequence[RunOutput]) -> pd.DataFrame:
     return pd.DataFrame([_recap_row(run) for run in runs])
 
 
-def _recap_row(run: RunOutput) -> dict:
-    fields = ("name", "rehearsal", "val_macro_f1", "val_accuracy", "val_loss", "seconds_per_epoch", "epochs")
+def _recap_row(run: RunResult) -> dict:
+    fields = ("name", "smoke_test", "val_macro_f1", "val_accuracy", "val_loss", "seconds_per_epoch", "epochs")
     device = run.record["device"]
     return {
         **{field: run.record[field] for field in (*fields, "weights", "parameters", "layers")},
         "trained": run.record["trainable_parameters"] / run.record["parameters"],
-        "image_size": run.record["choices"]["image_size"],
+        "image_size": run.record["config"]["image_size"],
         "device": f"{device['num_replicas']} x {device['kind']}",
     }
 
 
-def average_row(name: str, said: Predictions, runs: Sequence[RunOutput]) -> dict:
-    """Return a recap row for an average; it is a rehearsal's where any of its runs is."""
+def average_row(name: str, said: Predictions, runs: Sequence[RunResult]) -> dict:
+    """Return a recap row for an average; it is a smoke test's where any of its runs is."""
     scores = {f"val_{metric}": value for metric, value in said.scores().items()}
-    return {"name": name, "rehearsal": any(run.record["rehearsal"] for run in runs), **scores}
+    return {"name": name, "smoke_test": any(run.record["smoke_test"] for run in runs), **scores}

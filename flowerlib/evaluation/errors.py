@@ -1,4 +1,4 @@
-"""Where a model goes wrong: the pairs it confuses, and the single images it is surest and wrong about."""
+"""Where a model goes wrong: the pairs it confuses, and its most confident errors."""
 
 from collections.abc import Sequence
 
@@ -18,8 +18,8 @@ def confused_pairs(said: Predictions, classes: Sequence[str], most: int = 10) ->
     return pd.DataFrame({"true": names[rows], "predicted": names[columns], "count": table[rows, columns]})
 
 
-def surest(said: Predictions, classes: Sequence[str], most: int = 12) -> pd.DataFrame:
-    """Return the wrong validation images, the surest first.
+def most_confident_errors(said: Predictions, classes: Sequence[str], most: int = 12) -> pd.DataFrame:
+    """Return the wrong validation images, the most_confident_errors first.
 
     Columns `split`, `position` (in file order), `true`, `predicted` (names) and `probability` (of the wrong class).
     """

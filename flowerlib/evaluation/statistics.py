@@ -21,7 +21,7 @@ MIDDLE = ["middle_red", "middle_green", "middle_blue"]
 COSINES = np.cos(np.pi * np.arange(9)[:, None] * (2 * np.arange(32) + 1) / 64).astype(np.float32)
 
 
-def survey(flowers: Flowers, progress: bool = True) -> pd.DataFrame:
+def image_table(flowers: Flowers, progress: bool = True) -> pd.DataFrame:
     """Decode every image once and note what 01_eda needs.
 
     Returns:
@@ -39,7 +39,7 @@ def survey(flowers: Flowers, progress: bool = True) -> pd.DataFrame:
                 labels = labels.numpy()
                 columns = {"split": split, "label": labels, "class": names[labels], "kilobytes": kilobytes}
                 image = [f"{split} {record_id.decode()}" for record_id in ids.numpy()]
-                parts.append(pd.DataFrame(columns | _looks(images), pd.Index(image, name="image")))
+                parts.append(pd.DataFrame(columns | _pixel_columns(images), pd.Index(image, name="image")))
                 bar.update(len(labels))
     table = pd.concat(parts)
     table.insert(1, "position", table.groupby("split").cumcount())
@@ -52,7 +52,7 @@ def _kilobytes(flowers: Flowers, split: str) -> tf.data.Dataset:
     return records.map(lambda batch: tf.strings.length(tf.io.parse_example(batch, features)["image"]) / 1000)
 
 
-def _looks(images: tf.Tensor) -> dict[str, np.ndarray]:
+def _pixel_columns(images: tf.Tensor) -> dict[str, np.ndarray]:
     """Return the columns that come from the pixels `(B, S, S, 3)`."""
     images = tf.cast(images, tf.float32)
     quarter = images.shape[1] // 4
@@ -62,8 +62,8 @@ def _looks(images: tf.Tensor) -> dict[str, np.ndarray]:
     return dict(zip(WHOLE + MIDDLE, [*whole, *middle], strict=True)) | {"hash": hashes, "mirrored": mirrored}
 
 
-def pictures(flowers: Flowers, chosen: pd.DataFrame) -> np.ndarray:
-    """Fetch the images of the rows `chosen` from a survey, in their order, `(n, S, S, 3)` uint8."""
+def load_images(flowers: Flowers, chosen: pd.DataFrame) -> np.ndarray:
+    """Fetch the images of the rows `chosen` from an image table, in their order, `(n, S, S, 3)` uint8."""
     images = np.empty((len(chosen), flowers.image_size, flowers.image_size, 3), np.uint8)
     for split, rows in chosen.reset_index(drop=True).groupby("split"):
         batches = data.eval_batches(flowers, split, BATCH).take(rows["position"].max() // BATCH + 1)
@@ -79,7 +79,7 @@ def class_counts(images: pd.DataFrame, num_classes: int) -> dict[str, np.ndarray
     return {split: np.bincount(values, minlength=num_classes) for split, values in labels.items()}
 
 
-def ignore_rare(labels: np.ndarray, num_classes: int) -> pd.DataFrame:
+def score_ignoring_rare(labels: np.ndarray, num_classes: int) -> pd.DataFrame:
     """Score a classifier that is perfect but for the rarest classes, in whose place it says the most frequent one.
 
     Args:
@@ -158,9 +158,9 @@ def near_duplicates(images: pd.DataFrame, max_distance: int) -> pd.DataFrame:
     flower; at 8 bits a third of 9 pairs had nothing to do with each other, at 10 most.
 
     Returns:
-        `left` and `right`, names of rows of the survey, in its order; `distance` in bits; `mirrored`, whether one is
-        like the other's mirror image; `across`, whether they are in different splits; `classes`: "same", "different",
-        or "unknown" where one is a test image.
+        `left` and `right`, names of rows of the image table, in its order; `distance` in bits; `mirrored`, whether
+        one is like the other's mirror image; `across`, whether they are in different splits; `classes`: "same",
+        "different", or "unknown" where one is a test image.
     """
     hashes, label, split = (images[column].to_numpy() for column in ("hash", "label", "split"))
     plain = _close_pairs(hashes, hashes, max_distance).assign(mirrored=False)
@@ -185,7 +185,7 @@ def _close_pairs(hashes: np.ndarray, others: np.ndarray, max_distance: int) -> p
     return pd.concat(parts, ignore_index=True)
 
 
-def leaks(images: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
+def count_cross_split_duplicates(images: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     """Count the images of a later split that have a near-duplicate in an earlier one.
 
     Returns:

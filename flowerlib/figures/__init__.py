@@ -6,7 +6,7 @@ Read `style` first (colours, bars, the mark of a smoke test), then any other.
 from flowerlib.figures.dataset import class_colours, class_counts, file_sizes, ignored_classes
 from flowerlib.figures.images import gallery, label_texts, rows
 from flowerlib.figures.results import class_f1, confused_pairs, recap, seconds_per_epoch, weights
-from flowerlib.figures.style import COLOURS, MARKED, TRAIN, VAL, Picture, mark_rehearsal
+from flowerlib.figures.style import COLOURS, MARKED, TRAIN, VAL, Picture, mark_smoke_test
 from flowerlib.figures.training import curves, learning_rate
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
     "ignored_classes",
     "label_texts",
     "learning_rate",
-    "mark_rehearsal",
+    "mark_smoke_test",
     "recap",
     "rows",
     "seconds_per_epoch",

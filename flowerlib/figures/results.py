@@ -15,7 +15,7 @@ from flowerlib.figures.style import (
     amount,
     bars,
     legend,
-    mark_rehearsal,
+    mark_smoke_test,
     marked_names,
     new_figure,
     note,
@@ -23,7 +23,7 @@ from flowerlib.figures.style import (
 )
 
 
-def confused_pairs(pairs: pd.DataFrame, *, rehearsal: bool = False) -> Figure:
+def confused_pairs(pairs: pd.DataFrame, *, smoke_test: bool = False) -> Figure:
     """Show the most confused pairs, in the order given: columns `true`, `predicted` (names) and `count`."""
     if pairs.empty:
         return note("no image of one class was taken for another")
@@ -32,17 +32,17 @@ def confused_pairs(pairs: pd.DataFrame, *, rehearsal: bool = False) -> Figure:
     bars(axes, pairs["true"] + " \N{RIGHTWARDS ARROW} " + pairs["predicted"], pairs["count"], "{:.0f}".format)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("validation images (true class \N{RIGHTWARDS ARROW} predicted class)")
-    return mark_rehearsal(figure) if rehearsal else figure
+    return mark_smoke_test(figure) if smoke_test else figure
 
 
-def class_f1(scores: np.ndarray, names: Sequence[str], *, worst: int = 10, rehearsal: bool = False) -> Figure:
+def class_f1(scores: np.ndarray, names: Sequence[str], *, worst: int = 10, smoke_test: bool = False) -> Figure:
     """Show the `worst` classes' F1, worst first, and the macro F1 as a line.
 
     Args:
         scores: F1 `(num_classes,)` in [0, 1], NaN for a class that is left out.
         names: `(num_classes,)` in label order.
         worst: how many classes to show.
-        rehearsal: the run was a shrunk one.
+        smoke_test: the run was a shrunk one.
     """
     order = np.argsort(scores, kind="stable")[: min(worst, int(np.isfinite(scores).sum()))]
     figure = new_figure(0.3 * len(order) + 1.0)
@@ -52,7 +52,7 @@ def class_f1(scores: np.ndarray, names: Sequence[str], *, worst: int = 10, rehea
     axes.axvline(mean, color=GREY, lw=1, ls=":", label=f"macro F1 of all classes: {mean:.4f}")
     axes.set(xlim=(0, 1.05), xlabel="F1 on the validation images")
     legend(figure, axes)
-    return mark_rehearsal(figure) if rehearsal else figure
+    return mark_smoke_test(figure) if smoke_test else figure
 
 
 def recap(table: pd.DataFrame) -> Figure:
@@ -60,12 +60,12 @@ def recap(table: pd.DataFrame) -> Figure:
 
     Args:
         table: one row a run, columns `name`, `val_macro_f1`, `val_accuracy`, `val_loss`, `seconds_per_epoch`,
-            `parameters` (these two may be NaN) and `rehearsal` (bool). Rehearsals are hollow and say so.
+            `parameters` (these two may be NaN) and `smoke_test` (bool). Smoke tests are hollow and say so.
     """
     table = table.sort_values("val_macro_f1", ascending=False)
     figure = new_figure(0.5 * len(table) + 1.0)
     scores, seconds = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-    at, hollow = np.arange(len(table)), table["rehearsal"].to_numpy(bool)
+    at, hollow = np.arange(len(table)), table["smoke_test"].to_numpy(bool)
     scores.scatter(table["val_accuracy"], at, 110, marker="|", color=GREY, label="accuracy")
     faces = np.where(hollow, "white", VAL)
     scores.scatter(table["val_macro_f1"], at, 70, color=faces, edgecolors=VAL, lw=1.8, label="macro F1")
@@ -85,13 +85,13 @@ def recap(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def weights(names: Sequence[str], shares: Sequence[float], *, rehearsal: bool = False) -> Figure:
+def weights(names: Sequence[str], shares: Sequence[float], *, smoke_test: bool = False) -> Figure:
     """Show each network's weight in an average, in the order given."""
     figure = new_figure(0.32 * len(names) + 0.7)
     axes = figure.subplots()
     bars(axes, names, shares, "{:.2f}".format, colour=GREY)
     axes.set_xlabel("weight in the average")
-    return mark_rehearsal(figure) if rehearsal else figure
+    return mark_smoke_test(figure) if smoke_test else figure
 
 
 def seconds_per_epoch(table: pd.DataFrame) -> Figure:
@@ -99,11 +99,11 @@ def seconds_per_epoch(table: pd.DataFrame) -> Figure:
 
     Args:
         table: columns `device`, `seconds_per_epoch`, `compile_seconds`, `images_per_second` (NaN where not measured)
-            and `rehearsal` (bool). Rehearsals are hatched.
+            and `smoke_test` (bool). Smoke tests are hatched.
     """
     figure = new_figure(0.55 * len(table) + 0.9)
     panels = figure.subplots(1, 3, sharey=True, width_ratios=(2, 1.3, 1.3))
-    hollow = table["rehearsal"].to_numpy(bool)
+    hollow = table["smoke_test"].to_numpy(bool)
     names = [textwrap.fill(name, 26) for name in marked_names(table["device"], hollow)]
     for axes, column, label in zip(
         panels,

@@ -31,10 +31,10 @@ class Picture(Figure):
         return file.getvalue()
 
 
-def mark_rehearsal(figure: Figure) -> Figure:
-    """Write REHEARSAL across a figure whose numbers come from a shrunk run, and return it."""
+def mark_smoke_test(figure: Figure) -> Figure:
+    """Write SMOKE TEST across a figure whose numbers come from a shrunk run, and return it."""
     style = {"fontsize": 54, "fontweight": "bold", "color": GREY, "alpha": 0.25}
-    figure.text(0.5, 0.5, "REHEARSAL", ha="center", va="center", **style)
+    figure.text(0.5, 0.5, "SMOKE TEST", ha="center", va="center", **style)
     return figure
 
 
@@ -120,5 +120,5 @@ def amount(value: float) -> str:
 
 
 def marked_names(names: Sequence[str], hollow: Sequence[bool]) -> list[str]:
-    """Return the names, those of rehearsals marked."""
-    return [f"{name} (rehearsal)" if is_hollow else name for name, is_hollow in zip(names, hollow, strict=True)]
+    """Return the names, those of smoke tests marked."""
+    return [f"{name} (smoke test)" if is_hollow else name for name, is_hollow in zip(names, hollow, strict=True)]

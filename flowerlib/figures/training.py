@@ -6,16 +6,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from flowerlib.figures.style import GREY, TRAIN, VAL, legend, mark_rehearsal, new_figure, plain_axes
+from flowerlib.figures.style import GREY, TRAIN, VAL, legend, mark_smoke_test, new_figure, plain_axes
 
 
-def curves(history: Mapping[str, Sequence[float]], *, best_epoch: int, rehearsal: bool = False) -> Figure:
+def curves(history: Mapping[str, Sequence[float]], *, best_epoch: int, smoke_test: bool = False) -> Figure:
     """Show how training went: accuracy and macro F1 at the left, loss at the right.
 
     Args:
         history: one value an epoch for `loss`, `accuracy`, `val_loss`, `val_accuracy`, `val_macro_f1`.
         best_epoch: the epoch, from 1, to mark.
-        rehearsal: the run was a shrunk one.
+        smoke_test: the run was a shrunk one.
     """
     figure = new_figure(3.8)
     scores, losses = figure.subplots(1, 2)
@@ -36,7 +36,7 @@ def curves(history: Mapping[str, Sequence[float]], *, best_epoch: int, rehearsal
     plain_axes(scores, xlabel="epoch", ylabel="accuracy, macro F1")
     plain_axes(losses, xlabel="epoch", ylabel="cross-entropy loss (nats)", ylim=(0, None))
     legend(figure, scores)
-    return mark_rehearsal(figure) if rehearsal else figure
+    return mark_smoke_test(figure) if smoke_test else figure
 
 
 def learning_rate(values: np.ndarray, steps_per_epoch: int) -> Figure:

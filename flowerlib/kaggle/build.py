@@ -14,7 +14,7 @@ import nbformat
 from nbformat import NotebookNode
 
 import flowerlib
-from flowerlib.config import FlowersError, written_whole
+from flowerlib.config import FlowersError, atomic_write
 from flowerlib.kaggle import kernels
 from flowerlib.kaggle.imports import PACKAGE, needed
 from flowerlib.kaggle.kernels import ACCELERATORS, FLAGSHIP, METADATA, NOBODY, ROOT, SERIES, Kernel
@@ -222,17 +222,17 @@ def build(
 
 def write(built: Built, folder: Path) -> None:
     """Write a kernel as the official package sends it: a folder with the notebook and its kernel-metadata.json."""
-    with written_whole(folder) as temporary:
+    with atomic_write(folder) as temporary:
         temporary.mkdir()
         _write_notebook(built.notebook, temporary / built.metadata["code_file"])
         _write_json(built.metadata, temporary / METADATA)
 
 
 def _write_notebook(notebook: NotebookNode, path: Path) -> None:
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
 
 
 def _write_json(content: dict, path: Path) -> None:
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

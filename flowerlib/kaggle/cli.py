@@ -174,7 +174,7 @@ def status(notebooks: Notebooks = None, user: User = None) -> None:
 @app.command(epilog="Example: flowerlib kaggle output 14_efficientnetv2xl --out outputs/kaggle")
 def output(notebooks: Notebooks = None, user: User = None, out: Out = OUT) -> None:
     """Download what the newest run of each kernel left."""
-    from flowerlib.config import written_whole
+    from flowerlib.config import atomic_write
     from flowerlib.kaggle.service import ENDED_BADLY, ENDED_WELL
 
     def fetch(service: "Service", kernel: "Kernel", ref: str) -> None:
@@ -182,7 +182,7 @@ def output(notebooks: Notebooks = None, user: User = None, out: Out = OUT) -> No
             raise RuntimeError(f"{ref} is not on Kaggle; `flowerlib kaggle push {kernel.notebook}` sends it")
         if (state := service.status(ref, remote.version)[0]) not in (*ENDED_WELL, *ENDED_BADLY):
             raise RuntimeError(f"version {remote.version} of {ref} has not ended ({state}); what is here stays")
-        with written_whole(out / "input" / kernel.notebook) as temporary:
+        with atomic_write(out / "input" / kernel.notebook) as temporary:
             service.output(ref, remote.version, temporary)
         print(out / "input" / kernel.notebook)
 

@@ -4,7 +4,7 @@ import json
 import time
 from pathlib import Path
 
-from flowerlib.config import written_whole
+from flowerlib.config import atomic_write
 from flowerlib.kaggle.kernels import WEIGHTS_SLUG
 from flowerlib.kaggle.service import Service, Unreachable
 from flowerlib.networks import backbones, weights
@@ -32,7 +32,7 @@ def send(folder: Path, *, user: str | None = None, poll: float = 10.0) -> str:
     service = Service()
     ref = f"{user or service.user}/{WEIGHTS_SLUG}"
     files = weights.fetch_all([row.weights for row in backbones.BACKBONES.values()], folder)
-    with written_whole(folder / "dataset-metadata.json") as temporary:
+    with atomic_write(folder / "dataset-metadata.json") as temporary:
         temporary.write_text(json.dumps(_metadata(ref), indent=2) + "\n", encoding="utf-8")
     print(f"Sending {len(files)} files, {sum(file.stat().st_size for file in files) / 1e9:.2f} GB, as {ref}")
     service.send_dataset(folder, [file.name for file in files], new=service.dataset_state(ref) is None)

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from flowerlib.config import FlowersError, locked, written_whole
+from flowerlib.config import FlowersError, atomic_write, exclusive_lock
 from flowerlib.kaggle import build, check, kernels
 from flowerlib.kaggle.build import Built, code_digest
 from flowerlib.kaggle.service import ENDED_BADLY, ENDED_WELL, UNKNOWN, Busy, QueueFull, Remote, Service, Unreachable
@@ -209,7 +209,7 @@ class Series:
         """Download a kernel's output, whole or not at all, unless this version's is here."""
         this = json.dumps({"kernel": job.built.ref, "version": job.version, "content": job.built.content})
         if not self._label(job).exists() or self._label(job).read_text() != this:
-            with written_whole(self.folder(job)) as temporary:
+            with atomic_write(self.folder(job)) as temporary:
                 self.service.output(job.built.ref, job.version, temporary)
                 (temporary / self._label(job).name).write_text(this)
 
@@ -222,7 +222,7 @@ class Series:
                 trouble = error
                 time.sleep(self.poll)
             else:
-                with written_whole(self.log_file(job)) as temporary:
+                with atomic_write(self.log_file(job)) as temporary:
                     temporary.write_text(text)
                 return
         job.note += f"; its log cannot be had: {trouble}"
@@ -284,7 +284,7 @@ def run(
     def refuse(process: str) -> None:
         raise FlowersError(f"process {process} is another `run` at work in {out}; let it end, or stop it")
 
-    with locked(out / ".lock", refuse):
+    with exclusive_lock(out / ".lock", refuse):
         _patiently(console, poll, service.require_datasets, [each.metadata for each in built])
         for job in series.jobs.values():
             _patiently(console, poll, series.look, job)
@@ -413,7 +413,7 @@ def _submission(series: Series, console: Console) -> Path | None:
     if not made.exists():
         raise RuntimeError(f"{ENSEMBLE} is complete but left no submission.csv; its log is in {made.parent}")
     submission = series.out / "submission.csv"
-    with written_whole(submission) as temporary:
+    with atomic_write(submission) as temporary:
         shutil.copyfile(made, temporary)
     _print(console, f"The submission: {submission}")
     return submission
@@ -445,7 +445,7 @@ def _submit(series: Series, console: Console) -> None:
 
 
 def _write_json(path: Path, content: dict) -> None:
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 

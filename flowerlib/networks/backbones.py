@@ -65,14 +65,14 @@ def load(
     scaling = keras.layers.Rescaling(backbone.scale, backbone.offset, dtype="float32", name="scaling")
     layers = [keras.Input((image_size, image_size, 3)), scaling, network]
     if path is not None:
-        loading.fill(network, backbone.read(path), by_name=backbone.by_name, source=path)
+        loading.load_strictly(network, backbone.read(path), by_name=backbone.by_name, source=path)
     else:
-        _settle(network)
+        _calibrate_batch_norm(network)
         layers.append(keras.layers.UnitNormalization(dtype="float32"))
     return keras.Sequential(layers, name=name)
 
 
-def _settle(network: keras.Model) -> None:
+def _calibrate_batch_norm(network: keras.Model) -> None:
     """Set the moving statistics of a random network from one batch of noise.
 
     They begin as if every layer kept the spread of its inputs. In hundreds of random layers that is so wrong that the
@@ -114,8 +114,8 @@ def get(name: str) -> Backbone:
     return BACKBONES[name]
 
 
-def available(name: str) -> Literal["pretrained", "random"]:
-    """Return what `load` can give without a download: the weights a rehearsal runs with, and records.
+def available_weights(name: str) -> Literal["pretrained", "random"]:
+    """Return what `load` can give without a download: the weights a smoke test runs with, and records.
 
     Raises:
         FlowersError: no such network, or the file found has another hash.

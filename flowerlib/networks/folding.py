@@ -32,14 +32,14 @@ def freeze(backbone: keras.Sequential, before: str | None = None) -> keras.Seque
     if before is not None and before not in names:
         raise FlowersError(f"`before` (={before!r}) must be a layer of {backbone.name}, such as {names[1]}")
     early = layers[: names.index(before)] if before else layers
-    frozen = fold(backbone, set(early))
+    frozen = fold_batch_norm(backbone, set(early))
     for layer in frozen.layers[1].layers:
         if layer.name in names[: len(early)]:
             layer.trainable = False
     return frozen
 
 
-def fold(model: keras.Model, among: Collection[keras.Layer] | None = None) -> keras.Model:
+def fold_batch_norm(model: keras.Model, among: Collection[keras.Layer] | None = None) -> keras.Model:
     """Return a copy of the same answers, to rounding, with normalisation folded into the convolutions before it.
 
     Layers that stand directly in a `keras.Sequential` are only copied.
@@ -53,7 +53,7 @@ def fold(model: keras.Model, among: Collection[keras.Layer] | None = None) -> ke
 
     def copied(layer: keras.Layer) -> keras.Layer:
         if isinstance(layer, keras.Model):
-            return fold(layer, among)
+            return fold_batch_norm(layer, among)
         if layer in pairs:
             return _folded(layer, pairs[layer])
         return layer if layer in norms else _copy(layer)
@@ -64,7 +64,7 @@ def fold(model: keras.Model, among: Collection[keras.Layer] | None = None) -> ke
     return _cloned(model, copied, called)
 
 
-def in_float32(model: keras.Model) -> keras.Model:
+def to_float32(model: keras.Model) -> keras.Model:
     """Return a copy that computes in float32 throughout, with the same weights, as they are float32 under any policy.
 
     Any CPU computes in float32, and any format holds it. What was trained in mixed precision says the same, but for
@@ -72,7 +72,7 @@ def in_float32(model: keras.Model) -> keras.Model:
     """
 
     def copied(layer: keras.Layer) -> keras.Layer:
-        return in_float32(layer) if isinstance(layer, keras.Model) else _copy(layer, _unmixed(layer.get_config()))
+        return to_float32(layer) if isinstance(layer, keras.Model) else _copy(layer, _unmixed(layer.get_config()))
 
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")  # of the models themselves, whose configuration does not tell theirs

@@ -27,7 +27,7 @@ class _FusedNorm(Norm):
 
 
 @contextmanager
-def normalisation(model: keras.Model) -> Iterator[None]:
+def fused_batch_norm(model: keras.Model) -> Iterator[None]:
     """Within it, a model that begins to be trained on TensorFlow is trained with the operation, to the same weights.
 
     Where Keras drives JAX, XLA fuses by itself, and nothing changes. Afterwards every layer is Keras' own again, and so

@@ -18,7 +18,7 @@ Layers = list[tuple[str, list[np.ndarray]]]
 CLASSIFIER = "predictions"  # the ImageNet head's layer in a weights file; the one layer that may stay unused
 
 
-def fill(network: keras.Model, layers: Layers, *, by_name: bool, source: Path) -> None:
+def load_strictly(network: keras.Model, layers: Layers, *, by_name: bool, source: Path) -> None:
     """Fill every array of `network` from `layers`, the (name, arrays) of the file `source`.
 
     Layers go by name, or else by their order in network and file. Of the file only `CLASSIFIER` may stay unused.
@@ -30,7 +30,7 @@ def fill(network: keras.Model, layers: Layers, *, by_name: bool, source: Path) -
     for name, arrays in layers:
         target = empty.pop(name if by_name else next(iter(empty), ""), None)
         if target is not None:
-            _fill(target, arrays, f"layer {name} of {source}")
+            _load_layer(target, arrays, f"layer {name} of {source}")
         elif name != CLASSIFIER:
             raise FlowersError(f"{source} has a layer {name} that has no place in {network.name}: not its weights")
     if empty:
@@ -38,7 +38,7 @@ def fill(network: keras.Model, layers: Layers, *, by_name: bool, source: Path) -
         raise FlowersError(f"{source} lacks {len(empty)} layers of {network.name}, {first} the first: not its weights")
 
 
-def _fill(layer: keras.Layer, arrays: list[np.ndarray], where: str) -> None:
+def _load_layer(layer: keras.Layer, arrays: list[np.ndarray], where: str) -> None:
     expected = [tuple(variable.shape) for variable in layer.weights]
     found = [array.shape for array in arrays]
     if found != expected:

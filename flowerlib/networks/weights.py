@@ -20,7 +20,7 @@ from urllib.error import HTTPError
 
 from tqdm import tqdm
 
-from flowerlib.config import FlowersError, kaggle_input, search, written_whole
+from flowerlib.config import FlowersError, atomic_write, find_files, kaggle_input
 
 _CHUNK = 1 << 20
 _TIMEOUT = 30  # seconds without an answer
@@ -72,7 +72,7 @@ def _places(file: WeightsFile) -> Iterator[Path]:
     folder = os.environ.get("FLOWERS_WEIGHTS")
     if folder:
         yield Path(folder) / file.name
-    yield from search(kaggle_input(), file.name)
+    yield from find_files(kaggle_input(), file.name)
     module = (file.package or "").partition("==")[0].replace("-", "_")
     package = module and importlib.util.find_spec(module)
     for location in package.submodule_search_locations if package else ():
@@ -112,7 +112,7 @@ def download(file: WeightsFile, to: Path, progress: bool = True) -> Path:
         FlowersError: there is no network, or what came has another hash.
     """
     try:
-        with written_whole(to) as temporary:
+        with atomic_write(to) as temporary:
             if file.url:
                 _stream(file.url, temporary, file.name, progress)
             else:
@@ -145,7 +145,7 @@ def _unpack(package: str, name: str, to: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-m", "pip", "install", *options, package], capture_output=True, text=True
         )
-        found = search(Path(folder), name)
+        found = find_files(Path(folder), name)
         if not found:
             raise OSError(f"pip says: {(done.stderr.strip() or 'nothing').splitlines()[-1]}")
         shutil.copyfile(found[0], to)
@@ -175,6 +175,6 @@ def _fetch(file: WeightsFile, to: Path, progress: bool) -> Path:
     found = find(file)
     if found is None:
         return download(file, to, progress)
-    with written_whole(to) as temporary:
+    with atomic_write(to) as temporary:
         shutil.copyfile(found, temporary)
     return to

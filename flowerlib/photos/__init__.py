@@ -1,5 +1,5 @@
 """Photographs of one's own.
 
-Read `photo` first (any picture as a square), then `folder` (a folder as a dataset), `classifier` (a trained model asked
-about pictures) and `export` (the model for other programs).
+Read `photo` first (any picture as a square), then `folder` (a folder as a dataset), `classification` (a trained model
+on photographs) and `export` (the model for other programs).
 """

@@ -11,10 +11,10 @@ from typing import Literal, get_args
 import numpy as np
 
 from flowerlib.accelerator import keras, tf
-from flowerlib.config import FlowersError, silenced, written_whole
+from flowerlib.config import FlowersError, atomic_write, suppress_native_stderr
 from flowerlib.parallel import num_cores
-from flowerlib.photos import classifier as recognisers
-from flowerlib.photos.classifier import Recogniser
+from flowerlib.photos import classification
+from flowerlib.photos.classification import Classifier
 
 Format = Literal["onnx", "litert", "savedmodel"]
 Runner = Callable[[np.ndarray], np.ndarray]  # pixels (B, S, S, 3) float32 -> probabilities (B, num_classes)
@@ -42,20 +42,20 @@ def export(run: Path, to: Format, images: Sequence[Path] = (), out: Path | None 
         raise FlowersError(f"`to` (={to}) must be one of {', '.join(get_args(Format))}")
     if out and out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise FlowersError(f"`{out}` holds something already; name another folder, or remove it first")
-    recogniser = recognisers.load(run)
-    original = partial(recogniser.probabilities, mirror=False)
-    pixels = _pixels(recogniser, images)
+    classifier = classification.load(run)
+    original = partial(classifier.probabilities, mirror=False)
+    pixels = _pixels(classifier, images)
     expected = _by_batches(original, pixels)
     out = out or run / "export" / to
-    with written_whole(out) as folder:
+    with atomic_write(out) as folder:
         folder.mkdir()
-        with silenced():
-            runner = _EXPORTERS[to](recogniser.model, folder)
+        with suppress_native_stderr():
+            runner = _EXPORTERS[to](classifier.model, folder)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         largest = float(abs(_by_batches(runner, pixels) - expected).max())
         if not largest <= TOLERANCE:
             raise FlowersError(f"{to} differs from Keras by up to {largest:.1e} in a probability; nothing was written")
-        model = recognisers.model_folder(run)
+        model = classification.model_folder(run)
         for name in ("classes.json", "preprocessing.json"):
             shutil.copy(model / name, folder / name)
     rows = [("", to, "Keras"), ("megabytes", f"{size / 1e6:.1f}", f"{_bytes(model) / 1e6:.1f}")]
@@ -70,19 +70,19 @@ def _bytes(model: Path) -> int:
     return (model / "model.keras").stat().st_size
 
 
-def _pixels(recogniser: Recogniser, images: Sequence[Path]) -> np.ndarray:
+def _pixels(classifier: Classifier, images: Sequence[Path]) -> np.ndarray:
     """Images `(N, S, S, 3)` float32 as the model sees them."""
     files: list[Path | io.BytesIO]
     if images:
-        files = recognisers.find_images(images)[:MOST_COMPARED]
-    elif recogniser.gallery:
-        files = [io.BytesIO(thumbnail) for thumbnail in recogniser.gallery.thumbnails[:MOST_COMPARED]]
+        files = classification.find_images(images)[:MOST_COMPARED]
+    elif classifier.gallery:
+        files = [io.BytesIO(thumbnail) for thumbnail in classifier.gallery.thumbnails[:MOST_COMPARED]]
     else:
         raise FlowersError("this run kept no pictures to compare on; name some: --images FOLDER")
     pixels = []
     for file in files:
         try:
-            pixels.append(recogniser.pixels(file))
+            pixels.append(classifier.pixels(file))
         except FlowersError as error:
             raise FlowersError(f"`{file}` {error}") from None
     return np.stack(pixels).astype(np.float32)

@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from flowerlib import figures
 from flowerlib.accelerator import tf
-from flowerlib.config import FlowersError, refuse_damaged, seal, written_whole
+from flowerlib.config import FlowersError, atomic_write, set_aside_if_damaged, write_checksum
 from flowerlib.evaluation import statistics
-from flowerlib.parallel import spread
+from flowerlib.parallel import parallel_map
 from flowerlib.photos.photo import Fit, Prepared, prepare
 from flowerlib.tfrecords.records import Records
 from flowerlib.tfrecords.shards import shard_name, write_shard
@@ -172,7 +172,7 @@ def convert(
     _refuse_broken(table, skip_broken)
     table["split"] = _divide(table, val, test, np.random.default_rng([seed, 0]))
     _note_small_classes(table)
-    with written_whole(out) as folder:
+    with atomic_write(out) as folder:
         _write(table, prepared, folder, image_size, np.random.default_rng([seed, 1]), progress)
         (folder / "folder.json").write_text(recipe)
         (folder / "preprocessing.json").write_text(json.dumps({"fit": fit}))
@@ -212,11 +212,11 @@ def _prepare(found: list[Photograph], kept: Path, image_size: int, fit: Fit, pro
     """
     chunks = {kept / f"{number:05d}": found[at : at + CHUNK] for number, at in enumerate(range(0, len(found), CHUNK))}
     for file in (file for chunk in chunks for file in _files_of(chunk)):
-        refuse_damaged(file)
+        set_aside_if_damaged(file)
     missing = {chunk: part for chunk, part in chunks.items() if not all(map(Path.exists, _files_of(chunk)))}
     jobs = [photograph.path for part in missing.values() for photograph in part]
     bar = tqdm(desc="preparing", total=len(found), initial=len(found) - len(jobs), unit="img", disable=not progress)
-    with bar, spread(partial(prepare, image_size=image_size, fit=fit), jobs) as done:
+    with bar, parallel_map(partial(prepare, image_size=image_size, fit=fit), jobs) as done:
         for chunk, part in missing.items():
             prepared = []
             for _ in part:
@@ -232,19 +232,19 @@ def _files_of(chunk: Path) -> tuple[Path, Path]:
 
 def _keep(chunk: Path, prepared: list[Prepared]) -> None:
     jpegs, rest = _files_of(chunk)
-    with written_whole(jpegs) as temporary:
+    with atomic_write(jpegs) as temporary:
         with tf.io.TFRecordWriter(str(temporary)) as writer:
             for one in prepared:
                 writer.write(one.jpeg)
-        seal(jpegs, temporary)
-    with written_whole(rest) as temporary:
+        write_checksum(jpegs, temporary)
+    with atomic_write(rest) as temporary:
         np.savez(
             temporary,
             digests=np.stack([np.frombuffer(one.digest, np.uint8) for one in prepared]),
             thumbnails=np.stack([one.thumbnail for one in prepared]),
             errors=np.array([one.error for one in prepared]),
         )
-        seal(rest, temporary)
+        write_checksum(rest, temporary)
 
 
 def _table(found: list[Photograph], chunks: list[Path]) -> pd.DataFrame:

@@ -3,8 +3,18 @@
 Read `inference` first, then `metrics`, `results` and `submission`.
 """
 
-from flowerlib.predictions.inference import Predictions, average, outputs, predict
-from flowerlib.predictions.results import RunOutput, find_runs, load, save
+from flowerlib.predictions.inference import Predictions, average_views, iterate_outputs, predict
+from flowerlib.predictions.results import RunResult, find_runs, load, save
 from flowerlib.predictions.submission import write_submission
 
-__all__ = ["Predictions", "RunOutput", "average", "find_runs", "load", "outputs", "predict", "save", "write_submission"]
+__all__ = [
+    "Predictions",
+    "RunResult",
+    "average_views",
+    "find_runs",
+    "iterate_outputs",
+    "load",
+    "predict",
+    "save",
+    "write_submission",
+]

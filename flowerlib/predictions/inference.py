@@ -86,7 +86,7 @@ def _tf_program(model: ReferenceType[keras.Model]) -> Callable[[tf.Tensor], Any]
     return program
 
 
-def outputs(
+def iterate_outputs(
     model: keras.Model, batches: tf.data.Dataset, batch_size: int, *, mirror: bool = False
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Run a model over batches, and yield for each of them, in order, outputs, labels and ids.
@@ -105,8 +105,8 @@ def outputs(
         Outputs `(views, B, d)` float32 with views 1, or 2 where mirrored; labels `(B,)`; ids `(B,)` strings.
     """
     run, waiting = _run(model), None
-    for *views, labels, ids in data.mirrored(batches) if mirror else batches:
-        started = [run(_padded(view, batch_size)) for view in views], labels.numpy(), data.texts(ids.numpy())
+    for *views, labels, ids in data.with_mirror_images(batches) if mirror else batches:
+        started = [run(_padded(view, batch_size)) for view in views], labels.numpy(), data.decode_utf8(ids.numpy())
         if waiting:
             yield _fetched(*waiting)
         waiting = started
@@ -130,13 +130,13 @@ def predict(model: keras.Model, batches: tf.data.Dataset, batch_size: int, *, mi
     Raises:
         FlowersError: a probability is not a number: the training has diverged.
     """
-    parts = zip(*outputs(model, batches, batch_size, mirror=mirror), strict=True)
+    parts = zip(*iterate_outputs(model, batches, batch_size, mirror=mirror), strict=True)
     probabilities, labels, ids = (np.concatenate(part, axis=axis) for part, axis in zip(parts, (1, 0, 0), strict=True))
     if not np.isfinite(probabilities).all():
         raise FlowersError("the model's probabilities are not numbers: training diverged; lower the learning rate")
     return Predictions(probabilities.mean(axis=0), labels, ids)
 
 
-def average(views: Sequence[Predictions]) -> Predictions:
+def average_views(views: Sequence[Predictions]) -> Predictions:
     """Average what was said of the same images, in the same order, in several views."""
     return replace(views[0], probabilities=np.mean([view.probabilities for view in views], axis=0))

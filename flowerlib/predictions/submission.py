@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from flowerlib.config import FlowersError, written_whole
+from flowerlib.config import FlowersError, atomic_write
 from flowerlib.predictions.inference import Predictions
 
 
@@ -22,7 +22,7 @@ def write_submission(test: Predictions, path: Path, *, count: int) -> None:
         raise FlowersError(f"{len(test.ids)} predictions for {count} test images; predict the whole test split")
     if len(set(test.ids)) != count:
         raise FlowersError(f"{count - len(set(test.ids))} test ids are there twice; run `flowerlib check`")
-    with written_whole(path) as temporary, open(temporary, "w", newline="") as file:
+    with atomic_write(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", "label"])
         writer.writerows(zip(test.ids.tolist(), test.predicted.tolist(), strict=True))

@@ -14,8 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from flowerlib.config import SAMPLE_VERSION as VERSION
-from flowerlib.config import FlowersError, written_whole
-from flowerlib.parallel import spread
+from flowerlib.config import FlowersError, atomic_write
+from flowerlib.parallel import parallel_map
 from flowerlib.sample import petals
 from flowerlib.sample.petals import Array, Rng
 from flowerlib.tfrecords.shards import shard_name, write_shard
@@ -101,8 +101,8 @@ def write(out: Path, *, image_size: int = 192, num_images: int = 1500, seed: int
     labels, ids = _labels(num_images, len(species), rng), _ids(num_images, rng)
     jobs = [(number, species[label]) for number, label in enumerate(itertools.chain(*labels.values()))]
     with (
-        written_whole(out) as folder,
-        spread(partial(petals.draw_jpeg, image_size=image_size, seed=seed), jobs) as images,
+        atomic_write(out) as folder,
+        parallel_map(partial(petals.draw_jpeg, image_size=image_size, seed=seed), jobs) as images,
         tqdm(desc="drawing flowers", total=num_images, unit="image", disable=not progress) as bar,
     ):
         names = iter(ids)

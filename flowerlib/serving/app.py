@@ -27,14 +27,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from flowerlib import __version__
 from flowerlib.config import FlowersError
 from flowerlib.parallel import num_cores
-from flowerlib.photos import classifier as recognisers
-from flowerlib.photos.classifier import Recogniser
+from flowerlib.photos import classification
+from flowerlib.photos.classification import Classifier
 from flowerlib.serving import page
 from flowerlib.serving.connections import Connection, Connections
 from flowerlib.serving.hosts import Hosts, known_hosts
 
 Result = TypeVar("Result")
-BATCH = recognisers.BATCH  # images that the network gets at once, at most
+BATCH = classification.BATCH  # images that the network gets at once, at most
 WAIT = 0.005  # seconds that a first image waits for others: little beside what the network takes
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"}
 CLOSE = {"Connection": "close"}  # the rest of a request that is refused is not read
@@ -113,8 +113,8 @@ class Pixels:
 class Batches:
     """Runs the network, in one thread, on the images of all requests together: those that wait are the next batch."""
 
-    def __init__(self, recogniser: Recogniser, limits: Limits, metrics: Metrics) -> None:
-        self._recogniser = recogniser
+    def __init__(self, classifier: Classifier, limits: Limits, metrics: Metrics) -> None:
+        self._recogniser = classifier
         self._limits = limits
         self._metrics = metrics
         self._taken = 0
@@ -147,7 +147,7 @@ class Batches:
         return max(1, math.ceil(self._taken * self._seconds))
 
     async def decode(self, file: Path | BinaryIO) -> np.ndarray:
-        """Return `Recogniser.pixels` of a file; errors as there."""
+        """Return `Classifier.pixels` of a file; errors as there."""
         return await self.beside(lambda: self._recogniser.pixels(file, self._limits.pixels, self._pixels.taken))
 
     async def beside(self, function: Callable[[], Result]) -> Result:
@@ -161,8 +161,8 @@ class Batches:
         self._arrived.set()
         return np.stack(await asyncio.gather(*answers))
 
-    async def look(self, image: np.ndarray) -> recognisers.Look:
-        """Return `Recogniser.look` of an image, between two batches."""
+    async def look(self, image: np.ndarray) -> classification.Look:
+        """Return `Classifier.look` of an image, between two batches."""
         return await _in(self._network, lambda: self._recogniser.look(image))
 
     async def run(self) -> None:
@@ -312,7 +312,7 @@ class Model(BaseModel):
     image_size: int = Field(description="Side of the square that the network sees, in pixels.")
     fit: str = Field(description="`crop`: it sees the middle square of a photograph; `pad`: all of it.")
     val_macro_f1: float = Field(description="On images it was not trained on, as its notebook judged it.")
-    rehearsal: bool = Field(description="Trained for a trial: its answers mean nothing.")
+    smoke_test: bool = Field(description="Trained for a trial: its answers mean nothing.")
 
 
 class Health(BaseModel):
@@ -328,26 +328,26 @@ class Trouble(BaseModel):
 
 
 def create_app(
-    recogniser: Recogniser, limits: Limits | None = None, hosts: Hosts | None = None, announced: str = ""
+    classifier: Classifier, limits: Limits | None = None, hosts: Hosts | None = None, announced: str = ""
 ) -> FastAPI:
     """Return the service: `POST /predict`, `/healthz`, `/model`, `/metrics`, `/docs`, and the page at `/`.
 
     Args:
-        recogniser: what answers.
+        classifier: what answers.
         limits: what it takes on; `Limits()` unless given.
         hosts: the names it answers to; this machine's unless given.
         announced: what to print once it can answer.
     """
     limits = limits or Limits()
     metrics = Metrics()
-    batches = Batches(recogniser, limits, metrics)
+    batches = Batches(classifier, limits, metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        black = np.zeros((BATCH, recogniser.image_size, recogniser.image_size, 3), np.float32)
-        recogniser.look(black[0])  # compiled now, not when the first request waits
+        black = np.zeros((BATCH, classifier.image_size, classifier.image_size, 3), np.float32)
+        classifier.look(black[0])  # compiled now, not when the first request waits
         for power in range(BATCH.bit_length()):
-            recogniser.probabilities(black[: 1 << power])
+            classifier.probabilities(black[: 1 << power])
         app.state.answering = asyncio.create_task(batches.run())
         sweeping = asyncio.create_task(page.sweep(2 * limits.seconds))
         print(announced, end="", flush=True)
@@ -403,7 +403,7 @@ def create_app(
         return [
             Recognised(
                 file=file.filename or "",
-                predictions=[Guess(class_=name, probability=value) for name, value in recogniser.top(row, top)],
+                predictions=[Guess(class_=name, probability=value) for name, value in classifier.top(row, top)],
             )
             for file, row in zip(files, said, strict=True)
         ]
@@ -418,9 +418,9 @@ def create_app(
     @app.get("/model")
     async def model() -> Model:
         """Describe the model."""
-        record = {name: recogniser.record[name] for name in ("name", "backbone", "val_macro_f1", "rehearsal")}
-        size = recogniser.image_size
-        return Model(**record, classes=list(recogniser.classes), image_size=size, fit=recogniser.fit)
+        record = {name: classifier.record[name] for name in ("name", "backbone", "val_macro_f1", "smoke_test")}
+        size = classifier.image_size
+        return Model(**record, classes=list(classifier.classes), image_size=size, fit=classifier.fit)
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def tell_metrics() -> Response:
@@ -429,7 +429,7 @@ def create_app(
 
     for path, allowed in (("/predict", "POST"), ("/healthz", "GET"), ("/model", "GET"), ("/metrics", "GET")):
         app.add_api_route(path, _refuse(allowed), methods=METHODS - {allowed}, include_in_schema=False)
-    return page.mount(app, recogniser, batches, limits)
+    return page.mount(app, classifier, batches, limits)
 
 
 def _refuse(allowed: str) -> Callable[[], None]:
@@ -446,7 +446,7 @@ def serve(run: Path, host: str, port: int, limits: Limits, allowed: Sequence[str
     """Answer requests until told to stop (Ctrl-C, SIGTERM); then finish what is under way.
 
     Args:
-        run: what to answer with, as in `recogniser.load`.
+        run: what to answer with, as in `classifier.load`.
         host: where to listen.
         port: where to listen.
         limits: what to take on.
@@ -472,7 +472,7 @@ def serve(run: Path, host: str, port: int, limits: Limits, allowed: Sequence[str
     where = "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host
     announced = f"page: http://{where}:{port}/   API: http://{where}:{port}/docs   stop: Ctrl-C\n"
     uvicorn.run(
-        create_app(recognisers.load(run), limits, hosts, announced),
+        create_app(classification.load(run), limits, hosts, announced),
         host=host,
         port=port,
         http=partial(Connection, Connections(limits.queue + CONNECTIONS, limits.seconds)),

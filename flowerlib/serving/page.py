@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from PIL import Image
 
 from flowerlib.config import FlowersError
-from flowerlib.photos.classifier import Look, Recogniser
+from flowerlib.photos.classification import Classifier, Look
 
 if TYPE_CHECKING:
     from flowerlib.serving.app import Batches, Limits
@@ -51,10 +51,10 @@ STYLE = """
 """
 
 
-def mount(app: FastAPI, recogniser: Recogniser, batches: "Batches", limits: "Limits") -> FastAPI:
+def mount(app: FastAPI, classifier: Classifier, batches: "Batches", limits: "Limits") -> FastAPI:
     """Add the page at `/` to a service whose own paths come first."""
-    record = recogniser.record
-    warning = "**Trained for a trial only: its answers mean nothing.** " if record["rehearsal"] else ""
+    record = classifier.record
+    warning = "**Trained for a trial only: its answers mean nothing.** " if record["smoke_test"] else ""
 
     async def name(uploaded: dict | None) -> tuple[dict | None, dict | None, str, str]:
         if uploaded is None:
@@ -66,7 +66,7 @@ def mount(app: FastAPI, recogniser: Recogniser, batches: "Batches", limits: "Lim
                     blocks.upload_file_set.discard(uploaded["path"])  # Gradio would remember it for ever
                     (said,) = await batches.probabilities([image])
                     look = await batches.look(image)
-                    return await batches.beside(lambda: _shown(recogniser, image, said, look))
+                    return await batches.beside(lambda: _shown(classifier, image, said, look))
         except TimeoutError:
             raise gr.Error("It took too long; try again later.", duration=None, print_exception=False) from None
         except FlowersError as error:
@@ -75,7 +75,7 @@ def mount(app: FastAPI, recogniser: Recogniser, batches: "Batches", limits: "Lim
     with gr.Blocks(title="flowerlib", analytics_enabled=False) as blocks:
         gr.Markdown(
             f"# What does it show?\n{warning}Drop a photograph, take one, or paste it. `{record['name']}` "
-            f"({record['backbone']}) knows {len(recogniser.classes)} classes; macro F1 {record['val_macro_f1']:.3f} on "
+            f"({record['backbone']}) knows {len(classifier.classes)} classes; macro F1 {record['val_macro_f1']:.3f} on "
             "images it was not trained on. It names one of them whatever you show. Your picture is deleted "
             "seconds after it has been looked at."
         )
@@ -155,13 +155,13 @@ def _remove(path: Path, sent: int) -> None:
             path.unlink()
 
 
-def _shown(recogniser: Recogniser, image: np.ndarray, said: np.ndarray, look: Look) -> tuple[dict, dict, str, str]:
+def _shown(classifier: Classifier, image: np.ndarray, said: np.ndarray, look: Look) -> tuple[dict, dict, str, str]:
     """The image as it was cut, its names, where the network looked, and what it resembles."""
     shown = {"path": "", "url": _data_url(_png(image), "image/png")}  # no file of the server: those are gone
-    guesses = recogniser.top(said, TOP)
+    guesses = classifier.top(said, TOP)
     bars = [{"label": name, "confidence": value} for name, value in guesses]
-    looked = _looked(image, look.evidence, guesses[0][0], recogniser.classes)
-    return shown, {"label": guesses[0][0], "confidences": bars}, looked, _similar(recogniser, look.features)
+    looked = _looked(image, look.evidence, guesses[0][0], classifier.classes)
+    return shown, {"label": guesses[0][0], "confidences": bars}, looked, _similar(classifier, look.features)
 
 
 def _looked(image: np.ndarray, evidence: np.ndarray, name: str, classes: tuple[str, ...]) -> str:
@@ -174,14 +174,14 @@ def _looked(image: np.ndarray, evidence: np.ndarray, name: str, classes: tuple[s
     return f'<div class="looked">{_img(_png(lit.round().astype(np.uint8)), "image/png", text)}<p>{text}</p></div>'
 
 
-def _similar(recogniser: Recogniser, features: np.ndarray) -> str:
+def _similar(classifier: Classifier, features: np.ndarray) -> str:
     """The training pictures that the network sees most alike."""
-    if not recogniser.gallery:
+    if not classifier.gallery:
         return ""
     figures = []
-    for place, cosine in recogniser.gallery.nearest(features, SIMILAR):
-        name = html.escape(recogniser.classes[recogniser.gallery.labels[place]])
-        thumbnail = _img(recogniser.gallery.thumbnails[place], "image/jpeg", name)
+    for place, cosine in classifier.gallery.nearest(features, SIMILAR):
+        name = html.escape(classifier.classes[classifier.gallery.labels[place]])
+        thumbnail = _img(classifier.gallery.thumbnails[place], "image/jpeg", name)
         figures.append(f"<li><figure>{thumbnail}<figcaption>{name}<br>{cosine:.2f}</figcaption></figure></li>")
     return f'<h2>Training pictures it resembles</h2><ul class="pictures">{"".join(figures)}</ul>'
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from flowerlib.accelerator import tf
-from flowerlib.config import cache_dir, keep, seal, written_whole
+from flowerlib.config import atomic_write, cache_dir, make_once, write_checksum
 
 
 class Records:
@@ -58,11 +58,11 @@ def _local(path: str, folder: Path) -> Path:
     if os.path.exists(path):
         return Path(path)
     copy = folder / PurePosixPath(path).name
-    keep(copy, partial(_fetch, path, copy))
+    make_once(copy, partial(_fetch, path, copy))
     return copy
 
 
 def _fetch(path: str, copy: Path) -> None:
-    with written_whole(copy) as temporary:
+    with atomic_write(copy) as temporary:
         tf.io.gfile.copy(path, str(temporary))
-        seal(copy, temporary)
+        write_checksum(copy, temporary)

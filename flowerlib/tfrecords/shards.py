@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from flowerlib.config import silenced
+from flowerlib.config import suppress_native_stderr
 
 
 def shard_name(split: str, number: int, image_size: int, count: int) -> str:
@@ -16,7 +16,7 @@ def shard_name(split: str, number: int, image_size: int, count: int) -> str:
 
 def write_shard(path: Path, records: Iterable[tuple[bytes, str, int]], *, labelled: bool, bar: tqdm) -> None:
     """Write images (JPEG) with their ids and, where `labelled`, their labels; move the bar by one each."""
-    with silenced():  # not through accelerator, which would take hold of a TPU that the notebooks need
+    with suppress_native_stderr():  # not through accelerator, which would take hold of a TPU that the notebooks need
         import tensorflow as tf
 
     def feature(value: bytes | int) -> tf.train.Feature:

@@ -5,20 +5,20 @@ Read `config` first (every choice of a run), then `loop`, with `optimizers` and 
 """
 
 from flowerlib.training.checkpoints import History, resume_file
-from flowerlib.training.config import Run, plan
+from flowerlib.training.config import TrainConfig, configure
 from flowerlib.training.loop import best_epoch, fit, forced, longer_run, prepared, time_epochs
 from flowerlib.training.optimizers import learning_rate, optimizer
 
 __all__ = [
     "History",
-    "Run",
+    "TrainConfig",
     "best_epoch",
+    "configure",
     "fit",
     "forced",
     "learning_rate",
     "longer_run",
     "optimizer",
-    "plan",
     "prepared",
     "resume_file",
     "time_epochs",

@@ -10,17 +10,17 @@ import numpy as np
 
 from flowerlib import __version__
 from flowerlib.accelerator import keras, tf
-from flowerlib.config import set_aside, written_whole
+from flowerlib.config import atomic_write, set_aside
 from flowerlib.data import Flowers
-from flowerlib.training.config import Run
+from flowerlib.training.config import TrainConfig
 
 History = dict[str, list[float]]
 ROUNDING = 1.0  # of 255
 
 
-def resume_file(run: Run) -> Path:
+def resume_file(config: TrainConfig) -> Path:
     """Return where `fit` keeps what a resume needs, until the run's record is written."""
-    return run.folder / "resume.npz"
+    return config.folder / "resume.npz"
 
 
 def training_state(model: keras.Model) -> list[keras.Variable]:
@@ -28,10 +28,12 @@ def training_state(model: keras.Model) -> list[keras.Variable]:
     return [*model.variables, *model.optimizer.variables]
 
 
-def describe_training(model: keras.Model, train: tf.data.Dataset, run: Run, flowers: Flowers) -> dict[str, object]:
+def describe_training(
+    model: keras.Model, train: tf.data.Dataset, config: TrainConfig, flowers: Flowers
+) -> dict[str, object]:
     """What a kept state belongs to. The first batch tells how images are decoded, varied and mixed."""
     return {
-        "choices": asdict(run),
+        "config": asdict(config),
         "data": flowers.fingerprint,
         "classes": list(flowers.classes),
         "network": [[*variable.shape] for variable in training_state(model)],
@@ -53,27 +55,27 @@ def _is_same(one: object, other: object) -> bool:
     return abs(one - other) <= ROUNDING if isinstance(one, float) and isinstance(other, float) else one == other
 
 
-def write_checkpoint(model: keras.Model, what: dict, run: Run, history: History) -> None:
+def write_checkpoint(model: keras.Model, what: dict, config: TrainConfig, history: History) -> None:
     """Write weights, optimizer state and history, with what they belong to, whole or not at all."""
     arrays = {f"{index}": keras.ops.convert_to_numpy(value) for index, value in enumerate(training_state(model))}
-    with written_whole(resume_file(run)) as temporary:
+    with atomic_write(resume_file(config)) as temporary:
         np.savez(temporary, what=json.dumps(what), history=json.dumps(history), **arrays)
 
 
-def read_checkpoint(model: keras.Model, what: dict, run: Run) -> History:
+def read_checkpoint(model: keras.Model, what: dict, config: TrainConfig) -> History:
     """Load what was kept of this training, if there is something, into a prepared model; return history."""
-    if not resume_file(run).exists():
+    if not resume_file(config).exists():
         return {}
     try:
-        with open(resume_file(run), "rb") as file, np.load(file) as kept:
+        with open(resume_file(config), "rb") as file, np.load(file) as kept:
             theirs, history = json.loads(str(kept["what"])), json.loads(str(kept["history"]))
             differs = [name for name in what if not _is_same(theirs.get(name), what[name])]
             values = [] if differs else [kept[f"{index}"] for index in range(len(training_state(model)))]
     except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         differs = [f"bytes than were written, as it seems ({error})"]
     if differs:
-        aside, other = set_aside(resume_file(run)).name, ", ".join(differs)
-        print(f"`{resume_file(run)}` has other {other}; it is set aside as `{aside}`, training begins anew.")
+        aside, other = set_aside(resume_file(config)).name, ", ".join(differs)
+        print(f"`{resume_file(config)}` has other {other}; it is set aside as `{aside}`, training begins anew.")
         return {}
     for variable, value in zip(training_state(model), values, strict=True):
         variable.assign(value)

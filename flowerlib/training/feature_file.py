@@ -15,13 +15,13 @@ from typing import BinaryIO
 
 import numpy as np
 
-from flowerlib.config import FlowersError, seal
+from flowerlib.config import FlowersError, write_checksum
 
 Shape = tuple[int, int, int]  # views, images, numbers a view of an image
 TYPE = np.dtype("<f2")
 
 
-class Half:
+class PartialFile:
     """A file that is being filled.
 
     Attributes:
@@ -45,7 +45,7 @@ class Half:
         *place, checksum = map(int, line.split())
         return tuple(place) if zlib.crc32(self._read(*place)) == checksum else None
 
-    def keep(self, view: int, start: int, block: np.ndarray) -> None:
+    def write_block(self, view: int, start: int, block: np.ndarray) -> None:
         """Write a block `(views, rows, d)` of float16: of so many views from `view` on, of the images from `start`."""
         for number, rows in enumerate(block.astype(TYPE)):
             self._file.seek(self._at(view + number, start))
@@ -69,7 +69,7 @@ class Half:
 
 
 @contextmanager
-def filling(path: Path, shape: Shape) -> Iterator[Half]:
+def open_partial(path: Path, shape: Shape) -> Iterator[PartialFile]:
     """Yield the file to fill, with what an earlier call that was stopped had filled; at the end it is at `path`.
 
     Raises:
@@ -89,8 +89,8 @@ def filling(path: Path, shape: Shape) -> Iterator[Half]:
             if not there:
                 half.unlink()
             raise
-        yield Half(file, first, shape, journal)
-    seal(path, half)
+        yield PartialFile(file, first, shape, journal)
+    write_checksum(path, half)
     half.replace(path)
     journal.unlink()
 

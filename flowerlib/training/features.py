@@ -12,7 +12,7 @@ from tqdm import tqdm
 from flowerlib import data, predictions
 from flowerlib.accelerator import keras, tf
 from flowerlib.augmentation import Augmentation
-from flowerlib.config import FlowersError, cache_dir, keep
+from flowerlib.config import FlowersError, cache_dir, make_once
 from flowerlib.data import Flowers
 from flowerlib.predictions import Predictions
 from flowerlib.training import feature_file
@@ -38,7 +38,7 @@ class Features:
 
 
 def extract(
-    looker: keras.Model,
+    feature_extractor: keras.Model,
     flowers: Flowers,
     split: str,
     batch_size: int,
@@ -56,7 +56,7 @@ def extract(
     damaged is named, set aside and computed again.
 
     Args:
-        looker: pixels `(B, S, S, 3)` in [0, 255] -> features `(B, d)`.
+        feature_extractor: pixels `(B, S, S, 3)` in [0, 255] -> features `(B, d)`.
         flowers: the dataset, resized to S where its images have another side.
         split: `train`, `val` or `test`.
         batch_size: global; a multiple of the number of replicas.
@@ -71,27 +71,27 @@ def extract(
     """
     augment = augment or Augmentation()
     plain = 1 + mirror
-    shape = (plain + varied, flowers.count(split), looker.output_shape[-1])
-    key = _key(looker, flowers, [plain, *([batch_size, varied, repr(augment)] if varied else [])])
+    shape = (plain + varied, flowers.count(split), feature_extractor.output_shape[-1])
+    key = _key(feature_extractor, flowers, [plain, *([batch_size, varied, repr(augment)] if varied else [])])
     path = (folder or cache_dir() / "features") / key / f"{split}.npy"
     truth = None
 
     def make() -> None:
         nonlocal truth
         with tqdm(desc=f"looking at {split}", total=shape[0] * shape[1], unit="img", disable=not progress) as bar:
-            truth = _look(looker, flowers, split, batch_size, plain, augment, path, shape, bar)
+            truth = _fill_features(feature_extractor, flowers, split, batch_size, plain, augment, path, shape, bar)
 
-    keep(path, make)
-    return Features(np.load(path, mmap_mode="r"), *(truth or data.truth(flowers, split)), plain)
+    make_once(path, make)
+    return Features(np.load(path, mmap_mode="r"), *(truth or data.labels_and_ids(flowers, split)), plain)
 
 
-def _key(looker: keras.Model, flowers: Flowers, views: list) -> str:
+def _key(feature_extractor: keras.Model, flowers: Flowers, views: list) -> str:
     """16 hex digits that differ wherever the features would."""
     weights = hashlib.sha256()
-    for weight in looker.get_weights():
+    for weight in feature_extractor.get_weights():
         weights.update(str(weight.shape).encode() + weight.tobytes())
-    size = looker.input_shape[1]
-    what = [VERSION, weights.hexdigest(), list(_layers(looker)), size, views, flowers.fingerprint]
+    size = feature_extractor.input_shape[1]
+    what = [VERSION, weights.hexdigest(), list(_layers(feature_extractor)), size, views, flowers.fingerprint]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 
@@ -111,8 +111,8 @@ def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def _look(
-    looker: keras.Model,
+def _fill_features(
+    feature_extractor: keras.Model,
     flowers: Flowers,
     split: str,
     batch_size: int,
@@ -128,19 +128,27 @@ def _look(
     """
     views, count, _ = shape
     truth = []
-    with feature_file.filling(path, shape) as half:
-        bar.initial = bar.n = sum(seen * rows for _, _, seen, rows in half.blocks)  # they count for no speed
+    with feature_file.open_partial(path, shape) as partial:
+        bar.initial = bar.n = sum(seen * rows for _, _, seen, rows in partial.blocks)  # they count for no speed
         bar.refresh()
-        done = sum(rows for *_, rows in half.blocks)
+        done = sum(rows for *_, rows in partial.blocks)
         for number in range(done // count, 1 + views - plain):
             before, varying = number * count, augment if number else None
             batches = _batches(
-                flowers, split, batch_size, looker.input_shape[1], done - before, augment=varying, seed=number
+                flowers,
+                split,
+                batch_size,
+                feature_extractor.input_shape[1],
+                done - before,
+                augment=varying,
+                seed=number,
             )
             mirror = number == 0 and plain == 2
-            for seen, *labels_and_ids in predictions.outputs(looker, batches, batch_size, mirror=mirror):
-                _refuse_too_large(seen, split, looker.name)
-                half.keep(0 if number == 0 else plain - 1 + number, done - before, seen)
+            for seen, *labels_and_ids in predictions.iterate_outputs(
+                feature_extractor, batches, batch_size, mirror=mirror
+            ):
+                _refuse_too_large(seen, split, feature_extractor.name)
+                partial.write_block(0 if number == 0 else plain - 1 + number, done - before, seen)
                 done += seen.shape[1]
                 bar.update(seen.shape[0] * seen.shape[1])
                 truth += [labels_and_ids] if number == 0 else []
@@ -174,10 +182,10 @@ def _batches(
     def vary(number: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, ...]:
         return augment(batch[0], tf.stack([seed, tf.cast(number, tf.int32)])), *batch[1:]
 
-    return data.ahead(batches.enumerate(start // batch_size).map(vary, data.CALLS))
+    return data.prefetch(batches.enumerate(start // batch_size).map(vary, data.NUM_PARALLEL_CALLS))
 
 
-def hold_out(features: Features, every: int) -> tuple[Features, Features]:
+def split_holdout(features: Features, every: int) -> tuple[Features, Features]:
     """Return the others, and every so many images (the first, ...), with all views of each."""
     held = np.arange(len(features.labels)) % every == 0
     return tuple(
@@ -201,8 +209,10 @@ def train_batches(
         return seen, tf.one_hot(tf.gather(labels, indices), num_classes)
 
     values, labels = tf.constant(features.values), tf.constant(features.labels)
-    order = data.shuffled(count, seed, start * batch_size).batch(batch_size, drop_remainder=True)
-    return data.ahead(tf.data.Dataset.zip(tf.data.Dataset.counter(start, dtype=tf.int32), order).map(batch, data.CALLS))
+    order = data.shuffled_positions(count, seed, start * batch_size).batch(batch_size, drop_remainder=True)
+    return data.prefetch(
+        tf.data.Dataset.zip(tf.data.Dataset.counter(start, dtype=tf.int32), order).map(batch, data.NUM_PARALLEL_CALLS)
+    )
 
 
 def eval_batches(features: Features, batch_size: int, view: int = 0) -> tf.data.Dataset:
@@ -217,4 +227,4 @@ def predict(head: keras.Model, features: Features, batch_size: int) -> Predictio
     `batch_size` and errors as in `predictions.predict`.
     """
     views = (eval_batches(features, batch_size, view) for view in range(features.plain))
-    return predictions.average([predictions.predict(head, view, batch_size) for view in views])
+    return predictions.average_views([predictions.predict(head, view, batch_size) for view in views])

@@ -57,7 +57,7 @@ def save(path: Path, seen: Features, flowers: Flowers) -> None:
         for image in images.numpy():
             Image.fromarray(image).save(encoded := io.BytesIO(), "JPEG", quality=85)
             thumbnails.append(encoded.getvalue())
-        ids += data.texts(names.numpy()).tolist()
+        ids += data.decode_utf8(names.numpy()).tolist()
     if ids != np.asarray(seen.ids, str).tolist():
         raise FlowersError("the features are of other images than the dataset's; run the notebook again")
     np.savez(

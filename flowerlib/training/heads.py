@@ -11,7 +11,7 @@ from flowerlib.training import features
 from flowerlib.training.features import Features
 
 ops = keras.ops
-LEAST_SPREAD = 0.1  # of a feature, as a share of the root mean square of all features' spreads
+MIN_STD = 0.1  # of a feature, as a share of the root mean square of all features' spreads
 
 
 def linear(num_classes: int, dropout: float = 0.0, kernel_initializer: str = "glorot_uniform") -> keras.Sequential:
@@ -27,7 +27,7 @@ def linear(num_classes: int, dropout: float = 0.0, kernel_initializer: str = "gl
     return keras.Sequential([keras.layers.Dropout(dropout, dtype="float32"), dense], name="head")
 
 
-def scaling(train: Features) -> keras.layers.Normalization:
+def standardization(train: Features) -> keras.layers.Normalization:
     """Return a layer that brings each feature `(B, d)` to mean 0 and spread 1, as they are in the images themselves.
 
     In float32 whatever the policy: where the mean is ten spreads, bfloat16 would leave an error of a fortieth of one.
@@ -38,20 +38,20 @@ def scaling(train: Features) -> keras.layers.Normalization:
     layer = keras.layers.Normalization(dtype="float32")
     layer.adapt(train.values[0].astype(np.float32))
     mean, variance, count = layer.get_weights()
-    layer.set_weights([mean, np.maximum(variance, LEAST_SPREAD**2 * variance.mean()), count])
+    layer.set_weights([mean, np.maximum(variance, MIN_STD**2 * variance.mean()), count])
     layer.finalize_state()
     return layer
 
 
 @dataclass(frozen=True)
-class Choice:
+class HeadConfig:
     """How one of many heads is trained: the largest learning rate and AdamW's weight decay."""
 
     peak_lr: float
     weight_decay: float
 
 
-class _Side(keras.layers.Layer):
+class _ParallelHeads(keras.layers.Layer):
     """Dense layers side by side: features `(B, d)` -> probabilities `(B, K, num_classes)`, all in one product."""
 
     def __init__(self, count: int, num_classes: int) -> None:
@@ -67,10 +67,12 @@ class _Side(keras.layers.Layer):
         return ops.softmax(ops.swapaxes(logits, 0, 1))
 
 
-class _AdamWs(keras.optimizers.AdamW):
+class _ParallelAdamW(keras.optimizers.AdamW):
     """AdamW with a rate and a decay for each of the heads, the first axis of every variable."""
 
-    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, choices: Sequence[Choice]) -> None:
+    def __init__(
+        self, schedule: keras.optimizers.schedules.LearningRateSchedule, choices: Sequence[HeadConfig]
+    ) -> None:
         super().__init__(schedule, weight_decay=1.0, name="adamws")
         self.rates = np.array([[[choice.peak_lr]] for choice in choices], np.float32)
         self.decays = np.array([[[choice.weight_decay]] for choice in choices], np.float32)
@@ -86,10 +88,10 @@ class _AdamWs(keras.optimizers.AdamW):
                 variable.assign(variable * (1.0 - self.learning_rate * self.rates * self.decays))
 
 
-def train_many(
+def train_heads(
     train: Features,
     num_classes: int,
-    choices: Sequence[Choice],
+    choices: Sequence[HeadConfig],
     *,
     epochs: int,
     batch_size: int,
@@ -122,8 +124,8 @@ def train_many(
     steps = len(train.labels) // batch_size
     if not steps:
         raise FlowersError(f"`batch_size` (={batch_size}) must be at most the {len(train.labels)} images to learn from")
-    first = scaling(train)
-    side = _Side(len(choices), num_classes)
+    first = standardization(train)
+    side = _ParallelHeads(len(choices), num_classes)
     model = keras.Sequential(
         [keras.Input(train.values.shape[-1:]), first, keras.layers.Dropout(dropout, seed=seed, dtype="float32"), side]
     )
@@ -133,24 +135,24 @@ def train_many(
         smoothed = truth * (1.0 - label_smoothing) + label_smoothing / num_classes
         return -ops.sum(smoothed[:, None] * ops.log(ops.maximum(said, 1e-7)), axis=(1, 2))
 
-    model.compile(_AdamWs(rate, choices), loss)
+    model.compile(_ParallelAdamW(rate, choices), loss)
     batches = features.train_batches(train, batch_size, num_classes, seed)
     model.fit(batches, steps_per_epoch=steps, epochs=epochs, verbose=0, shuffle=False)
     return [_alone(first, side, index) for index in range(len(choices))]
 
 
-def _alone(first: keras.layers.Layer, side: _Side, index: int) -> keras.Sequential:
+def _alone(first: keras.layers.Layer, side: _ParallelHeads, index: int) -> keras.Sequential:
     head = keras.Sequential([keras.Input(side.kernel.shape[1:2]), first, linear(side.num_classes)])
     head.layers[-1].set_weights([side.kernel[index], side.bias[index, 0]])
     return head
 
 
-def scores(heads: Sequence[keras.Sequential], val: Features, batch_size: int) -> list[dict[str, float]]:
+def score_heads(heads: Sequence[keras.Sequential], val: Features, batch_size: int) -> list[dict[str, float]]:
     """Return each head's `loss`, `accuracy` and `macro_f1` on `val`."""
     return [features.predict(head, val, batch_size).scores() for head in heads]
 
 
-def redense(head: keras.Sequential, dropout: float = 0.0, seed: int = 0) -> keras.Sequential:
+def with_relu_layer(head: keras.Sequential, dropout: float = 0.0, seed: int = 0) -> keras.Sequential:
     """Return a head with one more dense layer, which begins by saying exactly what a trained one says.
 
     The new layer multiplies what the last one gets, `(B, d)`, by a fixed random rotation R and keeps the positive and
@@ -159,7 +161,7 @@ def redense(head: keras.Sequential, dropout: float = 0.0, seed: int = 0) -> kera
     Chatterjee, "A ReLU Dense Layer to Improve the Performance of Neural Networks", arXiv 2010.13572.
 
     Args:
-        head: as `train_many` returns it.
+        head: as `train_heads` returns it.
         dropout: share of what the last layer gets that it does not see in a training step.
         seed: of the rotation.
     """

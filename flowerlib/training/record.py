@@ -13,16 +13,16 @@ import pandas as pd
 
 from flowerlib import figures, predictions
 from flowerlib.accelerator import Device, keras
-from flowerlib.config import kaggle_input, search, written_whole
+from flowerlib.config import atomic_write, find_files, kaggle_input, read_record
 from flowerlib.data import Flowers
 from flowerlib.networks import folding
 from flowerlib.predictions import Predictions
-from flowerlib.training import History, Run, best_epoch, forced, gallery, longer_run, resume_file
+from flowerlib.training import History, TrainConfig, best_epoch, forced, gallery, longer_run, resume_file
 from flowerlib.training.features import Features
 
 
 def save_run(
-    run: Run,
+    config: TrainConfig,
     model: keras.Model,
     history: History,
     *,
@@ -38,7 +38,7 @@ def save_run(
     What took longest to make is written first, so that no later trouble can cost it.
 
     Args:
-        run: the choices.
+        config: as `training.configure` returns it.
         model: pixels `(B, S, S, 3)` in [0, 255] -> probabilities; saved in float32, without its optimiser.
         history: as `fit` returns it.
         flowers: the dataset.
@@ -48,56 +48,60 @@ def save_run(
         test: the final predictions for test.
         seen: what the frozen network saw in train; kept with the model, with thumbnails, to show what looks alike.
     """
-    run = _beside_longer(run, len(history["loss"]) * flowers.count("train"))
-    (run.folder / "run.json").unlink(missing_ok=True)  # it tells of what is replaced now
-    predictions.save(run.folder / "predictions.npz", val, test, flowers.classes)
-    record = _record(run, model, history, flowers, device, weights) | {
+    config = _beside_longer(config, len(history["loss"]) * flowers.count("train"))
+    (config.folder / "run.json").unlink(missing_ok=True)  # it tells of what is replaced now
+    predictions.save(config.folder / "predictions.npz", val, test, flowers.classes)
+    record = _record(config, model, history, flowers, device, weights) | {
         f"val_{name}": value for name, value in val.scores().items()
     }
-    with written_whole(run.folder / "model") as temporary:
+    with atomic_write(config.folder / "model") as temporary:
         _save_model(model, temporary, record, flowers)
-    with written_whole(run.folder / "run.json") as temporary:
+    with atomic_write(config.folder / "run.json") as temporary:
         temporary.write_text(json.dumps(record, indent=2))
-    with written_whole(run.folder / "curves.png") as temporary:
-        figures.curves(history, best_epoch=record["best_epoch"], rehearsal=run.rehearsal).savefig(temporary)
+    with atomic_write(config.folder / "curves.png") as temporary:
+        figures.curves(history, best_epoch=record["best_epoch"], smoke_test=config.smoke_test).savefig(temporary)
     if seen:
-        with written_whole(run.folder / "model" / gallery.FILE) as temporary:
+        with atomic_write(config.folder / "model" / gallery.FILE) as temporary:
             gallery.save(temporary, seen, flowers)
     if record["complete"]:
-        resume_file(run).unlink(missing_ok=True)
+        resume_file(config).unlink(missing_ok=True)
     return record
 
 
-def _beside_longer(run: Run, images: int) -> Run:
+def _beside_longer(config: TrainConfig, images: int) -> TrainConfig:
     """The run, under another name where it was stopped and one that was not is there already."""
-    longer = longer_run(run, images)
+    longer = longer_run(config, images)
     if not longer or forced():
-        return run
-    beside = replace(run, name=f"{run.name}-unfinished")
-    print(f"`{run.folder}` holds a longer run ({longer}) and stays; this one is left in `{beside.folder}`.")
+        return config
+    beside = replace(config, name=f"{config.name}-unfinished")
+    print(f"`{config.folder}` holds a longer run ({longer}) and stays; this one is left in `{beside.folder}`.")
     return beside
 
 
 def _save_model(model: keras.Model, folder: Path, record: dict, flowers: Flowers) -> None:
     """A folder that can be moved: the network, the class names, what to do to an image, and where it comes from."""
     folder.mkdir()
-    plain = folding.in_float32(model)
+    plain = folding.to_float32(model)
     keras.Model(plain.inputs, plain.outputs).save(folder / "model.keras")
-    choices = record["choices"]
-    seen = {"stored_size": flowers.image_size, "image_size": choices["eval_size"] or choices["image_size"]}
-    preprocessing = {**seen, "fit": flowers.fit, "channels": "RGB", "pixels": [0, 255]}
+    sizes = {
+        "stored_size": flowers.image_size,
+        "image_size": record["config"]["eval_size"] or record["config"]["image_size"],
+    }
+    preprocessing = {**sizes, "fit": flowers.fit, "channels": "RGB", "pixels": [0, 255]}
     for name, content in (("classes", flowers.classes), ("preprocessing", preprocessing), ("run", record)):
         (folder / f"{name}.json").write_text(json.dumps(content, indent=2))
 
 
-def _record(run: Run, model: keras.Model, history: History, flowers: Flowers, device: Device, weights: str) -> dict:
+def _record(
+    config: TrainConfig, model: keras.Model, history: History, flowers: Flowers, device: Device, weights: str
+) -> dict:
     return {
-        "name": run.name,
-        "rehearsal": run.rehearsal,
-        "backbone": run.backbone,
+        "name": config.name,
+        "smoke_test": config.smoke_test,
+        "backbone": config.backbone,
         "weights": weights,
-        "retrained": run.retrain,
-        "choices": asdict(run),
+        "fine_tuned": config.fine_tune,
+        "config": asdict(config),
         "data": {
             "fingerprint": flowers.fingerprint,
             "image_size": flowers.image_size,
@@ -109,8 +113,8 @@ def _record(run: Run, model: keras.Model, history: History, flowers: Flowers, de
         "trainable_parameters": count_trainable(model),
         "layers": count_layers(model),
         **timing(history["seconds"], history["compiled"]),
-        "complete": len(history["loss"]) == run.epochs,
-        "submission": str(run.submission),
+        "complete": len(history["loss"]) == config.epochs,
+        "submission": str(config.submission),
         "best_epoch": best_epoch(history),
         "history": history,
     }
@@ -118,9 +122,9 @@ def _record(run: Run, model: keras.Model, history: History, flowers: Flowers, de
 
 def headline(record: dict) -> str:
     """Return a record's result in one line."""
-    mark = "REHEARSAL, no result: " if record["rehearsal"] else ""
+    mark = "SMOKE TEST, no result: " if record["smoke_test"] else ""
     scores = "macro F1 {val_macro_f1:.4f}, accuracy {val_accuracy:.4f}, log loss {val_loss:.4f} on val"
-    stopped = "" if record["complete"] else f" of {record['choices']['epochs']}: it was stopped"
+    stopped = "" if record["complete"] else f" of {record['config']['epochs']}: it was stopped"
     return f"{mark}{record['name']}: {scores.format(**record)} after {record['epochs']} epochs{stopped}"
 
 
@@ -152,20 +156,20 @@ def timing(seconds: Sequence[float], compiled: Sequence[float]) -> dict:
     }
 
 
-def save_timing(run: Run, seconds: Sequence[float], *, flowers: Flowers, device: Device) -> dict:
+def save_timing(config: TrainConfig, seconds: Sequence[float], *, flowers: Flowers, device: Device) -> dict:
     """Leave `runs/<name>/timing.json`: what a device makes of a training whose epochs took `seconds`, at least two.
 
     Returns:
-        The record: device, versions, choices, and `seconds_per_epoch`, `compile_seconds` (what the first epoch took
-        longer), `images_per_second`.
+        The record: device, versions, configuration, and `seconds_per_epoch`, `compile_seconds` (what the first epoch
+        took longer), `images_per_second`.
     """
-    record = {"name": run.name, "rehearsal": run.rehearsal, "choices": asdict(run), **device_record(device)}
+    record = {"name": config.name, "smoke_test": config.smoke_test, "config": asdict(config), **device_record(device)}
     record |= timing(seconds, [1, *[0] * (len(seconds) - 1)])
     record["data"] = {"fingerprint": flowers.fingerprint, "train": flowers.count("train")}
-    images = run.steps_per_epoch(flowers) * run.batch_size
+    images = config.steps_per_epoch(flowers) * config.batch_size
     record["compile_seconds"] = record["first_epoch_seconds"] - record["seconds_per_epoch"]
     record["images_per_second"] = images / record["seconds_per_epoch"]
-    with written_whole(run.folder / "timing.json") as temporary:
+    with atomic_write(config.folder / "timing.json") as temporary:
         temporary.write_text(json.dumps(record, indent=2))
     return record
 
@@ -173,16 +177,16 @@ def save_timing(run: Run, seconds: Sequence[float], *, flowers: Flowers, device:
 def find_timings() -> pd.DataFrame:
     """Return a row for each `timing.json` in `runs/` and wherever Kaggle mounted the outputs of other notebooks.
 
-    Columns `device`, `seconds_per_epoch`, `compile_seconds`, `images_per_second`, `rehearsal`; and what was timed,
+    Columns `device`, `seconds_per_epoch`, `compile_seconds`, `images_per_second`, `smoke_test`; and what was timed,
     `image_size`, `batch_size` (global) and `train` (images): an epoch compares only where these are the same.
     """
     rows = []
-    for path in (path for place in (Path("runs"), kaggle_input()) for path in search(place, "timing.json")):
-        timed = json.loads(path.read_text())
+    for path in (path for place in (Path("runs"), kaggle_input()) for path in find_files(place, "timing.json")):
+        timed = read_record(path)
         device = timed["device"]
         name = f"{device['num_replicas']} x {device['kind'].upper()} ({device['name']}), {device['backend']}"
-        columns = ("seconds_per_epoch", "compile_seconds", "images_per_second", "rehearsal")
-        what = {"train": timed["data"]["train"]} | {key: timed["choices"][key] for key in ("image_size", "batch_size")}
+        columns = ("seconds_per_epoch", "compile_seconds", "images_per_second", "smoke_test")
+        what = {"train": timed["data"]["train"]} | {key: timed["config"][key] for key in ("image_size", "batch_size")}
         rows.append({"device": name} | {column: timed[column] for column in columns} | what)
     return pd.DataFrame(rows)
 

@@ -12,16 +12,16 @@ import pytest
 from scipy import ndimage, stats
 
 from flowerlib.accelerator import tf
-from flowerlib.augmentation import MIXES, UNCHANGED, Augmentation, cutmix, mixup, sometimes
+from flowerlib.augmentation import IDENTITY, MIXES, Augmentation, cutmix, mixup, with_probability
 
 SIZE = 32
 OPERATIONS = {
-    "horizontal flip": replace(UNCHANGED, horizontal_flip=True),
-    "vertical flip": replace(UNCHANGED, vertical_flip=True),
-    "rotation": replace(UNCHANGED, rotation=30.0),
-    "crop": replace(UNCHANGED, crop=0.75),
-    "contrast": replace(UNCHANGED, contrast=0.2),
-    "brightness": replace(UNCHANGED, brightness=0.1),
+    "horizontal flip": replace(IDENTITY, horizontal_flip=True),
+    "vertical flip": replace(IDENTITY, vertical_flip=True),
+    "rotation": replace(IDENTITY, rotation=30.0),
+    "crop": replace(IDENTITY, crop=0.75),
+    "contrast": replace(IDENTITY, contrast=0.2),
+    "brightness": replace(IDENTITY, brightness=0.1),
 }
 FLIPS = ("horizontal flip", "vertical flip")
 ALL = OPERATIONS | {"all six": Augmentation()}
@@ -114,7 +114,7 @@ def test_whole_numbers_are_rounded_and_stay_whole_numbers(photograph):
 
 @both_ways
 def test_unchanged_returns_the_image_itself(photograph, vary):
-    np.testing.assert_array_equal(vary(UNCHANGED, photograph, 4), [photograph] * 4)
+    np.testing.assert_array_equal(vary(IDENTITY, photograph, 4), [photograph] * 4)
 
 
 # Where pixels are read
@@ -131,7 +131,7 @@ def test_a_flip_is_numpys_flip_in_half_of_the_cases(photograph, name, axis, vary
 
 
 def test_the_two_flips_are_drawn_independently(photograph):
-    varied = in_a_pipeline(replace(UNCHANGED, horizontal_flip=True, vertical_flip=True), photograph, 64)
+    varied = in_a_pipeline(replace(IDENTITY, horizontal_flip=True, vertical_flip=True), photograph, 64)
     four = [photograph, photograph[:, ::-1], photograph[::-1], photograph[::-1, ::-1]]
     times = [sum(np.array_equal(image, each) for image in varied) for each in four]
     assert sum(times) == 64
@@ -251,7 +251,7 @@ def test_brightness_adds_the_same_to_every_colour(grey, vary):
 
 def test_contrast_and_brightness_together_are_both_drawn_over_their_whole_range(grey):
     mid = (grey - grey.mean(axis=(0, 1))) * 0.9 + 127.5  # 1.2 times its range and 25.5 more is still within 255
-    varied = in_a_pipeline(replace(UNCHANGED, contrast=0.2, brightness=0.1), mid, 500)
+    varied = in_a_pipeline(replace(IDENTITY, contrast=0.2, brightness=0.1), mid, 500)
     added = varied.mean(axis=(1, 2, 3)) - 127.5
     gains = varied.std(axis=(1, 2, 3)) / mid.std()
     expected = 127.5 + gains[:, None, None, None] * (mid - 127.5) + added[:, None, None, None]
@@ -362,7 +362,7 @@ def test_the_same_seed_mixes_the_same_and_each_image_its_own_way(mix):
 
 def test_sometimes_mixes_its_share_of_the_batches_and_leaves_the_others():
     images, labels = tf.constant(numbered(4)[0]), tf.eye(4)
-    half = sometimes(cutmix, 0.5)
+    half = with_probability(cutmix, 0.5)
     seeds = [(7, number) for number in range(200)]
     mixed = 0
     for seed in seeds:
@@ -372,4 +372,4 @@ def test_sometimes_mixes_its_share_of_the_batches_and_leaves_the_others():
         assert plain or all(np.array_equal(one, other) for one, other in zip(said, whole, strict=True))
         mixed += not plain
     assert 80 < mixed < 120  # 100 expected, 7 the standard deviation
-    assert sometimes(MIXES["none"], 0.5) is None
+    assert with_probability(MIXES["none"], 0.5) is None

@@ -487,7 +487,7 @@ def test_another_seed_gives_another_order(numbered_23):
 
 
 def test_an_image_is_augmented_anew_each_time(numbered_23):
-    brighten = replace(augmentation.UNCHANGED, brightness=0.5)
+    brighten = replace(augmentation.IDENTITY, brightness=0.5)
     shades = {number: set() for number in range(23)}
     for images, labels in data.train_batches(numbered_23, 23, augment=brighten).take(5):
         for image, number in zip(images, np.argmax(labels, axis=1), strict=True):

@@ -7,7 +7,7 @@ from sklearn.metrics import f1_score
 
 from flowerlib.config import FlowersError
 from flowerlib.evaluation import ensemble
-from flowerlib.predictions import Predictions, RunOutput, metrics
+from flowerlib.predictions import Predictions, RunResult, metrics
 
 
 def random_probabilities(runs, count, num_classes, seed=0):
@@ -21,7 +21,7 @@ def split(ids, labels, seed):
 
 def run(name, seed, val_ids=("a", "b", "c"), val_labels=(0, 1, 2), test_ids=("t", "u"), classes=("x", "y", "z")):
     test_labels = [-1] * len(test_ids)
-    return RunOutput({"name": name}, split(val_ids, val_labels, seed), split(test_ids, test_labels, seed), classes)
+    return RunResult({"name": name}, split(val_ids, val_labels, seed), split(test_ids, test_labels, seed), classes)
 
 
 def test_weights_are_those_that_a_general_optimiser_finds():
@@ -47,8 +47,8 @@ def test_a_run_that_knows_the_truth_gets_all_the_weight():
 
 def test_equal_and_weighted_averages_by_hand():
     probabilities = np.array([[[1.0, 0.0]], [[0.2, 0.8]]])
-    np.testing.assert_allclose(ensemble.average(probabilities), [[0.6, 0.4]])
-    np.testing.assert_allclose(ensemble.average(probabilities, np.array([0.25, 0.75])), [[0.4, 0.6]])
+    np.testing.assert_allclose(ensemble.weighted_average(probabilities), [[0.6, 0.4]])
+    np.testing.assert_allclose(ensemble.weighted_average(probabilities, np.array([0.25, 0.75])), [[0.4, 0.6]])
 
 
 def test_cross_fitting_never_uses_an_images_own_label():
@@ -71,7 +71,7 @@ def test_cross_fitted_score_is_not_flattered_where_there_is_nothing_to_learn():
     def loss(averaged):
         return -np.log(averaged[np.arange(60), labels]).mean()
 
-    flattered = loss(ensemble.average(probabilities, ensemble.fit_weights(probabilities, labels)))
+    flattered = loss(ensemble.weighted_average(probabilities, ensemble.fit_weights(probabilities, labels)))
     assert flattered < 0.95 * np.log(2)
     assert loss(ensemble.cross_fitted(probabilities, labels)) > np.log(2)
 
@@ -170,12 +170,12 @@ def test_runs_that_do_not_fit_together_are_refused(other, what):
 
 def test_a_recap_tells_of_each_run_what_its_record_holds():
     record = {
-        "name": "00_quickstart", "rehearsal": False, "val_macro_f1": 0.9, "val_accuracy": 0.8, "val_loss": 0.7,
+        "name": "00_quickstart", "smoke_test": False, "val_macro_f1": 0.9, "val_accuracy": 0.8, "val_loss": 0.7,
         "seconds_per_epoch": 1.5, "epochs": 60, "weights": "pretrained", "parameters": 1000, "layers": 9,
-        "trainable_parameters": 25, "choices": {"image_size": 192, "eval_size": 224},
+        "trainable_parameters": 25, "config": {"image_size": 192, "eval_size": 224},
         "device": {"num_replicas": 8, "kind": "tpu"},
     }  # fmt: skip
-    (row,) = ensemble.recap([replace(run("any", 0), record=record)]).to_dict("records")
-    kept = record.keys() - {"trainable_parameters", "choices", "device"}
+    (row,) = ensemble.recap_table([replace(run("any", 0), record=record)]).to_dict("records")
+    kept = record.keys() - {"trainable_parameters", "config", "device"}
     assert {name: row.pop(name) for name in kept} == {name: record[name] for name in kept}
     assert row == {"trained": 0.025, "image_size": 192, "device": "8 x tpu"}

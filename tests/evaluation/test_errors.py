@@ -25,11 +25,11 @@ def test_confused_pairs_by_hand():
 def test_no_mistakes_no_rows():
     perfect = said([0, 1, 2], [0, 1, 2], [0.9] * 3)
     assert errors.confused_pairs(perfect, NAMES).empty
-    assert errors.surest(perfect, NAMES).empty
+    assert errors.most_confident_errors(perfect, NAMES).empty
 
 
 def test_the_surest_mistakes_come_first_and_name_their_place():
-    table = errors.surest(said([0, 1, 2, 0], [1, 1, 0, 2], [0.5, 0.99, 0.8, 0.6]), NAMES, most=2)
+    table = errors.most_confident_errors(said([0, 1, 2, 0], [1, 1, 0, 2], [0.5, 0.99, 0.8, 0.6]), NAMES, most=2)
     assert table.to_dict("records") == [
         {"split": "val", "position": 2, "true": "daisy", "predicted": "rose", "probability": 0.8},
         {"split": "val", "position": 3, "true": "rose", "predicted": "daisy", "probability": 0.6},

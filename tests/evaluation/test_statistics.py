@@ -40,46 +40,46 @@ def resized(images, size):
 
 
 @pytest.fixture
-def survey(flowers, monkeypatch):
+def image_table(flowers, monkeypatch):
     monkeypatch.setattr(statistics, "BATCH", 5)  # several batches a split, the last one partial
-    return statistics.survey(flowers, progress=False)
+    return statistics.image_table(flowers, progress=False)
 
 
-def test_survey_has_one_row_an_image_in_file_order(survey, flowers, records):
+def test_survey_has_one_row_an_image_in_file_order(image_table, flowers, records):
     expected = [
         (f"{split} {record['id'].decode()}", record.get("class", -1), len(record["image"]) / 1000)
         for split, shards in records.items()
         for shard in shards
         for record in shard
     ]
-    assert list(survey.index) == [name for name, _, _ in expected]
-    assert list(survey["label"]) == [label for _, label, _ in expected]
-    np.testing.assert_allclose(survey["kilobytes"], [kilobytes for _, _, kilobytes in expected])
-    assert list(survey["class"]) == [[*flowers.classes, "?"][label] for _, label, _ in expected]
-    assert list(survey.loc[survey["split"] == "val", "position"]) == list(range(flowers.count("val")))
+    assert list(image_table.index) == [name for name, _, _ in expected]
+    assert list(image_table["label"]) == [label for _, label, _ in expected]
+    np.testing.assert_allclose(image_table["kilobytes"], [kilobytes for _, _, kilobytes in expected])
+    assert list(image_table["class"]) == [[*flowers.classes, "?"][label] for _, label, _ in expected]
+    assert list(image_table.loc[image_table["split"] == "val", "position"]) == list(range(flowers.count("val")))
 
 
-def test_survey_colours_are_means_of_all_pixels_and_of_the_middle(survey, flowers):
+def test_survey_colours_are_means_of_all_pixels_and_of_the_middle(image_table, flowers):
     images = decoded(flowers, "val")
-    val = survey[survey["split"] == "val"]
+    val = image_table[image_table["split"] == "val"]
     np.testing.assert_allclose(val[statistics.WHOLE], images.mean((1, 2)), rtol=1e-5)
     np.testing.assert_allclose(val[statistics.MIDDLE], images[:, 6:18, 6:18].mean((1, 2)), rtol=1e-5)
 
 
-def test_pictures_come_in_the_order_asked_for(survey, flowers):
-    chosen = survey.sample(20, random_state=1)
+def test_pictures_come_in_the_order_asked_for(image_table, flowers):
+    chosen = image_table.sample(20, random_state=1)
     assert chosen["split"].nunique() == 3
     every = {split: decoded(flowers, split) for split in data.SPLITS}
     expected = [every[split][position] for split, position in zip(chosen["split"], chosen["position"], strict=True)]
-    np.testing.assert_array_equal(statistics.pictures(flowers, chosen), np.stack(expected))
+    np.testing.assert_array_equal(statistics.load_images(flowers, chosen), np.stack(expected))
 
 
-def test_no_pictures_of_no_rows(survey, flowers):
-    assert statistics.pictures(flowers, survey.head(0)).shape == (0, 24, 24, 3)
+def test_no_pictures_of_no_rows(image_table, flowers):
+    assert statistics.load_images(flowers, image_table.head(0)).shape == (0, 24, 24, 3)
 
 
-def test_class_counts(survey, flowers):
-    counts = statistics.class_counts(survey, 6)
+def test_class_counts(image_table, flowers):
+    counts = statistics.class_counts(image_table, 6)
     for split in ("train", "val"):
         expected = Counter(int(label) for _, labels, _ in data.eval_batches(flowers, split, 64) for label in labels)
         assert list(counts[split]) == [expected[label] for label in range(6)]
@@ -88,7 +88,7 @@ def test_class_counts(survey, flowers):
 
 def test_ignoring_rare_classes_costs_their_share_of_images_in_accuracy_and_a_class_each_in_macro_f1():
     labels = np.repeat([0, 2, 3], [1, 2, 7])  # class 1 has no image
-    table = statistics.ignore_rare(labels, 4)
+    table = statistics.score_ignoring_rare(labels, 4)
     assert list(table["ignored"]) == [0, 1, 2]
     np.testing.assert_allclose(table["accuracy"], [1, 0.9, 0.7])
     # The frequent class gets the false positives: F1 = 2 * 7 / (7 + 7 + wrong ones).
@@ -96,7 +96,7 @@ def test_ignoring_rare_classes_costs_their_share_of_images_in_accuracy_and_a_cla
 
 
 def coloured(rows):
-    """A survey of single-coloured images, `(split, label, red, green, blue)` each."""
+    """A image_table of single-coloured images, `(split, label, red, green, blue)` each."""
     table = pd.DataFrame(rows, columns=["split", "label", *statistics.WHOLE])
     return table.assign(**dict(zip(statistics.MIDDLE, (table[name] for name in statistics.WHOLE), strict=True)))
 
@@ -193,15 +193,15 @@ def test_pairs_tell_whether_they_cross_splits_and_whether_the_classes_agree():
 
 def test_leaks_count_images_not_pairs():
     images = hashed([7, 7, 7, 9, 9, 1], [0] * 6, ["train", "train", "val", "val", "val", "test"], [0] * 5 + [-1])
-    leaks = statistics.leaks(images, statistics.near_duplicates(images, 0))
+    leaks = statistics.count_cross_split_duplicates(images, statistics.near_duplicates(images, 0))
     assert leaks.to_dict() == {"images": {"val": 1, "test": 0}, "share": {"val": 1 / 3, "test": 0.0}}
 
 
 @pytest.mark.skipif(PHOTOGRAPHS is None, reason="FLOWERS_DATA names no photographs to choose the threshold by")
 def test_threshold_on_real_photographs():
     flowers = data.find(path=PHOTOGRAPHS)
-    images = statistics.survey(flowers, progress=False)
-    sample = statistics.pictures(flowers, images[images["split"] != "test"].sample(500, random_state=0)).astype(
+    images = statistics.image_table(flowers, progress=False)
+    sample = statistics.load_images(flowers, images[images["split"] != "test"].sample(500, random_state=0)).astype(
         np.float32
     )
     hashes = statistics.perceptual_hashes(sample)[0]

@@ -25,7 +25,7 @@ RUNS = pd.DataFrame(
         "val_loss": [0.3, 0.2, 0.25],
         "seconds_per_epoch": [30.0, np.nan, 120.0],
         "parameters": [5e6, np.nan, 2.068e8],
-        "rehearsal": [True, False, False],
+        "smoke_test": [True, False, False],
     }
 )
 DEVICES = pd.DataFrame(
@@ -34,7 +34,7 @@ DEVICES = pd.DataFrame(
         "seconds_per_epoch": [25.0, 4100.0],
         "compile_seconds": [85.0, np.nan],
         "images_per_second": [510.0, 3.1],
-        "rehearsal": [False, True],
+        "smoke_test": [False, True],
     }
 )
 PAIRS = pd.DataFrame({"true": ["iris", "rose"], "predicted": ["yellow iris", "camellia"], "count": [9, 4]})
@@ -115,13 +115,13 @@ def test_nothing_is_cut_off_by_the_border(draw):
 
 def test_rehearsal_is_written_across():
     for figure in (
-        figures.curves(HISTORY, best_epoch=1, rehearsal=True),
-        figures.confused_pairs(PAIRS, rehearsal=True),
-        figures.class_f1(np.array([0.5, 1.0]), ["iris", "rose"], rehearsal=True),
-        figures.weights(["large"], [1.0], rehearsal=True),
+        figures.curves(HISTORY, best_epoch=1, smoke_test=True),
+        figures.confused_pairs(PAIRS, smoke_test=True),
+        figures.class_f1(np.array([0.5, 1.0]), ["iris", "rose"], smoke_test=True),
+        figures.weights(["large"], [1.0], smoke_test=True),
     ):
-        assert "REHEARSAL" in texts(figure)
-    assert "REHEARSAL" not in texts(figures.curves(HISTORY, best_epoch=1))
+        assert "SMOKE TEST" in texts(figure)
+    assert "SMOKE TEST" not in texts(figures.curves(HISTORY, best_epoch=1))
 
 
 def test_gallery_shows_each_image_once_with_its_title():
@@ -258,7 +258,7 @@ def test_class_f1_shows_the_worst_and_leaves_out_classes_without_a_score():
 def test_recap_has_the_best_first_and_rehearsals_hollow():
     figure = figures.recap(RUNS)
     scores, seconds = figure.axes
-    names = ["average", "large\n206.8 M parameters", "small (rehearsal)\n5.0 M parameters"]
+    names = ["average", "large\n206.8 M parameters", "small (smoke test)\n5.0 M parameters"]
     assert tick_names(scores) == names
     accuracy, macro_f1 = scores.collections
     np.testing.assert_array_equal(macro_f1.get_offsets(), [(0.97, 0), (0.95, 1), (0.91, 2)])
@@ -278,6 +278,6 @@ def test_weights_keep_their_order():
 def test_seconds_per_epoch_has_a_panel_for_each_measure():
     figure = figures.seconds_per_epoch(DEVICES)
     assert [widths(axes) for axes in figure.axes] == [[25, 4100], [85, 0], [510, 3.1]]
-    assert tick_names(figure.axes[0]) == ["8 x TPU", "1 x CPU (rehearsal)"]
+    assert tick_names(figure.axes[0]) == ["8 x TPU", "1 x CPU (smoke test)"]
     assert [[bar.get_hatch() for bar in axes.patches] for axes in figure.axes] == [[None, "///"]] * 3
     assert {"25.0", "4,100", "85.0", "\N{EN DASH}", "510", "3.1"} <= texts(figure)

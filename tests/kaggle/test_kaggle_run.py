@@ -79,7 +79,7 @@ def leave_run(name, seed):
     ]
     record = {
         "name": name,
-        "rehearsal": False,
+        "smoke_test": False,
         "val_macro_f1": 0.5,
         "val_accuracy": 0.5,
         "val_loss": 1.0,
@@ -89,7 +89,7 @@ def leave_run(name, seed):
         "weights": "pretrained",
         "parameters": 1000,
         "layers": 10,
-        "choices": {"image_size": 512},
+        "config": {"image_size": 512},
         "device": {"num_replicas": 8, "kind": "tpu"},
         "data": {"test": 6},
     }

@@ -171,7 +171,7 @@ def assert_equal(ours, theirs):
 def test_load_fills_a_keras_network_to_the_last_array(name, tmp_path, monkeypatch):
     author = backbones.load(name, 75, "random").layers[1]
     publish(monkeypatch, name, write(tmp_path / "published.h5", author))
-    assert backbones.available(name) == "pretrained"
+    assert backbones.available_weights(name) == "pretrained"
     network = backbones.load(name, 75).layers[1]
     if name == "Xception":  # some of its layers have no names of their own, so only the order can say which is which
         assert [layer.name for layer in network.layers] != [layer.name for layer in author.layers]
@@ -211,7 +211,7 @@ def test_a_file_with_a_wrong_hash_is_refused(published):
     assert str(published) in message
     assert digest in message
     with pytest.raises(FlowersError, match=digest):
-        backbones.available("EfficientNetB7")
+        backbones.available_weights("EfficientNetB7")
 
 
 def test_a_file_that_lacks_an_array_is_refused(published, monkeypatch):
@@ -231,7 +231,7 @@ def test_a_file_of_another_network_is_refused(published, monkeypatch):
 
 def test_without_file_and_network_load_stops(published):
     published.unlink()
-    assert backbones.available("EfficientNetB7") == "random"
+    assert backbones.available_weights("EfficientNetB7") == "random"
     file = BACKBONES["EfficientNetB7"].weights
     message = refusal()
     assert all(word in message for word in (file.name, file.digest, NO_NETWORK, str(published.parent)))
@@ -317,7 +317,7 @@ def test_settling_takes_over_the_statistics_of_the_noise(backend):
         "from flowerlib.networks import backbones\n"
         "from flowerlib.accelerator import keras\n"
         "norm = keras.layers.BatchNormalization(momentum=0.9)\n"
-        "backbones._settle(keras.Sequential([keras.Input((5, 5, 3)), norm, keras.layers.Dropout(0.5)]))\n"
+        "backbones._calibrate_batch_norm(keras.Sequential([keras.Input((5, 5, 3)), norm, keras.layers.Dropout(0.5)]))\n"
         "noise = np.asarray(keras.random.uniform((4, 5, 5, 3), -1.0, 1.0, seed=0))\n"
         "np.testing.assert_allclose(norm.moving_mean, noise.mean((0, 1, 2)), atol=1e-6)\n"
         "np.testing.assert_allclose(norm.moving_variance, noise.var((0, 1, 2)), atol=1e-6)\n"

@@ -58,7 +58,7 @@ def test_equals_the_reference_implementation(size):
     np.testing.assert_allclose(logits(maps)[0][top], list(expected["logits"].values()), atol=1e-4)
 
 
-@pytest.mark.skipif(not FLOWERS, reason="FLOWERS_DATA is not set: no daisies to recognise")
+@pytest.mark.skipif(not FLOWERS, reason="FLOWERS_DATA is not set: no daisies to classify")
 def test_every_oxeye_daisy_is_a_daisy():
     flowers = data.find(192, FLOWERS)
     daisies = []

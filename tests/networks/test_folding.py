@@ -36,7 +36,7 @@ def test_a_convolution_with_its_normalisation_by_hand():
     model = keras.Model(pixel, norm(conv(pixel)))
     conv.set_weights([np.full((1, 1, 1, 1), 2.0), np.array([1.0])])
     norm.set_weights([np.array([value]) for value in (4.0, 6.0, 5.0, 3.0)])  # gamma, beta, mean, variance
-    folded = folding.fold(model)
+    folded = folding.fold_batch_norm(model)
     assert kinds(folded) == ["Conv2D"]
     kernel, bias = folded.layers[1].get_weights()
     assert (kernel.item(), bias.item()) == (4.0, -2.0)
@@ -53,7 +53,7 @@ def test_every_kind_of_pair_says_the_same_as_one(conv, center, scale):
     inputs = keras.Input((8, 8, 3))
     norm = layers.BatchNormalization(center=center, scale=scale)
     model = settled(keras.Model(inputs, norm(type(conv).from_config(conv.get_config())(inputs))))
-    folded = folding.fold(model)
+    folded = folding.fold_batch_norm(model)
     assert kinds(folded) == [type(conv).__name__]
     images = np.random.default_rng(1).random((2, 8, 8, 3), np.float32)
     np.testing.assert_allclose(folded(images), model(images), atol=1e-5)
@@ -101,7 +101,7 @@ CASES = {
 def test_what_cannot_be_folded_is_left_alone(case):
     inputs = keras.Input((8, 8, 8))
     model = settled(keras.Model(inputs, CASES[case](inputs)))
-    folded = folding.fold(model)
+    folded = folding.fold_batch_norm(model)
     assert sorted(kinds(folded)) == sorted(kinds(model))
     images = np.random.default_rng(1).random((2, 8, 8, 8), np.float32)
     for ours, theirs in zip(keras.tree.flatten(folded(images)), keras.tree.flatten(model(images)), strict=True):
@@ -115,7 +115,7 @@ def test_the_copy_holds_nothing_of_the_original():
     backbone = backbones.load("EfficientNetLite0", 32, "random")
     model = keras.Sequential([keras.Input((32, 32, 3)), backbone, layers.GlobalAveragePooling2D(), scaling])
     images = 255 * np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
-    first, answers = folding.fold(model), model(images)
+    first, answers = folding.fold_batch_norm(model), model(images)
     assert np.isfinite(first(images)).all()
     original = [weakref.ref(layer) for layer in (scaling, *backbone.layers[1].layers)]
     np.testing.assert_array_equal(first.layers[-1](np.ones((1, 1280))), scaling(np.ones((1, 1280))))
@@ -149,7 +149,7 @@ def test_weights_within_a_layers_layers_are_copied():
         inputs, layers.Bidirectional(layers.LSTM(5))(layers.TimeDistributed(layers.Dense(3))(attention))
     )
     rows = np.random.default_rng(0).random((2, 8, 6), np.float32)
-    np.testing.assert_array_equal(folding.fold(model)(rows), model(rows))
+    np.testing.assert_array_equal(folding.fold_batch_norm(model)(rows), model(rows))
 
 
 def test_a_compiled_model_is_folded_without_its_optimiser():
@@ -159,7 +159,7 @@ def test_a_compiled_model_is_folded_without_its_optimiser():
     inputs = keras.Input((8, 8, 3))
     model = settled(keras.Model(inputs, layers.BatchNormalization()(layers.Conv2D(6, 3)(inputs))))
     model.compile(Optimiser(), "mse")
-    folded = folding.fold(model)
+    folded = folding.fold_batch_norm(model)
     assert (kinds(folded), folded.compiled) == (["Conv2D"], False)
 
 
@@ -177,7 +177,7 @@ def test_a_folded_model_is_saved_and_loaded(tmp_path):
     images = 255 * np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded(images), model(images))
-    np.testing.assert_array_equal(folding.fold(loaded)(images), model(images))  # nothing is left to fold
+    np.testing.assert_array_equal(folding.fold_batch_norm(loaded)(images), model(images))  # nothing is left to fold
 
 
 def test_frozen_layers_stay_as_they_are_and_the_others_are_trained():
@@ -203,7 +203,9 @@ def test_frozen_layers_stay_as_they_are_and_the_others_are_trained():
     assert not any(map(any, list(changed.values())[:first]))
     assert all(map(all, list(changed.values())[first:]))
     assert first == 1 + 2 + 3 + 3  # convolutions of the stem, of block 0, which expands nothing, of blocks 1 and 2
-    np.testing.assert_allclose(folding.fold(model)(images), model(images), rtol=1e-3, atol=1e-4)  # once it is trained
+    np.testing.assert_allclose(
+        folding.fold_batch_norm(model)(images), model(images), rtol=1e-3, atol=1e-4
+    )  # once it is trained
 
 
 def test_freezing_before_a_layer_that_is_not_there_is_an_error():

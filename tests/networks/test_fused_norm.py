@@ -38,7 +38,7 @@ def operations(model):
 def test_training_ends_at_the_same_weights_and_statistics():
     theirs, ours = network(), network()
     expected = fit(theirs)
-    with fused_norm.normalisation(ours):
+    with fused_norm.fused_batch_norm(ours):
         found = fit(ours)
     for ours_now, theirs_now in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours_now, theirs_now, rtol=1e-4, atol=1e-5)
@@ -48,7 +48,7 @@ def test_training_ends_at_the_same_weights_and_statistics():
 def test_it_is_the_operation_that_trains_and_afterwards_every_layer_is_keras_own():
     model = network()
     assert operations(model) == 0
-    with fused_norm.normalisation(model):
+    with fused_norm.fused_batch_norm(model):
         assert operations(model) == 3  # all but the frozen one
     assert operations(model) == 0
     assert type(model.layers[0].get_layer("first")) is layers.BatchNormalization
@@ -57,7 +57,7 @@ def test_it_is_the_operation_that_trains_and_afterwards_every_layer_is_keras_own
 def test_a_head_that_is_not_built_yet_is_left_to_keras():
     head = keras.Sequential([layers.BatchNormalization(), layers.Dense(4)])
     head.compile("sgd", "mse")
-    with fused_norm.normalisation(head):
+    with fused_norm.fused_batch_norm(head):
         head.fit(IMAGES.reshape(12, -1), LABELS, verbose=0)
     assert head.layers[0].built
 
@@ -66,7 +66,7 @@ def test_it_is_over_even_where_training_failed():
     model = network()
 
     def fail():
-        with fused_norm.normalisation(model):
+        with fused_norm.fused_batch_norm(model):
             raise ValueError("no memory")
 
     with pytest.raises(ValueError, match="no memory"):

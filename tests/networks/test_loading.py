@@ -51,7 +51,7 @@ def write(path, arrays, prefix="", inside="", parts=1):
 
 def fill(path, by_name=True):
     model = network()
-    loading.fill(model, loading.read_h5(path), by_name=by_name, source=path)
+    loading.load_strictly(model, loading.read_h5(path), by_name=by_name, source=path)
     return {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flowerlib.config import FlowersError
-from flowerlib.photos import classifier, export
+from flowerlib.photos import classification, export
 
 # What a user of the file would write, in a process that has no flowerlib.
 READERS = {
@@ -37,7 +37,7 @@ loaded = tf.saved_model.load(folder + "/savedmodel")
 def test_another_program_gives_the_same_answers(trained, photographs_of_val, tmp_path, to):
     told = export.export(trained, to, [photographs_of_val], tmp_path / "out")
     assert "on 9 images" in told
-    model = classifier.load(trained)
+    model = classification.load(trained)
     pixels = np.stack([model.pixels(path) for path in sorted(photographs_of_val.iterdir())]).astype(np.float32)
     np.save(tmp_path / "pixels.npy", pixels)
     script = f"""

@@ -39,7 +39,7 @@ def test_views_are_averaged_by_hand():
         Predictions(np.array(said, np.float32), labels, ids)
         for said in ([[1, 0], [0.25, 0.75]], [[0, 1], [0.75, 0.25]])
     ]
-    averaged = predictions.average(views)
+    averaged = predictions.average_views(views)
     assert averaged.probabilities.tolist() == [[0.5, 0.5], [0.5, 0.5]]
     assert (averaged.labels is labels, averaged.ids is ids) == (True, True)
 
@@ -103,7 +103,7 @@ def test_outputs_are_fetched_while_the_next_batch_runs(model, flowers, monkeypat
             return np.zeros((4, 2), np.float32)
 
     monkeypatch.setattr(inference, "_run", lambda model: lambda inputs: Started())
-    list(predictions.outputs(model, data.eval_batches(flowers, "val", 4), 4))
+    list(predictions.iterate_outputs(model, data.eval_batches(flowers, "val", 4), 4))
     assert seen == ["start 0", "start 1", "fetch 0", "start 2", "fetch 1", "fetch 2"]
 
 
@@ -111,11 +111,11 @@ def test_ids_in_which_any_letter_stands_come_through(model, records, write_flowe
     records["val"][0][0]["id"] = "gänse/löwe 花.jpg".encode()
     flowers = data.find(path=write_flowers(tmp_path, records))
     said = predictions.predict(model, data.eval_batches(flowers, "val", 4), 4)
-    assert said.ids[0] == data.truth(flowers, "val")[1][0] == "gänse/löwe 花.jpg"
+    assert said.ids[0] == data.labels_and_ids(flowers, "val")[1][0] == "gänse/löwe 花.jpg"
 
 
 def test_mirrored_batches_are_those_of_numpy(flowers):
-    for images, mirrored, labels, ids in data.mirrored(data.eval_batches(flowers, "val", 4)):
+    for images, mirrored, labels, ids in data.with_mirror_images(data.eval_batches(flowers, "val", 4)):
         np.testing.assert_array_equal(mirrored, images.numpy()[:, :, ::-1])
         assert mirrored.dtype == images.dtype
         assert len(images) == len(labels) == len(ids)
@@ -220,10 +220,10 @@ def test_a_run_mounted_under_two_names_is_one_run(kaggle):
 
 
 def test_a_rehearsal_and_a_stopped_run_are_left_out_where_the_whole_run_is_there(kaggle, capsys):
-    for name in ("10_a", "10_a-rehearsal", "10_a-unfinished", "11_b-rehearsal"):
+    for name in ("10_a", "10_a-smoke-test", "10_a-unfinished", "11_b-smoke-test"):
         leave_run(Path("runs") / name, name)
-    assert [run.name for run in predictions.find_runs()] == ["10_a", "11_b-rehearsal"]
-    said = [f"10_a-{kind} is left out: the run without that ending is there." for kind in ("rehearsal", "unfinished")]
+    assert [run.name for run in predictions.find_runs()] == ["10_a", "11_b-smoke-test"]
+    said = [f"10_a-{kind} is left out: the run without that ending is there." for kind in ("smoke_test", "unfinished")]
     assert capsys.readouterr().out.splitlines() == said
 
 

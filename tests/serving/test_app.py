@@ -23,7 +23,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from flowerlib.config import FlowersError
-from flowerlib.photos import classifier
+from flowerlib.photos import classification
 from flowerlib.serving import app
 
 LIMITED = ("--max-bytes", "2000000", "--max-pixels", "20000000", "--max-files", "4", "--seconds", "2", "--queue", "6")
@@ -83,8 +83,10 @@ def limited(trained, tmp_path_factory):
 @pytest.fixture(scope="module")
 def expected(trained, photographs_of_val):
     """Name -> the probabilities of each file of val."""
-    model = classifier.load(trained)
-    return model, {path.name: said for path, said in classifier.recognise(model, sorted(photographs_of_val.iterdir()))}
+    model = classification.load(trained)
+    return model, {
+        path.name: said for path, said in classification.classify(model, sorted(photographs_of_val.iterdir()))
+    }
 
 
 def image_of(side, kind="PNG"):
@@ -576,7 +578,7 @@ WATCHED = """
 import sys
 from pathlib import Path
 from starlette.testclient import TestClient
-from flowerlib.photos import classifier
+from flowerlib.photos import classification
 from flowerlib.serving import app
 
 called = set()
@@ -584,7 +586,7 @@ called = set()
 def watch(frame, event, argument):
     called.add(argument.__name__ if event == "c_call" else frame.f_code.co_name)
 
-app = app.create_app(classifier.load(Path(sys.argv[1])))
+app = app.create_app(classification.load(Path(sys.argv[1])))
 with TestClient(app, base_url="http://localhost") as client:
     client.portal.call(sys.setprofile, watch)
     (path,) = client.post("/gradio_api/upload", files={"files": open(sys.argv[2], "rb")}).json()

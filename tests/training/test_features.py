@@ -17,58 +17,62 @@ from flowerlib.training import feature_file, features
 
 
 @pytest.fixture(scope="module")
-def looker():
-    return tiny.looker()
+def feature_extractor():
+    return tiny.feature_extractor()
 
 
 @pytest.fixture(scope="module")
-def seen(looker, flowers, tmp_path_factory):
-    return features.extract(looker, flowers, "val", 4, varied=2, folder=tmp_path_factory.mktemp("kept"))
+def seen(feature_extractor, flowers, tmp_path_factory):
+    return features.extract(feature_extractor, flowers, "val", 4, varied=2, folder=tmp_path_factory.mktemp("kept"))
 
 
 def pixels(flowers, split="val"):
     return np.concatenate([images for images, _, _ in data.eval_batches(flowers, split, 1)])
 
 
-def test_features_are_those_of_the_image_its_mirror_image_and_its_variations(looker, seen, flowers):
+def test_features_are_those_of_the_image_its_mirror_image_and_its_variations(feature_extractor, seen, flowers):
     images = pixels(flowers)
     assert (seen.values.shape, seen.values.dtype) == ((4, 9, 6), np.float16)
     vary = augmentation.Augmentation()
     batches = [images[start : start + 4] for start in range(0, 9, 4)]
     varied = [np.concatenate([vary(batch, [view, number]) for number, batch in enumerate(batches)]) for view in (1, 2)]
     for view, batch in zip(seen.values, (images, images[:, :, ::-1], *varied), strict=True):
-        one_by_one = np.concatenate([np.asarray(looker(image[None])) for image in batch])
+        one_by_one = np.concatenate([np.asarray(feature_extractor(image[None])) for image in batch])
         np.testing.assert_allclose(view, one_by_one, rtol=2**-10, atol=1e-3)
     _, labels, ids = next(iter(data.eval_batches(flowers, "val", 9)))
     np.testing.assert_array_equal(seen.labels, labels)
     assert seen.ids.tolist() == [record_id.decode() for record_id in ids.numpy()]
 
 
-def test_what_was_computed_is_read_again_and_not_mistaken_for_anything_else(looker, flowers, tmp_path, monkeypatch):
-    first = features.extract(looker, flowers, "val", 4, folder=tmp_path)
-    other = keras.models.clone_model(looker)
-    other.set_weights([weight + 1 for weight in looker.get_weights()])
+def test_what_was_computed_is_read_again_and_not_mistaken_for_anything_else(
+    feature_extractor, flowers, tmp_path, monkeypatch
+):
+    first = features.extract(feature_extractor, flowers, "val", 4, folder=tmp_path)
+    other = keras.models.clone_model(feature_extractor)
+    other.set_weights([weight + 1 for weight in feature_extractor.get_weights()])
     brighter = keras.Sequential(
-        [keras.Input((24, 24, 3)), keras.layers.Rescaling(1.1), *looker.layers]
+        [keras.Input((24, 24, 3)), keras.layers.Rescaling(1.1), *feature_extractor.layers]
     )  # the same weights
     for changed in (
         features.extract(brighter, flowers, "val", 4, folder=tmp_path),
         features.extract(other, flowers, "val", 4, folder=tmp_path),
-        features.extract(looker, replace(flowers, fingerprint="another"), "val", 4, folder=tmp_path),
-        features.extract(looker, flowers, "val", 4, varied=1, folder=tmp_path),
-        features.extract(looker, flowers, "val", 4, varied=1, augment=augmentation.UNCHANGED, folder=tmp_path),
+        features.extract(feature_extractor, replace(flowers, fingerprint="another"), "val", 4, folder=tmp_path),
+        features.extract(feature_extractor, flowers, "val", 4, varied=1, folder=tmp_path),
+        features.extract(
+            feature_extractor, flowers, "val", 4, varied=1, augment=augmentation.IDENTITY, folder=tmp_path
+        ),
     ):
         assert changed.values.filename != first.values.filename
     assert len(list(tmp_path.glob("*/val.npy"))) == 6
     assert len(list(tmp_path.rglob(".*"))) == 0
     monkeypatch.setattr(features.predictions, "outputs", None)
-    again = features.extract(looker, flowers, "val", 4, folder=tmp_path)
+    again = features.extract(feature_extractor, flowers, "val", 4, folder=tmp_path)
     np.testing.assert_array_equal(again.values, first.values)
 
 
-def test_features_that_float16_cannot_hold_are_an_error(looker, flowers, tmp_path):
-    large = keras.models.clone_model(looker)
-    large.set_weights([1e4 * weight for weight in looker.get_weights()])
+def test_features_that_float16_cannot_hold_are_an_error(feature_extractor, flowers, tmp_path):
+    large = keras.models.clone_model(feature_extractor)
+    large.set_weights([1e4 * weight for weight in feature_extractor.get_weights()])
     with pytest.raises(FlowersError, match="a feature of val is not a number, or larger than the 65,504 of float16"):
         features.extract(large, flowers, "val", 4, folder=tmp_path)
     assert not list(tmp_path.glob("*/val.npy"))
@@ -81,15 +85,16 @@ import tiny
 from flowerlib import data
 from flowerlib.training import feature_file, features
 folder, root, log, limit = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
-keep = feature_file.Half.keep
+keep = feature_file.PartialFile.write_block
 def kept(half, view, start, block):
     with log.open("a") as file:
         file.write(f"{block.tobytes().hex()}\\n")
     if limit and len(log.read_text().splitlines()) == limit + 1:
         os.kill(os.getpid(), signal.SIGKILL)
     keep(half, view, start, block)
-feature_file.Half.keep = kept
-features.extract(tiny.looker(), data.find(path=root), "train", 2, varied=2, folder=Path(folder), progress=False)
+feature_file.PartialFile.write_block = kept
+flowers, folder = data.find(path=root), Path(folder)
+features.extract(tiny.feature_extractor(), flowers, "train", 2, varied=2, folder=folder, progress=False)
 """
 
 
@@ -114,8 +119,8 @@ def test_killed_and_called_again_it_computes_nothing_twice_and_leaves_the_same_b
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut short", "of an earlier version, without checksum"])
-def test_a_damaged_file_is_named_set_aside_and_computed_again(looker, flowers, tmp_path, capsys, damage):
-    [path] = [Path(features.extract(looker, flowers, "val", 4, folder=tmp_path).values.filename)]
+def test_a_damaged_file_is_named_set_aside_and_computed_again(feature_extractor, flowers, tmp_path, capsys, damage):
+    [path] = [Path(features.extract(feature_extractor, flowers, "val", 4, folder=tmp_path).values.filename)]
     whole = path.read_bytes()
     if damage == "flipped":
         path.write_bytes(whole[:-7] + bytes([whole[-7] ^ 0x40]) + whole[-6:])
@@ -124,7 +129,7 @@ def test_a_damaged_file_is_named_set_aside_and_computed_again(looker, flowers, t
     else:
         path.with_name("val.npy.sha256").unlink()
     damaged = path.read_bytes()
-    again = features.extract(looker, flowers, "val", 4, folder=tmp_path)
+    again = features.extract(feature_extractor, flowers, "val", 4, folder=tmp_path)
     assert path.read_bytes() == whole
     assert np.isfinite(again.values).all()
     said = f"`{path}` is damaged, or has no checksum: set aside as `.aside-1.val.npy`, and made again.\n"
@@ -133,9 +138,11 @@ def test_a_damaged_file_is_named_set_aside_and_computed_again(looker, flowers, t
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut short", "no half", "an empty line", "no number"])
-def test_a_damaged_half_goes_on_from_where_it_is_sound(looker, flowers, tmp_path, monkeypatch, damage):
-    whole = Path(features.extract(looker, flowers, "train", 4, folder=tmp_path / "whole").values.filename).read_bytes()
-    keep, kept = feature_file.Half.keep, []
+def test_a_damaged_half_goes_on_from_where_it_is_sound(feature_extractor, flowers, tmp_path, monkeypatch, damage):
+    whole = Path(
+        features.extract(feature_extractor, flowers, "train", 4, folder=tmp_path / "whole").values.filename
+    ).read_bytes()
+    keep, kept = feature_file.PartialFile.write_block, []
 
     def stop(half, view, start, block):
         if len(kept) == 4:
@@ -143,9 +150,9 @@ def test_a_damaged_half_goes_on_from_where_it_is_sound(looker, flowers, tmp_path
         kept.append(start)
         keep(half, view, start, block)
 
-    monkeypatch.setattr(feature_file.Half, "keep", stop)
+    monkeypatch.setattr(feature_file.PartialFile, "write_block", stop)
     with pytest.raises(KeyboardInterrupt):
-        features.extract(looker, flowers, "train", 4, folder=tmp_path / "half")
+        features.extract(feature_extractor, flowers, "train", 4, folder=tmp_path / "half")
     [half] = (tmp_path / "half").glob("*/.train.npy")
     content = bytearray(half.read_bytes())
     if damage == "flipped":
@@ -161,8 +168,8 @@ def test_a_damaged_half_goes_on_from_where_it_is_sound(looker, flowers, tmp_path
         second = "" if damage == "an empty line" else "0 4 1 4 \0"
         journal.write_text("\n".join([first, second, *rest]))
     kept.clear()
-    monkeypatch.setattr(feature_file.Half, "keep", lambda *each: kept.append(each[2]) or keep(*each))
-    again = features.extract(looker, flowers, "train", 4, folder=tmp_path / "half")
+    monkeypatch.setattr(feature_file.PartialFile, "write_block", lambda *each: kept.append(each[2]) or keep(*each))
+    again = features.extract(feature_extractor, flowers, "train", 4, folder=tmp_path / "half")
     begins = {"flipped": 8, "an empty line": 4, "no number": 4}.get(damage, 0)
     assert kept == list(range(begins, 23, 4))
     assert Path(again.values.filename).read_bytes() == whole
@@ -175,14 +182,14 @@ from pathlib import Path
 import tiny
 from flowerlib import data
 from flowerlib.training import feature_file, features
-keep = feature_file.Half.keep
+keep = feature_file.PartialFile.write_block
 def slowly(half, view, start, block):
     time.sleep(0.3)
     print("computed", start, flush=True)
     keep(half, view, start, block)
-feature_file.Half.keep = slowly
+feature_file.PartialFile.write_block = slowly
 folder, flowers = Path(sys.argv[1]), data.find(path=sys.argv[2])
-seen = features.extract(tiny.looker(), flowers, "train", 8, folder=folder, progress=False)
+seen = features.extract(tiny.feature_extractor(), flowers, "train", 8, folder=folder, progress=False)
 print(abs(seen.values).sum(dtype=float))
 """
 
@@ -201,14 +208,14 @@ def test_of_two_processes_one_computes_and_the_other_waits_for_it(flowers, tmp_p
     assert other[:-1] in ([f"Process {first} makes `{next(tmp_path.rglob('train.npy'))}`; waiting for it."], [])
 
 
-def test_without_room_nothing_is_computed(looker, flowers, tmp_path, monkeypatch):
+def test_without_room_nothing_is_computed(feature_extractor, flowers, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     monkeypatch.setattr(features.predictions, "outputs", pytest.fail)
     with pytest.raises(FlowersError, match=r"no room for features: they take 0 MB in `.*`; make room there, or name"):
-        features.extract(looker, flowers, "val", 4, folder=tmp_path)
+        features.extract(feature_extractor, flowers, "val", 4, folder=tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
@@ -250,8 +257,8 @@ def test_evaluation_is_in_file_order_and_whole():
 
 def test_a_head_on_features_says_what_the_whole_network_says(flowers, tmp_path):
     whole = tiny.network(4)
-    looker, head = keras.Sequential([keras.Input((24, 24, 3)), *whole.layers[:-1]]), whole.layers[-1]
-    seen = features.extract(looker, flowers, "val", 4, varied=1, folder=tmp_path)
+    feature_extractor, head = keras.Sequential([keras.Input((24, 24, 3)), *whole.layers[:-1]]), whole.layers[-1]
+    seen = features.extract(feature_extractor, flowers, "val", 4, varied=1, folder=tmp_path)
     images = np.concatenate([images for images, _, _ in data.eval_batches(flowers, "val", 9)])
     expected = (np.asarray(whole(images)) + np.asarray(whole(images[:, :, ::-1]))) / 2
     np.testing.assert_allclose(features.predict(head, seen, 4).probabilities, expected, atol=1e-3)
@@ -266,8 +273,10 @@ def test_the_order_is_the_same_for_iterators_that_take_turns():
         np.testing.assert_array_equal(again[0], before)
 
 
-def test_without_the_mirror_image_there_is_a_view_less_and_the_others_are_the_same(looker, seen, flowers, tmp_path):
-    once = features.extract(looker, flowers, "val", 4, mirror=False, varied=2, folder=tmp_path)
+def test_without_the_mirror_image_there_is_a_view_less_and_the_others_are_the_same(
+    feature_extractor, seen, flowers, tmp_path
+):
+    once = features.extract(feature_extractor, flowers, "val", 4, mirror=False, varied=2, folder=tmp_path)
     assert (once.plain, seen.plain) == (1, 2)
     np.testing.assert_array_equal(once.values, seen.values[[0, 2, 3]])
     head = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4, activation="softmax")])
@@ -276,7 +285,7 @@ def test_without_the_mirror_image_there_is_a_view_less_and_the_others_are_the_sa
 
 
 def test_what_is_held_out_is_every_so_many_images_with_all_their_views(seen):
-    others, held = features.hold_out(seen, every=4)
+    others, held = features.split_holdout(seen, every=4)
     assert held.ids.tolist() == seen.ids[[0, 4, 8]].tolist()
     assert others.ids.tolist() == seen.ids[[1, 2, 3, 5, 6, 7]].tolist()
     np.testing.assert_array_equal(held.values, seen.values[:, [0, 4, 8]])

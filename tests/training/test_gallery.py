@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from flowerlib import data
-from flowerlib.photos import classifier
+from flowerlib.photos import classification
 from flowerlib.training import gallery
 from flowerlib.training.gallery import Gallery
 
@@ -40,8 +40,8 @@ def test_to_look_for_the_nearest_copies_no_features(tmp_path):
 
 
 def test_a_training_picture_resembles_itself_most(trained, flowers):
-    model = classifier.load(trained)
-    labels, ids = data.truth(flowers, "train")
+    model = classification.load(trained)
+    labels, ids = data.labels_and_ids(flowers, "train")
     np.testing.assert_array_equal(model.gallery.labels, labels)
     np.testing.assert_array_equal(model.gallery.ids, ids.astype(str))
     place = 0

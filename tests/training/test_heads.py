@@ -41,7 +41,7 @@ def test_features_are_scaled_but_never_by_next_to_nothing():
     """Variances 4, 0.01 and 0: a hundredth of their mean is 0.0134. The mirrored view does not count."""
     plain = np.array([[1, 0.1, 5], [5, -0.1, 5]], np.float16)
     seen = features.Features(np.stack([plain, plain + 7]), np.arange(2), np.arange(2).astype(str))
-    scaled = heads.scaling(seen)(np.array([[5.0, 0.1, 6.0]], np.float32))
+    scaled = heads.standardization(seen)(np.array([[5.0, 0.1, 6.0]], np.float32))
     least = np.sqrt((4 + 0.01 + 0) / 3 / 100)
     np.testing.assert_allclose(scaled, [[1.0, 0.1 / least, 1.0 / least]], rtol=1e-3)
 
@@ -61,8 +61,8 @@ def alone(seen, choice):
 
 
 def test_heads_trained_together_are_those_trained_alone(seen):
-    choices = [heads.Choice(1e-2, 0.0), heads.Choice(1e-2, 5.0), heads.Choice(1e-1, 0.1)]
-    together = heads.train_many(seen, 4, choices, epochs=4, batch_size=8, label_smoothing=0.1, seed=5)
+    choices = [heads.HeadConfig(1e-2, 0.0), heads.HeadConfig(1e-2, 5.0), heads.HeadConfig(1e-1, 0.1)]
+    together = heads.train_heads(seen, 4, choices, epochs=4, batch_size=8, label_smoothing=0.1, seed=5)
     for head, choice in zip(together, choices, strict=True):
         for one, other in zip(head.get_weights()[-2:], alone(seen, choice).get_weights()[-2:], strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
@@ -81,7 +81,7 @@ seen = Features(values, labels, labels.astype(str))
 
 def train():
     choices = [heads.Choice(1e-2, 0.0), heads.Choice(1e-1, 0.1)]
-    trained = heads.train_many(seen, 4, choices, epochs=4, batch_size=16, seed=5)
+    trained = heads.train_heads(seen, 4, choices, epochs=4, batch_size=16, seed=5)
     return [weight for head in trained for weight in head.get_weights()[-2:]]
 
 shared = train()
@@ -98,8 +98,8 @@ def test_eight_devices_train_the_same_heads_as_one():
 
 def test_the_scores_are_each_heads_own(seen):
     """One never learns: all classes are equally likely, and the first of them is named, rightly for 15 of 60."""
-    choices = [heads.Choice(1e-1, 0.0), heads.Choice(0.0, 0.0)]
-    learned, still = heads.scores(heads.train_many(seen, 4, choices, epochs=4, batch_size=8), seen, 16)
+    choices = [heads.HeadConfig(1e-1, 0.0), heads.HeadConfig(0.0, 0.0)]
+    learned, still = heads.score_heads(heads.train_heads(seen, 4, choices, epochs=4, batch_size=8), seen, 16)
     assert learned["accuracy"] > 0.8
     f1_of_the_first = 2 * 15 / (60 + 15)
     assert still == pytest.approx({"loss": np.log(4), "accuracy": 0.25, "macro_f1": f1_of_the_first / 4})
@@ -107,17 +107,17 @@ def test_the_scores_are_each_heads_own(seen):
 
 def test_too_few_images_for_a_batch_are_an_error(seen):
     with pytest.raises(FlowersError, match=r"`batch_size` \(=64\) must be at most the 60 images to learn from"):
-        heads.train_many(seen, 4, [heads.Choice(1e-1, 0.0)], epochs=4, batch_size=64)
+        heads.train_heads(seen, 4, [heads.HeadConfig(1e-1, 0.0)], epochs=4, batch_size=64)
 
 
 def test_a_single_epoch_which_only_warms_up_is_an_error(seen):
     with pytest.raises(FlowersError, match=r"`epochs` \(=1\) must be at least 2"):
-        heads.train_many(seen, 4, [heads.Choice(1e-1, 0.0)], epochs=1, batch_size=8)
+        heads.train_heads(seen, 4, [heads.HeadConfig(1e-1, 0.0)], epochs=1, batch_size=8)
 
 
 def test_one_more_layer_begins_by_saying_the_same_and_learns_in_the_last_layer_only(seen):
-    (head,) = heads.train_many(seen, 4, [heads.Choice(1e-1, 0.0)], epochs=4, batch_size=8)
-    deeper = heads.redense(head, dropout=0.5, seed=3)
+    (head,) = heads.train_heads(seen, 4, [heads.HeadConfig(1e-1, 0.0)], epochs=4, batch_size=8)
+    deeper = heads.with_relu_layer(head, dropout=0.5, seed=3)
     inputs = seen.values[0].astype("float32")
     np.testing.assert_allclose(deeper(inputs), head(inputs), atol=1e-5)
     split = deeper.layers[1].get_weights()[0]

@@ -13,7 +13,7 @@ import tiny
 from flowerlib import predictions
 from flowerlib.accelerator import keras
 from flowerlib.networks import folding
-from flowerlib.photos import classifier, export
+from flowerlib.photos import classification, export
 from flowerlib.training import heads
 from flowerlib.training.features import Features
 
@@ -30,7 +30,7 @@ assert keras.config.dtype_policy().name == arguments[1]
 keras.utils.set_random_seed(0)
 flowers = data.find(path=arguments[0])
 run = training.Run(
-    "lite0", "EfficientNetLite0", True, 64, 8, 1, 0, 1e-4, 0.05, 0.1, 0.3, "none", 0, steps=2, head_times=10.0
+    "lite0", "EfficientNetLite0", True, 64, 8, 1, 0, 1e-4, 0.05, 0.1, 0.3, "none", 0, steps=2, head_lr_multiplier=10.0
 )
 with device.scope():
     backbone = backbones.load(run.backbone, run.image_size)
@@ -46,7 +46,7 @@ said, answers = (predictions.predict(model, batches, run.eval_batch_size) for ba
 record.save_run(
     run, model, history, flowers=flowers, device=device, weights="pretrained", val=said, test=answers
 )
-same = predictions.predict(folding.in_float32(model), val, run.eval_batch_size)
+same = predictions.predict(folding.to_float32(model), val, run.eval_batch_size)
 np.save("float32.npy", same.probabilities)
 """
 
@@ -73,7 +73,7 @@ def test_what_is_saved_names_no_mixed_precision_and_the_record_does(run):
 def test_it_answers_on_a_cpu_as_it_did_where_it_was_trained(run, photographs_of_val):
     said = predictions.load(run).val
     files = [photographs_of_val / f"{record_id}.jpg" for record_id in said.ids]
-    loaded = classifier.load(run)
+    loaded = classification.load(run)
     mine = loaded.probabilities(np.stack([loaded.pixels(file) for file in files]), mirror=False)
     assert mine.dtype == np.float32
     np.testing.assert_allclose(mine, np.load(run.parents[1] / "float32.npy"), atol=1e-4)
@@ -101,7 +101,7 @@ def test_scaling_keeps_the_digits_of_features_far_from_zero():
     values = np.random.default_rng(0).normal(10.0, 1.0, (1, 200, 3)).astype("float16")
     seen = Features(values, np.zeros(200, int), np.arange(200).astype(str), plain=1)
     rows = values[0].astype("float32")
-    scaled = np.asarray(heads.scaling(seen)(rows))
+    scaled = np.asarray(heads.standardization(seen)(rows))
     np.testing.assert_allclose(scaled, (rows - rows.mean(axis=0)) / rows.std(axis=0), atol=1e-3)
 
 
@@ -123,7 +123,7 @@ def test_a_copy_in_float32_has_the_weights_and_says_what_a_network_made_in_float
         return keras.Sequential([pixels, keras.Model(pixels, again(rows)), keras.layers.Flatten()])
 
     mixed = network()
-    copied = folding.in_float32(mixed)
+    copied = folding.to_float32(mixed)
     assert keras.config.dtype_policy().name == "mixed_bfloat16"  # as it was
     keras.config.set_dtype_policy("float32")
     made = network()

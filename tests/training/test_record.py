@@ -19,8 +19,8 @@ from flowerlib.config import FlowersError
 from flowerlib.training import features, record
 
 CPU = Device("cpu", "a test", 1, "tensorflow")
-RUN = training.Run(
-    "10_tiny", "DenseNet201", True, 16, 8, 3, 1, 0.05, 0.01, 0.1, 0.0, "none", 0, rehearsal=True, steps=2, eval_size=24
+RUN = training.TrainConfig(
+    "10_tiny", "DenseNet201", True, 16, 8, 3, 1, 0.05, 0.01, 0.1, 0.0, "none", 0, smoke_test=True, steps=2, eval_size=24
 )  # fmt: skip
 HISTORY = {
     "loss": [1.2, 1.0, 0.9],
@@ -64,10 +64,10 @@ def test_the_record_says_what_was_run(left, flowers):
     assert written == saved
     expected = {
         "name": "10_tiny",
-        "rehearsal": True,
+        "smoke_test": True,
         "backbone": "DenseNet201",
         "weights": "random",
-        "retrained": True,
+        "fine_tuned": True,
         "parameters": 3 * 3 * 3 * 8 + 8 + 8 * 4 + 4,
         "trainable_parameters": 3 * 3 * 3 * 8 + 8 + 8 * 4 + 4,
         "layers": 2,
@@ -182,7 +182,7 @@ def broken_figure(*_, **__):
 
 
 def test_a_run_that_was_stopped_is_left_beside_a_longer_one(flowers, said, tmp_path, capsys, monkeypatch):
-    run = replace(RUN, rehearsal=False)
+    run = replace(RUN, smoke_test=False)
     whole = save(tiny.network(4), flowers, said, run=run)
     stopped = {name: values[:2] for name, values in HISTORY.items()}
     left = save(tiny.network(4), flowers, said, stopped, run)
@@ -194,9 +194,9 @@ def test_a_run_that_was_stopped_is_left_beside_a_longer_one(flowers, said, tmp_p
     assert save(tiny.network(4), flowers, said, stopped, run)["name"] == "10_tiny"
 
 
-def test_the_headline_marks_a_rehearsal(left):
-    assert record.headline(left[1]).startswith("REHEARSAL, no result: 10_tiny: macro F1 0.")
-    assert record.headline(left[1] | {"rehearsal": False}).startswith("10_tiny: macro F1 0.")
+def test_the_headline_marks_a_smoke_test(left):
+    assert record.headline(left[1]).startswith("SMOKE TEST, no result: 10_tiny: macro F1 0.")
+    assert record.headline(left[1] | {"smoke_test": False}).startswith("10_tiny: macro F1 0.")
 
 
 def test_timings_of_several_devices_stand_side_by_side(flowers, tmp_path, monkeypatch):
@@ -214,7 +214,7 @@ def test_timings_of_several_devices_stand_side_by_side(flowers, tmp_path, monkey
             "seconds_per_epoch": 3.0,
             "compile_seconds": 7.0,
             "images_per_second": 2 * 8 / 3,
-            "rehearsal": True,
+            "smoke_test": True,
             "train": 23,
             "image_size": 16,
             "batch_size": 8,
@@ -224,7 +224,7 @@ def test_timings_of_several_devices_stand_side_by_side(flowers, tmp_path, monkey
             "seconds_per_epoch": 1.0,
             "compile_seconds": 29.0,
             "images_per_second": 16.0,
-            "rehearsal": True,
+            "smoke_test": True,
             "train": 23,
             "image_size": 16,
             "batch_size": 8,

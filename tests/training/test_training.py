@@ -19,7 +19,7 @@ from flowerlib.training import loop
 CHOICES = {
     "name": "10_tiny",
     "backbone": "DenseNet201",
-    "retrain": True,
+    "fine_tune": True,
     "image_size": 24,
     "batch_size": 8,
     "epochs": 4,
@@ -41,7 +41,7 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run():
-    return training.Run(**CHOICES)
+    return training.TrainConfig(**CHOICES)
 
 
 def compiled(run, flowers):
@@ -68,60 +68,62 @@ def test_learning_rate_by_hand(run, flowers):
     np.testing.assert_allclose([float(schedule(step)) for step in range(9)], expected, atol=1e-8)
 
 
-@pytest.mark.parametrize("head_times", [1.0, 10.0])
-def test_the_head_learns_so_many_times_as_fast(run, flowers, head_times):
+@pytest.mark.parametrize("head_lr_multiplier", [1.0, 10.0])
+def test_the_head_learns_so_many_times_as_fast(run, flowers, head_lr_multiplier):
     """Adam's first step is the learning rate, whatever the gradient; here without decay."""
     keras.utils.set_random_seed(0)
     first, last = keras.layers.Dense(3), keras.layers.Dense(4)
     model = keras.Sequential([keras.Input((5,)), first, last])
-    adamw = training.optimizer(replace(run, weight_decay=0.0, warmup_epochs=0, head_times=head_times), flowers)
+    adamw = training.optimizer(
+        replace(run, weight_decay=0.0, warmup_epochs=0, head_lr_multiplier=head_lr_multiplier), flowers
+    )
     model.compile(adamw, "mse")
     before = model.get_weights()
     rng = np.random.default_rng(0)
     model.fit(rng.normal(size=(8, 5)), rng.normal(size=(8, 4)), epochs=1, batch_size=8, verbose=0)
     moved = [abs(new - old) for new, old in zip(model.get_weights(), before, strict=True)]
-    for change, rate in zip(moved, [0.05, 0.05, 0.05 * head_times, 0.05 * head_times], strict=True):
+    for change, rate in zip(moved, [0.05, 0.05, 0.05 * head_lr_multiplier, 0.05 * head_lr_multiplier], strict=True):
         np.testing.assert_allclose(change, rate, rtol=1e-3)
 
 
 def test_plan_shrinks_on_a_cpu_and_says_so_in_one_line(flowers, capsys):
-    planned = training.plan(CPU, **CHOICES, eval_size=224)
-    assert planned.rehearsal
+    planned = training.configure(CPU, **CHOICES, eval_size=224)
+    assert planned.smoke_test
     assert planned.eval_size is None  # as small as in training
     assert planned.stored_size is None
     assert planned.steps_per_epoch(flowers) == planned.steps
-    assert (planned.name, planned.submission.name) == ("10_tiny-rehearsal", "submission-rehearsal.csv")
+    assert (planned.name, planned.submission.name) == ("10_tiny-smoke-test", "submission_smoke_test.csv")
     said = capsys.readouterr().out
-    assert said.startswith("REHEARSAL on CPU")
+    assert said.startswith("SMOKE TEST on CPU")
     assert said.count("\n") == 1
-    kept = {"backbone", "retrain", "peak_lr", "weight_decay", "label_smoothing", "dropout", "mix", "seed"}
+    kept = {"backbone", "fine_tune", "peak_lr", "weight_decay", "label_smoothing", "dropout", "mix", "seed"}
     assert {name: asdict(planned)[name] for name in kept} == {name: CHOICES[name] for name in kept}
 
 
 def test_plan_gives_each_replica_its_batch(capsys):
-    assert training.plan(TPU, **CHOICES) == training.Run(**CHOICES | {"batch_size": 64})
+    assert training.configure(TPU, **CHOICES) == training.TrainConfig(**CHOICES | {"batch_size": 64})
     assert capsys.readouterr().out == ""
 
 
 def test_the_rate_follows_the_batch_by_the_square_root():
     """Given for 32; eight replicas of 8 make 64, and the rate is sqrt(64 / 32) times as high."""
-    planned = training.plan(TPU, lr_batch_size=32, **CHOICES)
+    planned = training.configure(TPU, lr_batch_size=32, **CHOICES)
     assert (planned.batch_size, planned.peak_lr) == (64, pytest.approx(0.05 * math.sqrt(2)))
-    assert training.plan(TPU, lr_batch_size=64, **CHOICES).peak_lr == 0.05
+    assert training.configure(TPU, lr_batch_size=64, **CHOICES).peak_lr == 0.05
 
 
 def test_a_run_that_must_not_shrink_does_not():
-    assert training.plan(CPU, shrink=False, **CHOICES) == training.Run(**CHOICES)
+    assert training.configure(CPU, shrink=False, **CHOICES) == training.TrainConfig(**CHOICES)
 
 
 def test_the_profile_overrides_the_device(monkeypatch):
     monkeypatch.setenv("FLOWERS_PROFILE", "full")
-    assert not training.plan(CPU, **CHOICES).rehearsal
-    monkeypatch.setenv("FLOWERS_PROFILE", "rehearsal")
-    assert training.plan(TPU, **CHOICES).rehearsal
+    assert not training.configure(CPU, **CHOICES).smoke_test
+    monkeypatch.setenv("FLOWERS_PROFILE", "smoke")
+    assert training.configure(TPU, **CHOICES).smoke_test
     monkeypatch.setenv("FLOWERS_PROFILE", "fast")
-    with pytest.raises(FlowersError, match=r"`FLOWERS_PROFILE` \(=fast\) must be full or rehearsal"):
-        training.plan(CPU, **CHOICES)
+    with pytest.raises(FlowersError, match=r"`FLOWERS_PROFILE` \(=fast\) must be full or smoke"):
+        training.configure(CPU, **CHOICES)
 
 
 def test_training_learns_and_tells_the_truth_about_val(run, flowers):
@@ -222,7 +224,7 @@ assert np.isfinite(network.predict(np.zeros((8, 64, 64, 3), "float32"), verbose=
 
 @pytest.mark.parametrize("backend", ["jax", "tensorflow"])
 def test_resume_and_heads_on_8_devices(backend, flowers):
-    assert "Going on after epoch 1" in tiny.run_on_8_devices(backend, RESUME_ON_8, flowers.root)
+    assert "Resuming after epoch 1" in tiny.run_on_8_devices(backend, RESUME_ON_8, flowers.root)
 
 
 def test_other_choices_begin_anew(run, flowers, capsys):
@@ -243,7 +245,7 @@ def test_other_data_begin_anew(run, flowers, capsys):
 def test_other_variations_begin_anew(run, flowers, capsys):
     training.fit(compiled(run, flowers), *batches(run, flowers), run, flowers, CPU, hours=0)
     capsys.readouterr()
-    training.fit(compiled(run, flowers), *batches(run, flowers, augmentation.UNCHANGED), run, flowers, CPU, hours=0)
+    training.fit(compiled(run, flowers), *batches(run, flowers, augmentation.IDENTITY), run, flowers, CPU, hours=0)
     said = capsys.readouterr().out
     assert "has other first batch; it is set aside" in said
     assert "Going on" not in said
@@ -277,7 +279,7 @@ def test_batches_from_a_later_one_on_are_the_same_and_the_others_are_not_made(ru
     for mine, theirs in zip(later.take(5), train(0).skip(start).take(5), strict=True):
         np.testing.assert_array_equal(mine[0], theirs[0])
         np.testing.assert_array_equal(mine[1], theirs[1])
-    assert len(made) <= 5 + data.AHEAD + data.CALLS + 1
+    assert len(made) <= 5 + data.PREFETCH + data.NUM_PARALLEL_CALLS + 1
 
 
 def test_what_a_resume_needs_is_kept_every_few_minutes_and_at_the_end(run, flowers, monkeypatch):
@@ -292,7 +294,7 @@ def test_what_a_resume_needs_is_kept_every_few_minutes_and_at_the_end(run, flowe
 
 def finished(run, flowers, **changes):
     """Leave the record of a run of five epochs."""
-    record = {"epochs": 5, "data": {"train": flowers.count("train")}, "rehearsal": False, "val_macro_f1": 0.9}
+    record = {"epochs": 5, "data": {"train": flowers.count("train")}, "smoke_test": False, "val_macro_f1": 0.9}
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / "run.json").write_text(json.dumps(record | changes))
 
@@ -306,7 +308,7 @@ def test_a_shorter_run_does_not_replace_a_longer_one_unless_it_is_forced(run, fl
     assert len(training.fit(compiled(run, flowers), *batches(run, flowers), run, flowers, CPU)["loss"]) == 4
 
 
-@pytest.mark.parametrize("there", [{"epochs": 4}, {"rehearsal": True}, {"data": {"train": 18}}, {"data": None}])
+@pytest.mark.parametrize("there", [{"epochs": 4}, {"smoke_test": True}, {"data": {"train": 18}}, {"data": None}])
 def test_a_run_replaces_what_is_as_long_or_no_result(run, flowers, there):
     finished(run, flowers, **there)
     assert len(training.fit(compiled(run, flowers), *batches(run, flowers), run, flowers, CPU, hours=0)["loss"]) == 1
@@ -327,7 +329,7 @@ training.fit(t.compiled(run, flowers), train, val, run, flowers, t.CPU, verbose=
 
 def test_a_second_training_in_the_same_folder_is_refused_with_the_first_ones_process(run, flowers):
     command = [sys.executable, "-c", TRAIN, tiny.PYTHONPATH, flowers.root]
-    with config.locked(run.folder / ".lock", pytest.fail):
+    with config.exclusive_lock(run.folder / ".lock", pytest.fail):
         done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     refused = f"process {os.getpid()} trains in `runs/10_tiny` too; let it end, or give this run another name"
@@ -338,7 +340,7 @@ def test_a_batch_larger_than_the_split_and_an_endless_warm_up_are_errors(run, fl
     with pytest.raises(FlowersError, match=r"`batch_size` \(=24\) must be at most the 23 training images"):
         replace(run, batch_size=24).steps_per_epoch(flowers)
     with pytest.raises(FlowersError, match=r"`epochs` \(=3\) must be more than `warmup_epochs` \(=3\)"):
-        training.plan(CPU, **CHOICES | {"epochs": 3, "warmup_epochs": 3})
+        training.configure(CPU, **CHOICES | {"epochs": 3, "warmup_epochs": 3})
 
 
 def test_scales_and_biases_do_not_decay(run, flowers):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from flowerlib.accelerator import keras
 from flowerlib.config import FlowersError
-from flowerlib.photos import classifier
+from flowerlib.photos import classification
 from flowerlib.training import heads
 
 
@@ -34,8 +34,10 @@ def images(photographs_of_val):
 
 def test_a_file_gets_the_very_probabilities_that_its_record_got(run, images):
     folder, said = run
-    model = classifier.load(folder)
-    found = {path.stem: value for path, value in classifier.recognise(model, classifier.find_images([images]), 4)}
+    model = classification.load(folder)
+    found = {
+        path.stem: value for path, value in classification.classify(model, classification.find_images([images]), 4)
+    }
     assert found.keys() == set(said.ids)
     for name, probabilities in zip(said.ids, said.probabilities, strict=True):
         np.testing.assert_allclose(found[name], probabilities, atol=1e-6)
@@ -43,40 +45,40 @@ def test_a_file_gets_the_very_probabilities_that_its_record_got(run, images):
 
 def test_a_model_folder_that_was_moved_is_all_it_needs(run, images, tmp_path):
     shutil.copytree(run[0] / "model", tmp_path / "elsewhere")
-    moved, first = classifier.load(tmp_path / "elsewhere"), classifier.load(run[0])
+    moved, first = classification.load(tmp_path / "elsewhere"), classification.load(run[0])
     assert moved.classes == first.classes
     image = moved.pixels(next(iter(images.iterdir())))[None]
     assert image.shape == (1, moved.image_size, moved.image_size, 3)
     np.testing.assert_array_equal(moved.probabilities(image), first.probabilities(image))
 
 
-@pytest.mark.parametrize("missing", classifier.FILES)
+@pytest.mark.parametrize("missing", classification.FILES)
 def test_a_folder_that_is_no_model_is_named_with_what_it_lacks(run, tmp_path, missing):
     shutil.copytree(run[0] / "model", tmp_path / "model")
     (tmp_path / "model" / missing).unlink()
     with pytest.raises(FlowersError, match=f"has no {missing}"):
-        classifier.load(tmp_path / "model")
+        classification.load(tmp_path / "model")
 
 
 def test_a_folder_with_runs_below_it_is_told_their_names(run, tmp_path):
     shutil.copytree(run[0] / "model", tmp_path / "runs/mine/model")
     with pytest.raises(FlowersError, match=f"name what a notebook left: `{tmp_path / 'runs/mine'}`"):
-        classifier.load(tmp_path)
+        classification.load(tmp_path)
     with pytest.raises(FlowersError, match=f"`{tmp_path}/nowhere` is not there; name what a notebook left"):
-        classifier.load(tmp_path / "nowhere")
+        classification.load(tmp_path / "nowhere")
 
 
 def test_the_likeliest_names_come_first(run):
-    model = classifier.load(run[0])
+    model = classification.load(run[0])
     probabilities = np.array([0.1, 0.6, 0.1, 0.2])
     assert model.top(probabilities, 3) == [("iris", 0.6), ("lotus", 0.2), ("daisy", 0.1)]
 
 
 def test_every_form_tells_the_same(run, images, capsys):
-    model = classifier.load(run[0])
+    model = classification.load(run[0])
     printed = {}
     for form in ("text", "json", "csv"):
-        classifier.report(model, [images], 2, form)
+        classification.report(model, [images], 2, form)
         printed[form] = capsys.readouterr().out
     lines = [json.loads(line) for line in printed["json"].splitlines()]
     rows = list(csv.DictReader(io.StringIO(printed["csv"])))
@@ -88,14 +90,14 @@ def test_every_form_tells_the_same(run, images, capsys):
         assert float(first["probability"]) == pytest.approx(best["probability"], abs=1e-6)
 
 
-@pytest.mark.parametrize("rehearsal", [True, False])
-def test_answers_of_a_rehearsal_are_marked_where_programs_do_not_read(rehearsal, run, images, capsys):
-    model = classifier.load(run[0])
-    model = replace(model, record=model.record | {"rehearsal": rehearsal})
-    classifier.report(model, [images], 1, "json")
+@pytest.mark.parametrize("smoke_test", [True, False])
+def test_answers_of_a_rehearsal_are_marked_where_programs_do_not_read(smoke_test, run, images, capsys):
+    model = classification.load(run[0])
+    model = replace(model, record=model.record | {"smoke_test": smoke_test})
+    classification.report(model, [images], 1, "json")
     shown = capsys.readouterr()
-    assert ("REHEARSAL" in shown.err) == rehearsal
-    assert "REHEARSAL" not in shown.out
+    assert ("SMOKE TEST" in shown.err) == smoke_test
+    assert "SMOKE TEST" not in shown.out
 
 
 def test_what_cannot_be_read_is_named_and_the_others_are_answered(run, images, tmp_path, capsys):
@@ -103,7 +105,7 @@ def test_what_cannot_be_read_is_named_and_the_others_are_answered(run, images, t
     (tmp_path / "images/broken.jpg").write_bytes(b"no image")
     (tmp_path / "images/.hidden").write_bytes(b"")
     with pytest.raises(FlowersError, match="1 of 10 images could not be read"):
-        classifier.report(classifier.load(run[0]), [tmp_path / "images"], 1, "text")
+        classification.report(classification.load(run[0]), [tmp_path / "images"], 1, "text")
     shown = capsys.readouterr()
     assert len(shown.out.splitlines()) == 9
     assert "broken.jpg` is no image that Pillow knows" in shown.err
@@ -111,22 +113,22 @@ def test_what_cannot_be_read_is_named_and_the_others_are_answered(run, images, t
 
 def test_places_without_images_are_refused(tmp_path):
     with pytest.raises(FlowersError, match="is not there"):
-        classifier.find_images([tmp_path / "nowhere"])
+        classification.find_images([tmp_path / "nowhere"])
     with pytest.raises(FlowersError, match="has no files"):
-        classifier.find_images([tmp_path])
+        classification.find_images([tmp_path])
 
 
 def test_a_photograph_of_another_form_is_cut_as_its_dataset_was(run):
     wide = np.zeros((48, 96, 3), np.uint8)
     wide[:, 24:72] = 255  # the middle square is white
     Image.fromarray(wide).save(buffer := io.BytesIO(), "PNG")
-    seen = classifier.load(run[0]).pixels(buffer)
+    seen = classification.load(run[0]).pixels(buffer)
     assert (seen[:, 4:-4] >= 250).all()
     assert (seen > 220).all()  # at the edges a filter looks a pixel further, and it was compressed
 
 
 def test_the_evidence_of_all_places_together_is_what_the_network_says(run, images):
-    model = classifier.load(run[0])
+    model = classification.load(run[0])
     image = model.pixels(next(iter(images.iterdir())))
     look = model.look(image)
     logs = np.log(model.probabilities(image[None], mirror=False)[0])
@@ -142,7 +144,7 @@ def test_the_evidence_lies_where_the_flower_is():
     layers[-1].set_weights([np.array([[1.0, -1.0], [0, 0], [0, 0]]), np.array([0.5, -0.5])])
     image = np.zeros((24, 24, 3), np.uint8)
     image[4:12, 12:20, 0] = 255
-    found = classifier.Recogniser(model, ("rose", "grass"), 24, 24, "crop", {}).look(image)
+    found = classification.Classifier(model, ("rose", "grass"), 24, 24, "crop", {}).look(image)
     assert found.evidence.shape == (6, 6, 2)
     rose = np.zeros((6, 6), bool)
     rose[1:3, 3:5] = True
@@ -171,7 +173,7 @@ def test_the_network_gets_few_sizes_of_batches_where_it_is_compiled_and_never_a_
     model = Watched([keras.Input((24, 24, 3)), keras.layers.GlobalAveragePooling2D(), mean])
     mean.set_weights([np.eye(3) / 100, np.zeros(3)])
     model.jit_compile = compiled
-    named = classifier.Recogniser(model, ("red", "green", "blue"), 24, 24, "crop", {})
+    named = classification.Classifier(model, ("red", "green", "blue"), 24, 24, "crop", {})
     images = np.random.default_rng(0).integers(0, 256, (33, 24, 24, 3), np.uint8)
     powers = np.exp(images.mean(axis=(1, 2)) / 100)
     for count, mirror in ((1, True), (3, True), (33, True), (5, False)):

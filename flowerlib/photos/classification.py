@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from flowerlib import data
 from flowerlib.accelerator import keras
-from flowerlib.config import FlowersError
+from flowerlib.config import FlowersError, read_record
 from flowerlib.networks import folding
 from flowerlib.photos import photo
 from flowerlib.training import gallery as galleries
@@ -43,7 +43,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Recogniser:
+class Classifier:
     """A model with all that it needs to name what a photograph shows.
 
     Attributes:
@@ -127,7 +127,7 @@ def model_folder(run: Path) -> Path:
     return run / "model" if (run / "model/model.keras").exists() else run
 
 
-def load(run: Path) -> Recogniser:
+def load(run: Path) -> Classifier:
     """Load the model of a run: `runs/<name>`, its folder `model`, or wherever that was moved.
 
     Raises:
@@ -141,13 +141,14 @@ def load(run: Path) -> Recogniser:
         named = " or ".join(f"`{path}`" for path in below) or "outputs/runs/<name>"
         raise FlowersError(f"`{folder}` has no {missing[0]}; name what a notebook left: {named}")
     try:
-        classes, preprocessing, record = (json.loads((folder / name).read_text("utf-8")) for name in FILES[1:])
-        model = folding.fold(keras.models.load_model(folder / "model.keras", compile=False))
+        classes, preprocessing = (json.loads((folder / name).read_text("utf-8")) for name in FILES[1:3])
+        record = read_record(folder / FILES[3])
+        model = folding.fold_batch_norm(keras.models.load_model(folder / "model.keras", compile=False))
         sizes = preprocessing["stored_size"], preprocessing["image_size"]
-        _ = [record[name] for name in ("name", "backbone", "rehearsal", "val_macro_f1")]
+        _ = [record[name] for name in ("name", "backbone", "smoke_test", "val_macro_f1")]
         kept = folder / galleries.FILE
         gallery = galleries.load(kept) if kept.exists() else None
-        return Recogniser(model, tuple(classes), *sizes, preprocessing["fit"], record, gallery)
+        return Classifier(model, tuple(classes), *sizes, preprocessing["fit"], record, gallery)
     except (ValueError, OSError, EOFError, KeyError, TypeError, BadZipFile) as error:
         raise FlowersError(
             f"`{folder}` cannot be loaded ({error!r}); copy it again, or run its notebook again"
@@ -174,14 +175,14 @@ def find_images(places: Sequence[Path]) -> list[Path]:
     return found
 
 
-def recognise(
-    recogniser: Recogniser, files: Sequence[Path], batch_size: int = BATCH
+def classify(
+    classifier: Classifier, files: Sequence[Path], batch_size: int = BATCH
 ) -> Iterator[tuple[Path, np.ndarray | FlowersError]]:
     """Yield for each file, in their order, its probabilities `(num_classes,)`, or why it cannot be read."""
 
     def pixels(file: Path) -> np.ndarray | FlowersError:
         try:
-            return recogniser.pixels(file)
+            return classifier.pixels(file)
         except FlowersError as error:
             return error
 
@@ -190,31 +191,31 @@ def recognise(
             batch = files[first : first + batch_size]
             images = list(pool.map(pixels, batch))
             sound = [image for image in images if not isinstance(image, FlowersError)]
-            said = iter(recogniser.probabilities(np.stack(sound)) if sound else ())
+            said = iter(classifier.probabilities(np.stack(sound)) if sound else ())
             yield from (
                 (file, image if isinstance(image, FlowersError) else next(said))
                 for file, image in zip(batch, images, strict=True)
             )
 
 
-def report(recogniser: Recogniser, places: Sequence[Path], top: int, form: Literal["text", "json", "csv"]) -> None:
+def report(classifier: Classifier, places: Sequence[Path], top: int, form: Literal["text", "json", "csv"]) -> None:
     """Print the `top` likeliest names of every image, as `form` says, with a progress bar on stderr.
 
     Raises:
         FlowersError: at the end, where some could not be read; each was named on stderr.
     """
     files, failed = find_images(places), 0
-    if recogniser.record["rehearsal"]:
-        print("REHEARSAL: this model took only a few steps of training; its answers mean nothing.", file=sys.stderr)
+    if classifier.record["smoke_test"]:
+        print("SMOKE TEST: this model took only a few steps of training; its answers mean nothing.", file=sys.stderr)
     table = csv.writer(sys.stdout, lineterminator="\n")
     if form == "csv":
         table.writerow(["file", "rank", "class", "probability"])
-    for file, said in tqdm(recognise(recogniser, files), total=len(files), unit="img", disable=len(files) < BATCH):
+    for file, said in tqdm(classify(classifier, files), total=len(files), unit="img", disable=len(files) < BATCH):
         if isinstance(said, FlowersError):
             failed += 1
             tqdm.write(f"`{file}` {said}", file=sys.stderr)
             continue
-        names = recogniser.top(said, top)
+        names = classifier.top(said, top)
         if form == "json":
             classes = [{"class": name, "probability": round(probability, 6)} for name, probability in names]
             print(json.dumps({"file": str(file), "predictions": classes}, ensure_ascii=False))
