@@ -19,8 +19,7 @@
 import numpy as np
 import pandas as pd
 
-from flowerlib import data, figures
-from flowerlib.evaluation import statistics
+from flowerlib import data, evaluation, figures
 
 # %% [markdown]
 # Every choice stands in the next cell, with its reason. Change one and run all again.
@@ -61,7 +60,7 @@ pd.DataFrame(splits, index=["files", "images"]).T
 # many there are.
 
 # %%
-images = statistics.image_table(flowers)
+images = evaluation.image_table(flowers)
 images.head().round(1)
 
 # %% [markdown]
@@ -70,7 +69,7 @@ images.head().round(1)
 
 # %%
 one_each = images[images["split"] == "train"].groupby("label").sample(1, random_state=SEED)
-figures.gallery(statistics.load_images(flowers, one_each), one_each["class"], columns=10)
+figures.gallery(evaluation.load_images(flowers, one_each), one_each["class"], columns=10)
 
 # %% [markdown]
 # ## How many of each
@@ -79,7 +78,7 @@ figures.gallery(statistics.load_images(flowers, one_each), one_each["class"], co
 # the mixture that the network learns from.
 
 # %%
-counts = statistics.class_counts(images, len(flowers.classes))
+counts = evaluation.class_counts(images, len(flowers.classes))
 figures.class_counts(counts, flowers.classes)
 
 # %%
@@ -98,7 +97,7 @@ pd.DataFrame(counts).agg(["min", "median", "max"])
 
 # %%
 val_labels = images.loc[images["split"] == "val", "label"].to_numpy()
-figures.ignored_classes(statistics.score_ignoring_rare(val_labels, len(flowers.classes)))
+figures.ignored_classes(evaluation.score_ignoring_rare(val_labels, len(flowers.classes)))
 
 # %% [markdown]
 # ## Size
@@ -118,7 +117,7 @@ figures.file_sizes(
 # a flower that gardeners have bred in every colour.
 
 # %%
-strips, order = statistics.colour_strips(images)
+strips, order = evaluation.colour_strips(images)
 figures.class_colours(strips, [flowers.classes[label] for label in order])
 
 # %% [markdown]
@@ -127,7 +126,7 @@ figures.class_colours(strips, [flowers.classes[label] for label in order])
 # gives away; what it lacks to a network's score in the next notebooks has to come from shape.
 
 # %%
-statistics.colour_scores(images, len(flowers.classes))
+evaluation.colour_scores(images, len(flowers.classes))
 
 # %% [markdown]
 # ## Which images are there twice?
@@ -140,7 +139,7 @@ statistics.colour_scores(images, len(flowers.classes))
 # are: where the column *different* sets in, chance does too.
 
 # %%
-pairs = statistics.near_duplicates(images, 2 * MAX_DISTANCE)
+pairs = evaluation.near_duplicates(images, 2 * MAX_DISTANCE)
 pd.crosstab(pairs["distance"], pairs["classes"])
 
 # %% [markdown]
@@ -163,7 +162,7 @@ titles = [
     " / ".join(names)
     for names in zip(*(side["split"] + " " + side["class"] for side in sides), strict=True)
 ]
-together = np.concatenate([statistics.load_images(flowers, side) for side in sides], axis=2)
+together = np.concatenate([evaluation.load_images(flowers, side) for side in sides], axis=2)
 figures.gallery(together, titles, columns=4, marks=shown["across"])
 
 # %% [markdown]
@@ -172,7 +171,7 @@ figures.gallery(together, titles, columns=4, marks=shown["across"])
 # use the same images.
 
 # %%
-statistics.count_cross_split_duplicates(images, near)
+evaluation.count_cross_split_duplicates(images, near)
 
 # %% [markdown]
 # So: choose by macro F1 and look at the rarest classes first; do not count on colour; and call nothing progress that is

@@ -90,7 +90,7 @@ def prefetch(batches: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def _on_disk(flowers: Flowers, split: str) -> Records:
-    count = flowers.count(split)
+    count = flowers.num_stored(split)
     records = Records(flowers.shards[split], f"{flowers.fingerprint}-{split}")
     if len(records) != count:
         raise FlowersError(f"{len(records)} {split} records but the file names say {count}; run `flowerlib check`")
@@ -159,7 +159,8 @@ def decode_utf8(values: np.ndarray) -> np.ndarray:
 
 def _numbered(flowers: Flowers, split: str) -> tf.data.Dataset:
     records = tf.data.TFRecordDataset(list(flowers.shards[split]))
-    return records.apply(tf.data.experimental.assert_cardinality(flowers.count(split))).enumerate()
+    records = records.apply(tf.data.experimental.assert_cardinality(flowers.num_stored(split)))
+    return records.take(flowers.count(split)).enumerate()
 
 
 def _fill_in_ids(record_id: tf.Tensor, split: str, index: tf.Tensor) -> tf.Tensor:

@@ -33,6 +33,7 @@ class Flowers:
         shards: for each split the paths of its files, in the order of their names.
         fingerprint: 12 hex digits of the SHA-256 over every shard's split, name and content.
         fit: how photographs became squares, `crop` or `pad`, as `preprocessing.json` tells, which `folder` leaves.
+        limit: how many images of each split are used, the first ones; None for all.
     """
 
     root: str
@@ -41,9 +42,15 @@ class Flowers:
     shards: dict[str, tuple[str, ...]]
     fingerprint: str
     fit: str = "crop"
+    limit: int | None = None
 
     def count(self, split: str) -> int:
-        """Return the number of images of a split, as its file names tell it."""
+        """Return the number of images of a split, as its file names tell it, at most `limit`."""
+        stored = self.num_stored(split)
+        return stored if self.limit is None else min(stored, self.limit)
+
+    def num_stored(self, split: str) -> int:
+        """Return the number of images in the files of a split, as their names tell it."""
         return sum(int(SHARD.fullmatch(PurePosixPath(path).name)[2]) for path in self.shards[split])
 
     def __str__(self) -> str:
@@ -52,7 +59,7 @@ class Flowers:
         return f"{self.root}: {counts} images of {size}, {len(self.classes)} classes (data {self.fingerprint})"
 
 
-def find(image_size: int | None = None, path: str | None = None) -> Flowers:
+def find(image_size: int | None = None, path: str | None = None, *, nearest: bool = False) -> Flowers:
     """Find the dataset: at `path`, else `FLOWERS_DATA`, else where Kaggle mounts it, else the built-in sample.
 
     A place that is named, by `path` or by `FLOWERS_DATA`, is the only one looked at, and where `FLOWERS_KAGGLE` names
@@ -61,6 +68,7 @@ def find(image_size: int | None = None, path: str | None = None) -> Flowers:
     Args:
         image_size: side in pixels of the stored images; the competition provides 192, 224, 331 and 512. None takes
             the smallest there is.
+        nearest: whether, where `image_size` is absent, the next larger size is taken, or the largest there is.
         path: a folder, `~` expanded, or any address that TensorFlow reads, such as `gs://bucket/folder`.
 
     Raises:
@@ -78,6 +86,8 @@ def find(image_size: int | None = None, path: str | None = None) -> Flowers:
         )
     root, sizes = next(iter(found.items()))
     image_size = image_size or sizes[0]
+    if nearest:
+        image_size = next((size for size in sizes if size >= image_size), sizes[-1])
     if image_size not in sizes:
         raise FlowersError(f"`image_size` (={image_size}) must be one of {tuple(sizes)}, the sizes in `{root}`")
     folder = _join(root, f"tfrecords-jpeg-{image_size}x{image_size}")

@@ -1,1 +1,47 @@
 """Evaluation: `statistics` of a dataset, `errors` of a model, `ensemble` of several."""
+
+from flowerlib.evaluation.ensemble import (
+    agreement,
+    aligned,
+    average_row,
+    cross_fitted,
+    fit_weights,
+    recap_table,
+    selection_optimism,
+    weighted_average,
+)
+from flowerlib.evaluation.errors import class_report, confused_pairs, most_confident_errors
+from flowerlib.evaluation.statistics import (
+    class_counts,
+    colour_scores,
+    colour_strips,
+    count_cross_split_duplicates,
+    image_table,
+    load_images,
+    near_duplicates,
+    perceptual_hashes,
+    score_ignoring_rare,
+)
+
+__all__ = [
+    "agreement",
+    "aligned",
+    "average_row",
+    "class_counts",
+    "class_report",
+    "colour_scores",
+    "colour_strips",
+    "confused_pairs",
+    "count_cross_split_duplicates",
+    "cross_fitted",
+    "fit_weights",
+    "image_table",
+    "load_images",
+    "most_confident_errors",
+    "near_duplicates",
+    "perceptual_hashes",
+    "recap_table",
+    "score_ignoring_rare",
+    "selection_optimism",
+    "weighted_average",
+]

@@ -124,11 +124,17 @@ def _macro_f1s(probabilities: np.ndarray, labels: np.ndarray, times: np.ndarray)
     truth = classes[labels]  # (n, num_classes)
     actual = times @ truth  # (resamples, num_classes)
     scores = []
-    for said in classes[probabilities.argmax(axis=2)]:
-        right, involved = times @ (said * truth), actual + times @ said
+    for predicted in classes[probabilities.argmax(axis=2)]:
+        right, involved = times @ (predicted * truth), actual + times @ predicted
         f1 = np.divide(2 * right, involved, out=np.full_like(right, np.nan), where=involved > 0)
         scores.append(np.nanmean(f1, axis=1))
     return np.array(scores, np.float64)
+
+
+def agreement(predicted: Sequence[Predictions]) -> np.ndarray:
+    """Return the fraction of images for which two models predict the same class, `(runs, runs)`."""
+    classes = np.stack([each.predicted for each in predicted])  # (runs, n)
+    return (classes[:, None] == classes).mean(axis=2)
 
 
 def recap_table(runs: Sequence[RunResult]) -> pd.DataFrame:
@@ -151,7 +157,7 @@ def _recap_row(run: RunResult) -> dict:
     }
 
 
-def average_row(name: str, said: Predictions, runs: Sequence[RunResult]) -> dict:
+def average_row(name: str, average: Predictions, runs: Sequence[RunResult]) -> dict:
     """Return a recap row for an average; it is a smoke test's where any of its runs is."""
-    scores = {f"val_{metric}": value for metric, value in said.scores().items()}
+    scores = {f"val_{metric}": value for metric, value in average.scores().items()}
     return {"name": name, "smoke_test": any(run.record["smoke_test"] for run in runs), **scores}

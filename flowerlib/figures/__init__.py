@@ -1,13 +1,21 @@
 """Figures, one function each: they draw arrays and tables, and know nothing of the rest.
 
-Read `style` first (colours, bars, the mark of a smoke test), then any other.
+Read `style` first (colours, bars, the watermark), then any other.
 """
 
 from flowerlib.figures.dataset import class_colours, class_counts, file_sizes, ignored_classes
 from flowerlib.figures.images import gallery, label_texts, rows
-from flowerlib.figures.results import class_f1, confused_pairs, recap, seconds_per_epoch, weights
-from flowerlib.figures.style import COLOURS, MARKED, TRAIN, VAL, Picture, mark_smoke_test
-from flowerlib.figures.training import curves, learning_rate
+from flowerlib.figures.results import (
+    class_f1,
+    confused_pairs,
+    confusion_matrix,
+    recap,
+    seconds_per_epoch,
+    similarity,
+    weights,
+)
+from flowerlib.figures.style import COLOURS, MARKED, TRAIN, VAL, Picture, watermark
+from flowerlib.figures.training import curves, learning_rates
 
 __all__ = [
     "COLOURS",
@@ -19,15 +27,17 @@ __all__ = [
     "class_counts",
     "class_f1",
     "confused_pairs",
+    "confusion_matrix",
     "curves",
     "file_sizes",
     "gallery",
     "ignored_classes",
     "label_texts",
-    "learning_rate",
-    "mark_smoke_test",
+    "learning_rates",
     "recap",
     "rows",
     "seconds_per_epoch",
+    "similarity",
+    "watermark",
     "weights",
 ]

@@ -15,7 +15,6 @@ from flowerlib.figures.style import (
     amount,
     bars,
     legend,
-    mark_smoke_test,
     marked_names,
     new_figure,
     note,
@@ -23,7 +22,7 @@ from flowerlib.figures.style import (
 )
 
 
-def confused_pairs(pairs: pd.DataFrame, *, smoke_test: bool = False) -> Figure:
+def confused_pairs(pairs: pd.DataFrame) -> Figure:
     """Show the most confused pairs, in the order given: columns `true`, `predicted` (names) and `count`."""
     if pairs.empty:
         return note("no image of one class was taken for another")
@@ -32,27 +31,25 @@ def confused_pairs(pairs: pd.DataFrame, *, smoke_test: bool = False) -> Figure:
     bars(axes, pairs["true"] + " \N{RIGHTWARDS ARROW} " + pairs["predicted"], pairs["count"], "{:.0f}".format)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("validation images (true class \N{RIGHTWARDS ARROW} predicted class)")
-    return mark_smoke_test(figure) if smoke_test else figure
+    return figure
 
 
-def class_f1(scores: np.ndarray, names: Sequence[str], *, worst: int = 10, smoke_test: bool = False) -> Figure:
+def class_f1(report: pd.DataFrame, *, worst: int = 10) -> Figure:
     """Show the `worst` classes' F1, worst first, and the macro F1 as a line.
 
     Args:
-        scores: F1 `(num_classes,)` in [0, 1], NaN for a class that is left out.
-        names: `(num_classes,)` in label order.
+        report: one row a class, the worst first: columns `class` and `f1` in [0, 1].
         worst: how many classes to show.
-        smoke_test: the run was a shrunk one.
     """
-    order = np.argsort(scores, kind="stable")[: min(worst, int(np.isfinite(scores).sum()))]
-    figure = new_figure(0.3 * len(order) + 1.0)
+    shown = report.head(worst)
+    figure = new_figure(0.3 * len(shown) + 1.0)
     axes = figure.subplots()
-    bars(axes, [names[index] for index in order], scores[order], "{:.2f}".format)
-    mean = float(np.nanmean(scores))
+    bars(axes, shown["class"], shown["f1"], "{:.2f}".format)
+    mean = report["f1"].mean()
     axes.axvline(mean, color=GREY, lw=1, ls=":", label=f"macro F1 of all classes: {mean:.4f}")
     axes.set(xlim=(0, 1.05), xlabel="F1 on the validation images")
     legend(figure, axes)
-    return mark_smoke_test(figure) if smoke_test else figure
+    return figure
 
 
 def recap(table: pd.DataFrame) -> Figure:
@@ -85,13 +82,45 @@ def recap(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def weights(names: Sequence[str], shares: Sequence[float], *, smoke_test: bool = False) -> Figure:
+def confusion_matrix(table: np.ndarray, names: Sequence[str]) -> Figure:
+    """Show a confusion matrix: rows are true classes, columns predicted ones, each row as fractions of its class.
+
+    Args:
+        table: counts `(num_classes, num_classes)`, as from `metrics.confusion`.
+        names: `(num_classes,)` in label order; written where there are at most 30.
+    """
+    fractions = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    figure = new_figure(7.0)
+    axes = figure.subplots()
+    shown = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    if len(names) <= 30:
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    figure.colorbar(shown, ax=axes, label="fraction of the true class", shrink=0.8)
+    return figure
+
+
+def similarity(table: np.ndarray, names: Sequence[str], label: str) -> Figure:
+    """Show how alike models are, two by two: `(n, n)` in [0, 1], such as correlations or agreements."""
+    figure = new_figure(0.45 * len(names) + 2.0)
+    axes = figure.subplots()
+    shown = axes.imshow(table, cmap="Purples", vmin=min(0.5, float(np.min(table))), vmax=1)
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    for (row, column), value in np.ndenumerate(table):
+        axes.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.85 else "black")
+    figure.colorbar(shown, ax=axes, label=label, shrink=0.8)
+    return figure
+
+
+def weights(names: Sequence[str], shares: Sequence[float]) -> Figure:
     """Show each network's weight in an average, in the order given."""
     figure = new_figure(0.32 * len(names) + 0.7)
     axes = figure.subplots()
     bars(axes, names, shares, "{:.2f}".format, colour=GREY)
     axes.set_xlabel("weight in the average")
-    return mark_smoke_test(figure) if smoke_test else figure
+    return figure
 
 
 def seconds_per_epoch(table: pd.DataFrame) -> Figure:

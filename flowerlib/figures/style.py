@@ -1,4 +1,4 @@
-"""What all figures share: colours, sizes, axes, bars, the mark of a smoke test.
+"""What all figures share: colours, sizes, axes, bars, the watermark of a smoke test.
 
 A function takes plain arrays or a table and returns a closed figure: pyplot, which would keep it open, is not used.
 Blue is the training split, orange the validation split, green the test split, in all of them.
@@ -20,6 +20,7 @@ MARKED = "#B0005A"
 GREY = "#666666"
 WIDTH = 10.0  # inches; a notebook's column is about 1000 px
 POINT = 1 / 72  # inches
+_watermark: list[str] = []  # none or one
 
 
 class Picture(Figure):
@@ -31,16 +32,18 @@ class Picture(Figure):
         return file.getvalue()
 
 
-def mark_smoke_test(figure: Figure) -> Figure:
-    """Write SMOKE TEST across a figure whose numbers come from a shrunk run, and return it."""
-    style = {"fontsize": 54, "fontweight": "bold", "color": GREY, "alpha": 0.25}
-    figure.text(0.5, 0.5, "SMOKE TEST", ha="center", va="center", **style)
-    return figure
+def watermark(text: str | None) -> None:
+    """Write a text across every figure that is made from now on, such as SMOKE TEST; None for no text any more."""
+    _watermark[:] = [text] if text else []
 
 
 def new_figure(height: float) -> Picture:
-    """Return an empty figure of the common width, `height` inches high."""
-    return Picture(figsize=(WIDTH, height), layout="constrained")
+    """Return an empty figure of the common width, `height` inches high, with the watermark."""
+    figure = Picture(figsize=(WIDTH, height), layout="constrained")
+    for text in _watermark:
+        style = {"fontsize": min(54, 40 * height), "fontweight": "bold", "color": GREY, "alpha": 0.3, "zorder": 9}
+        figure.text(0.5, 0.5, text, ha="center", va="center", **style)
+    return figure
 
 
 def note(text: str) -> Figure:

@@ -6,16 +6,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from flowerlib.figures.style import GREY, TRAIN, VAL, legend, mark_smoke_test, new_figure, plain_axes
+from flowerlib.figures.style import GREY, TRAIN, VAL, legend, new_figure, plain_axes
 
 
-def curves(history: Mapping[str, Sequence[float]], *, best_epoch: int, smoke_test: bool = False) -> Figure:
-    """Show how training went: accuracy and macro F1 at the left, loss at the right.
+def curves(history: Mapping[str, Sequence[float]]) -> Figure:
+    """Show how training went: accuracy and macro F1 at the left, loss at the right; the last epoch is the one kept.
 
     Args:
         history: one value an epoch for `loss`, `accuracy`, `val_loss`, `val_accuracy`, `val_macro_f1`.
-        best_epoch: the epoch, from 1, to mark.
-        smoke_test: the run was a shrunk one.
     """
     figure = new_figure(3.8)
     scores, losses = figure.subplots(1, 2)
@@ -28,18 +26,18 @@ def curves(history: Mapping[str, Sequence[float]], *, best_epoch: int, smoke_tes
         (losses, "val_loss", VAL, "o-", "val"),
     ):
         axes.plot(epochs, history[key], style, color=colour, ms=3.5, label=label)
-    best = f"best epoch: {best_epoch} (macro F1 {history['val_macro_f1'][best_epoch - 1]:.4f})"
+    kept = f"kept: epoch {len(epochs)} (macro F1 {history['val_macro_f1'][-1]:.4f})"
     for axes in (scores, losses):
-        axes.axvline(best_epoch, color=GREY, lw=1, ls=":", label=best, zorder=0)
+        axes.axvline(len(epochs), color=GREY, lw=1, ls=":", label=kept, zorder=0)
         axes.set_xlim(0.5, len(epochs) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     plain_axes(scores, xlabel="epoch", ylabel="accuracy, macro F1")
     plain_axes(losses, xlabel="epoch", ylabel="cross-entropy loss (nats)", ylim=(0, None))
     legend(figure, scores)
-    return mark_smoke_test(figure) if smoke_test else figure
+    return figure
 
 
-def learning_rate(values: np.ndarray, steps_per_epoch: int) -> Figure:
+def learning_rates(values: np.ndarray, steps_per_epoch: int) -> Figure:
     """Show the learning rate of each step, `(steps,)`; epoch 1 begins at 1 on the axis and ends at 2."""
     values = np.asarray(values)
     figure = new_figure(2.8)

@@ -32,6 +32,10 @@ class Predictions:
         """The most probable class of each image, `(n,)` int64."""
         return self.probabilities.argmax(axis=1)
 
+    def confusion(self) -> np.ndarray:
+        """The confusion matrix `(num_classes, num_classes)`: rows are true classes, columns predicted ones."""
+        return metrics.confusion(self.labels, self.predicted, self.probabilities.shape[1])
+
     def scores(self) -> dict[str, float]:
         """Return `loss` (log loss), `accuracy` and `macro_f1`, where the labels are known."""
         return {
@@ -87,7 +91,7 @@ def _tf_program(model: ReferenceType[keras.Model]) -> Callable[[tf.Tensor], Any]
 
 
 def iterate_outputs(
-    model: keras.Model, batches: tf.data.Dataset, batch_size: int, *, mirror: bool = False
+    model: keras.Model, batches: tf.data.Dataset, batch_size: int, *, flip: bool = False
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Run a model over batches, and yield for each of them, in order, outputs, labels and ids.
 
@@ -99,13 +103,13 @@ def iterate_outputs(
         batches: of `(inputs (B, ...), labels (B,), ids (B,))` with B at most `batch_size`, as from
             `data.eval_batches`; read once.
         batch_size: a multiple of the number of replicas.
-        mirror: also run every image `(B, S, S, 3)` with left and right exchanged.
+        flip: also run every image `(B, S, S, 3)` with left and right exchanged.
 
     Yields:
         Outputs `(views, B, d)` float32 with views 1, or 2 where mirrored; labels `(B,)`; ids `(B,)` strings.
     """
     run, waiting = _run(model), None
-    for *views, labels, ids in data.with_mirror_images(batches) if mirror else batches:
+    for *views, labels, ids in data.with_mirror_images(batches) if flip else batches:
         started = [run(_padded(view, batch_size)) for view in views], labels.numpy(), data.decode_utf8(ids.numpy())
         if waiting:
             yield _fetched(*waiting)
@@ -123,14 +127,14 @@ def _fetched(values: list, labels: np.ndarray, ids: np.ndarray) -> tuple[np.ndar
     return np.stack([np.asarray(each, np.float32)[: len(labels)] for each in values]), labels, ids
 
 
-def predict(model: keras.Model, batches: tf.data.Dataset, batch_size: int, *, mirror: bool = False) -> Predictions:
+def predict(model: keras.Model, batches: tf.data.Dataset, batch_size: int, *, flip: bool = False) -> Predictions:
     """Return a model's probabilities for every image of the batches, averaged over an image and its mirror image
-    where `mirror` is set. Arguments as in `outputs`.
+    where `flip` is set. Arguments as in `outputs`.
 
     Raises:
         FlowersError: a probability is not a number: the training has diverged.
     """
-    parts = zip(*iterate_outputs(model, batches, batch_size, mirror=mirror), strict=True)
+    parts = zip(*iterate_outputs(model, batches, batch_size, flip=flip), strict=True)
     probabilities, labels, ids = (np.concatenate(part, axis=axis) for part, axis in zip(parts, (1, 0, 0), strict=True))
     if not np.isfinite(probabilities).all():
         raise FlowersError("the model's probabilities are not numbers: training diverged; lower the learning rate")

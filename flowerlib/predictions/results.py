@@ -1,5 +1,6 @@
 """Save the predictions of a run, and load those of all runs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -53,30 +54,37 @@ def load(folder: Path) -> RunResult:
     return RunResult(record, val, test, classes)
 
 
-def find_runs() -> list[RunResult]:
-    """Load every run in `runs/` and wherever Kaggle mounted the outputs of other notebooks, sorted by name.
+def find_runs(names: Sequence[str] = ()) -> list[RunResult]:
+    """Load the runs in `runs/` and wherever Kaggle mounted the outputs of other notebooks, sorted by name.
 
-    Smoke tests, and runs that were left beside a longer one, are left out where the run itself is there.
+    Smoke tests are left out where there is any other run, and a run that was stopped where the whole one is there.
+
+    Args:
+        names: the runs to load; all unless given.
 
     Raises:
-        FlowersError: there is none, or two go by one name.
+        FlowersError: there is none, none of a name that is given, or two of one name.
     """
     places = (Path("runs"), kaggle_input())
     folders = [path.parent for place in places for path in find_files(place, "predictions.npz")]
     if not folders:
         looked = ", ".join(f"`{place}`" for place in places)
         raise FlowersError(f"no run (a folder with predictions.npz) below {looked}; run a backbone notebook first")
-    runs = _without_lesser(sorted((load(folder) for folder in folders), key=lambda run: run.name))
-    names = [run.name for run in runs]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    runs = sorted((load(folder) for folder in folders), key=lambda run: run.name)
+    found = [run.name for run in runs]
+    if twice := sorted({name for name in found if found.count(name) > 1}):
         raise FlowersError(f"run {twice[0]} is there twice, in {[str(f) for f in folders]}; remove one of them")
-    return runs
+    if missing := sorted(set(names) - set(found)):
+        raise FlowersError(f"no run {missing[0]}; there are {', '.join(found)}")
+    return [run for run in runs if run.name in names] if names else _without_minor(runs)
 
 
-def _without_lesser(runs: list[RunResult]) -> list[RunResult]:
-    """The runs without smoke tests, and without those left beside a longer one, of what is there itself too."""
+def _without_minor(runs: list[RunResult]) -> list[RunResult]:
+    """The runs without smoke tests, where there are others, and without those left beside a longer one."""
     names = {run.name for run in runs}
-    lesser = names & {f"{name}{kind}" for name in names for kind in MINOR_SUFFIXES}
-    for name in sorted(lesser):
-        print(f"{name} is left out: the run without that ending is there.")
-    return [run for run in runs if run.name not in lesser]
+    minor = {f"{name}{suffix}" for name in names for suffix in MINOR_SUFFIXES}
+    if not all(run.record["smoke_test"] for run in runs):
+        minor |= {run.name for run in runs if run.record["smoke_test"]}
+    for name in sorted(names & minor):
+        print(f"{name} is left out: there is a whole run.")
+    return [run for run in runs if run.name not in minor]

@@ -1,4 +1,4 @@
-"""The training pictures as a trained network sees them: what a photograph resembles."""
+"""Similar images: the training images with their features, to find those that a photograph resembles."""
 
 import io
 from dataclasses import dataclass
@@ -46,8 +46,8 @@ def _unit(features: np.ndarray) -> np.ndarray:
     return features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
 
 
-def save(path: Path, seen: Features, flowers: Flowers) -> None:
-    """Write what a network saw in train, the pictures as they are, and their thumbnails.
+def save(path: Path, features: Features, flowers: Flowers) -> None:
+    """Write the features of the original training images, and thumbnails of them.
 
     Raises:
         FlowersError: the features are of other images.
@@ -58,13 +58,13 @@ def save(path: Path, seen: Features, flowers: Flowers) -> None:
             Image.fromarray(image).save(encoded := io.BytesIO(), "JPEG", quality=85)
             thumbnails.append(encoded.getvalue())
         ids += data.decode_utf8(names.numpy()).tolist()
-    if ids != np.asarray(seen.ids, str).tolist():
+    if ids != np.asarray(features.ids, str).tolist():
         raise FlowersError("the features are of other images than the dataset's; run the notebook again")
     np.savez(
         path,
-        features=_unit(seen.values[0]).astype(np.float16),
-        labels=seen.labels,
-        ids=np.asarray(seen.ids, str),
+        features=_unit(features.values[0]).astype(np.float16),
+        labels=features.labels,
+        ids=np.asarray(features.ids, str),
         thumbnails=np.frombuffer(b"".join(thumbnails), np.uint8),
         ends=np.cumsum([len(thumbnail) for thumbnail in thumbnails]),
     )

@@ -1,39 +1,34 @@
-"""What sits on the features: the layers that turn a vector of features into probabilities, alone or many at once."""
+"""Classification heads on extracted features: one, or a whole grid of hyperparameters trained in parallel."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
+import pandas as pd
 
 from flowerlib.accelerator import keras
 from flowerlib.config import FlowersError
+from flowerlib.networks.heads import head as new_head
+from flowerlib.predictions import Predictions
 from flowerlib.training import features
+from flowerlib.training.checkpoints import History
 from flowerlib.training.features import Features
+from flowerlib.training.loop import fit
+from flowerlib.training.optimizers import loss, optimizer
+from flowerlib.training.run import Run
 
 ops = keras.ops
-MIN_STD = 0.1  # of a feature, as a share of the root mean square of all features' spreads
-
-
-def linear(num_classes: int, dropout: float = 0.0, kernel_initializer: str = "glorot_uniform") -> keras.Sequential:
-    """Return a head of one dense layer: features `(B, d)` -> probabilities `(B, num_classes)`, in float32.
-
-    Float32 whatever the policy: bfloat16 has three digits, too few for features and for a softmax over many classes.
-    On features that do not change, begin with `zeros`: where they hardly vary, training leaves the weights as they
-    began.
-    """
-    dense = keras.layers.Dense(
-        num_classes, activation="softmax", kernel_initializer=kernel_initializer, dtype="float32"
-    )
-    return keras.Sequential([keras.layers.Dropout(dropout, dtype="float32"), dense], name="head")
+MIN_STD = 0.1  # of a feature, as a fraction of the root mean square of all features' standard deviations
+HOLDOUT = 5  # one in so many training images, on which the grid is judged
 
 
 def standardization(train: Features) -> keras.layers.Normalization:
-    """Return a layer that brings each feature `(B, d)` to mean 0 and spread 1, as they are in the images themselves.
+    """Return a layer that brings each feature `(B, d)` to mean 0 and standard deviation 1 over the original images.
 
-    In float32 whatever the policy: where the mean is ten spreads, bfloat16 would leave an error of a fortieth of one.
-
-    Spreads are taken for no less than a tenth of the usual one. In few images some features never show; divided by
-    next to nothing, one that does show in a new image would drown all others.
+    In float32 whatever the policy: where the mean is ten deviations, bfloat16 would leave an error of a fortieth of
+    one. A deviation is taken for no less than a tenth of the usual one: in few images some features never show, and
+    one that does show in a new image, divided by next to nothing, would drown all others.
     """
     layer = keras.layers.Normalization(dtype="float32")
     layer.adapt(train.values[0].astype(np.float32))
@@ -43,9 +38,65 @@ def standardization(train: Features) -> keras.layers.Normalization:
     return layer
 
 
+def fit_head(
+    run: Run, extracted: Mapping[str, Features], peak_lrs: Sequence[float], weight_decays: Sequence[float]
+) -> tuple[Run, keras.Sequential, History]:
+    """Choose learning rate and weight decay on a fifth of train, then train a linear head on all of it.
+
+    As scikit-learn's `LogisticRegressionCV` does it, but with one holdout: `search` shows the whole grid.
+
+    Args:
+        run: as `training.start` returns it.
+        extracted: split -> features.
+        peak_lrs: the largest learning rates to try.
+        weight_decays: of AdamW, to try.
+
+    Returns:
+        The run with the chosen `peak_lr` and `weight_decay`; the head, features `(B, d)` -> probabilities
+        `(B, num_classes)`; and its history, as from `training.fit`.
+    """
+    grid = search(run, extracted["train"], peak_lrs, weight_decays)
+    best = grid.loc[grid["macro_f1"].idxmax(), ["peak_lr", "weight_decay"]].to_dict()
+    run = run.with_config(**best)
+    return run, *train_head(run, extracted)
+
+
+def search(run: Run, train: Features, peak_lrs: Sequence[float], weight_decays: Sequence[float]) -> pd.DataFrame:
+    """Train a head for each pair of hyperparameters on four fifths of train, and judge it on the last fifth.
+
+    Returns:
+        One row a pair: `peak_lr`, `weight_decay`, and on the holdout `loss`, `accuracy`, `macro_f1`.
+    """
+    rest, holdout = features.split_holdout(train, HOLDOUT)
+    grid = [HeadConfig(peak_lr, weight_decay) for peak_lr in peak_lrs for weight_decay in weight_decays]
+    heads = train_heads(run, rest, grid)
+    scores = [features.predict(head, holdout, run.config.eval_batch_size).scores() for head in heads]
+    return pd.DataFrame([asdict(config) | score for config, score in zip(grid, scores, strict=True)])
+
+
+def train_head(run: Run, extracted: Mapping[str, Features]) -> tuple[keras.Sequential, History]:
+    """Train a linear head on all of train with the run's hyperparameters; return it and its history.
+
+    Its weights begin at zero: in directions in which features hardly vary, training hardly corrects them, so that
+    whatever they began with would stay as noise.
+    """
+    config, num_classes = run.config, len(run.classes)
+    with run.device.scope():
+        head = keras.Sequential([standardization(extracted["train"]), new_head(num_classes, config.dropout, "zeros")])
+        head.compile(optimizer(run), loss(run), metrics=["accuracy"])
+    train = partial(features.train_batches, extracted["train"], config.batch_size, num_classes, config.seed)
+    val = features.eval_batches(extracted["val"], config.eval_batch_size)
+    return head, fit(run, head, train, val, verbose=0)
+
+
+def predict_head(run: Run, head: keras.Model, extracted: Features) -> Predictions:
+    """Return a head's probabilities for every image of a split, averaged over its original views."""
+    return features.predict(head, extracted, run.config.eval_batch_size)
+
+
 @dataclass(frozen=True)
 class HeadConfig:
-    """How one of many heads is trained: the largest learning rate and AdamW's weight decay."""
+    """The hyperparameters of one of many heads: the largest learning rate and AdamW's weight decay."""
 
     peak_lr: float
     weight_decay: float
@@ -62,20 +113,24 @@ class _ParallelHeads(keras.layers.Layer):
         self.kernel = self.add_weight((self.count, shape[-1], self.num_classes), "zeros", name="kernel")
         self.bias = self.add_weight((self.count, 1, self.num_classes), "zeros", name="bias")
 
-    def call(self, seen: keras.KerasTensor) -> keras.KerasTensor:
-        logits = ops.matmul(seen, self.kernel) + self.bias
+    def call(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
+        logits = ops.matmul(inputs, self.kernel) + self.bias
         return ops.softmax(ops.swapaxes(logits, 0, 1))
+
+    def alone(self, index: int, first: keras.layers.Layer) -> keras.Sequential:
+        """Return one of them as a head of its own, after the layer `first`."""
+        head = keras.Sequential([keras.Input(self.kernel.shape[1:2]), first, new_head(self.num_classes)])
+        head.layers[-1].set_weights([self.kernel[index], self.bias[index, 0]])
+        return head
 
 
 class _ParallelAdamW(keras.optimizers.AdamW):
     """AdamW with a rate and a decay for each of the heads, the first axis of every variable."""
 
-    def __init__(
-        self, schedule: keras.optimizers.schedules.LearningRateSchedule, choices: Sequence[HeadConfig]
-    ) -> None:
-        super().__init__(schedule, weight_decay=1.0, name="adamws")
-        self.rates = np.array([[[choice.peak_lr]] for choice in choices], np.float32)
-        self.decays = np.array([[[choice.weight_decay]] for choice in choices], np.float32)
+    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, grid: Sequence[HeadConfig]) -> None:
+        super().__init__(schedule, weight_decay=1.0, name="parallel_adamw")
+        self.rates = np.array([[[config.peak_lr]] for config in grid], np.float32)
+        self.decays = np.array([[[config.weight_decay]] for config in grid], np.float32)
 
     def update_step(
         self, gradient: keras.KerasTensor, variable: keras.Variable, learning_rate: keras.KerasTensor
@@ -88,90 +143,68 @@ class _ParallelAdamW(keras.optimizers.AdamW):
                 variable.assign(variable * (1.0 - self.learning_rate * self.rates * self.decays))
 
 
-def train_heads(
-    train: Features,
-    num_classes: int,
-    choices: Sequence[HeadConfig],
-    *,
-    epochs: int,
-    batch_size: int,
-    label_smoothing: float = 0.0,
-    dropout: float = 0.0,
-    seed: int = 0,
-) -> list[keras.Sequential]:
-    """Train a linear head for each choice, all on the same batches and in one computation.
+def train_heads(run: Run, train: Features, grid: Sequence[HeadConfig]) -> list[keras.Sequential]:
+    """Train a linear head for each pair of hyperparameters, all on the same batches and in one computation.
 
     Args:
-        train: what the network sees.
-        num_classes: how many classes there are.
-        choices: one for each head.
-        epochs: passes over the images; each draws one of an image's views. The rate climbs in the first, then falls
-            along half a cosine to zero.
-        batch_size: global, over all replicas.
-        label_smoothing: share of each label spread evenly over all classes.
-        dropout: share of the features that no head sees in a training step.
-        seed: of the order, the views, and what is dropped.
+        run: its device, epochs, batch size, label smoothing, dropout and seed are used. The rate climbs in the first
+            epoch, then falls along half a cosine to zero; each epoch draws one of an image's views.
+        train: the features to train on.
+        grid: the hyperparameters of each head.
 
     Returns:
-        The heads, features `(B, d)` -> probabilities `(B, num_classes)`; each first brings the features to mean 0 and
-        spread 1.
+        The heads, features `(B, d)` -> probabilities `(B, num_classes)`; each standardizes the features first.
 
     Raises:
-        FlowersError: there is not one whole batch, or no epoch after the first.
+        FlowersError: there is not one whole batch.
     """
-    if epochs < 2:
-        raise FlowersError(f"`epochs` (={epochs}) must be at least 2: in the first the learning rate climbs")
-    steps = len(train.labels) // batch_size
+    config, num_classes = run.config, len(run.classes)
+    steps = len(train.labels) // config.batch_size
     if not steps:
-        raise FlowersError(f"`batch_size` (={batch_size}) must be at most the {len(train.labels)} images to learn from")
-    first = standardization(train)
-    side = _ParallelHeads(len(choices), num_classes)
-    model = keras.Sequential(
-        [keras.Input(train.values.shape[-1:]), first, keras.layers.Dropout(dropout, seed=seed, dtype="float32"), side]
-    )
-    rate = keras.optimizers.schedules.CosineDecay(0.0, (epochs - 1) * steps, warmup_target=1.0, warmup_steps=steps)
-
-    def loss(truth: keras.KerasTensor, said: keras.KerasTensor) -> keras.KerasTensor:
-        smoothed = truth * (1.0 - label_smoothing) + label_smoothing / num_classes
-        return -ops.sum(smoothed[:, None] * ops.log(ops.maximum(said, 1e-7)), axis=(1, 2))
-
-    model.compile(_ParallelAdamW(rate, choices), loss)
-    batches = features.train_batches(train, batch_size, num_classes, seed)
-    model.fit(batches, steps_per_epoch=steps, epochs=epochs, verbose=0, shuffle=False)
-    return [_alone(first, side, index) for index in range(len(choices))]
+        raise FlowersError(f"`batch_size` (={config.batch_size}) must be at most the {len(train.labels)} images in fit")
+    with run.device.scope():
+        first, parallel = standardization(train), _ParallelHeads(len(grid), num_classes)
+        dropout = keras.layers.Dropout(config.dropout, seed=config.seed, dtype="float32")
+        model = keras.Sequential([keras.Input(train.values.shape[-1:]), first, dropout, parallel])
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0, (config.epochs - 1) * steps, warmup_target=1.0, warmup_steps=steps
+        )
+        model.compile(_ParallelAdamW(rate, grid), _sum_of_losses(config.label_smoothing))
+        batches = features.train_batches(train, config.batch_size, num_classes, config.seed)
+        model.fit(batches, steps_per_epoch=steps, epochs=config.epochs, verbose=0, shuffle=False)
+        return [parallel.alone(index, first) for index in range(len(grid))]
 
 
-def _alone(first: keras.layers.Layer, side: _ParallelHeads, index: int) -> keras.Sequential:
-    head = keras.Sequential([keras.Input(side.kernel.shape[1:2]), first, linear(side.num_classes)])
-    head.layers[-1].set_weights([side.kernel[index], side.bias[index, 0]])
-    return head
+def _sum_of_losses(label_smoothing: float) -> Callable[[keras.KerasTensor, keras.KerasTensor], keras.KerasTensor]:
+    """Return cross-entropy `(B,)`, summed over the heads, of labels `(B, C)` and predictions `(B, K, C)`."""
 
+    def loss(y_true: keras.KerasTensor, y_pred: keras.KerasTensor) -> keras.KerasTensor:
+        smoothed = y_true * (1.0 - label_smoothing) + label_smoothing / y_true.shape[-1]
+        return -ops.sum(smoothed[:, None] * ops.log(ops.maximum(y_pred, 1e-7)), axis=(1, 2))
 
-def score_heads(heads: Sequence[keras.Sequential], val: Features, batch_size: int) -> list[dict[str, float]]:
-    """Return each head's `loss`, `accuracy` and `macro_f1` on `val`."""
-    return [features.predict(head, val, batch_size).scores() for head in heads]
+    return loss
 
 
 def with_relu_layer(head: keras.Sequential, dropout: float = 0.0, seed: int = 0) -> keras.Sequential:
-    """Return a head with one more dense layer, which begins by saying exactly what a trained one says.
+    """Return a head with one more dense layer (ReDense), initialised so that its predictions are the trained head's.
 
-    The new layer multiplies what the last one gets, `(B, d)`, by a fixed random rotation R and keeps the positive and
-    the negative part apart, ReLU(Rx) and ReLU(-Rx): nothing is lost, since their difference is Rx. The last layer
-    begins with the trained weights turned back by R, and learns from there. Source: Javid, Das, Skoglund and
-    Chatterjee, "A ReLU Dense Layer to Improve the Performance of Neural Networks", arXiv 2010.13572.
+    The new layer multiplies the features `(B, d)` by a fixed random rotation R and keeps the positive and the negative
+    part apart, ReLU(Rx) and ReLU(-Rx): nothing is lost, since their difference is Rx. The last layer begins with the
+    trained weights turned back by R, and learns from there. Source: Javid, Das, Skoglund and Chatterjee, "A ReLU Dense
+    Layer to Improve the Performance of Neural Networks", arXiv 2010.13572.
 
     Args:
-        head: as `train_heads` returns it.
-        dropout: share of what the last layer gets that it does not see in a training step.
+        head: as `train_heads` or `train_head` returns it.
+        dropout: fraction of the inputs of the last layer that it drops in a training step.
         seed: of the rotation.
     """
-    scaling, trained = head.layers
+    standardized, trained = head.layers
     kernel, bias = (np.asarray(weight) for weight in trained.get_weights())
     width, num_classes = kernel.shape
     rotation, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((width, width)))
     split = keras.layers.Dense(2 * width, "relu", use_bias=False, trainable=False, dtype="float32")
-    last = linear(num_classes, dropout)
-    deeper = keras.Sequential([keras.Input((width,)), scaling, split, last])
+    last = new_head(num_classes, dropout)
+    deeper = keras.Sequential([keras.Input((width,)), standardized, split, last])
     split.set_weights([np.concatenate([rotation, -rotation], axis=1)])
     last.set_weights([np.concatenate([rotation.T @ kernel, -rotation.T @ kernel]), bias])
     return deeper

@@ -1,8 +1,8 @@
-"""Train: validation after each epoch, resume, the time budget."""
+"""Train: validation after each epoch, checkpoints, the time budget."""
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -11,19 +11,11 @@ import numpy as np
 from flowerlib import predictions
 from flowerlib.accelerator import Device, keras, tf
 from flowerlib.config import FlowersError, exclusive_lock, read_record
-from flowerlib.data import Flowers
 from flowerlib.networks import fused_norm
-from flowerlib.training.checkpoints import (
-    History,
-    describe_training,
-    read_checkpoint,
-    resume_file,
-    write_checkpoint,
-)
-from flowerlib.training.config import TrainConfig
+from flowerlib.training.checkpoints import Checkpoint, History, resume_file
+from flowerlib.training.run import Batches, Run, eval_batches
 
-KEEP_EVERY = 120.0  # seconds of training that a run which is killed may lose, where epochs are shorter
-Batches = Callable[..., tf.data.Dataset]  # with `start`, the number of a batch: endless batches from that one on
+CHECKPOINT_SECONDS = 120.0  # of training that a run which is killed may lose, where epochs are shorter
 
 
 class _Clock(keras.callbacks.Callback):
@@ -41,37 +33,41 @@ class _Clock(keras.callbacks.Callback):
 
 
 class _EpochEnd(keras.callbacks.Callback):
-    """Validate, keep what a resume needs, and stop while there is time to leave the results."""
+    """Validate, write a checkpoint, and stop while there is time to leave the results."""
 
-    def __init__(
-        self, val: tf.data.Dataset, config: TrainConfig, what: dict, history: History, clock: _Clock, hours: float
-    ) -> None:
+    def __init__(self, run: Run, val: tf.data.Dataset, checkpoint: Checkpoint, history: History, clock: _Clock) -> None:
         super().__init__()
-        self.val, self.config, self.what, self.history, self.clock = val, config, what, history, clock
-        self.kept, self.deadline = time.monotonic(), time.monotonic() + 3600 * hours
+        self.config, self.val, self.checkpoint, self.history, self.clock = run.config, val, checkpoint, history, clock
+        hours = self.config.hours
+        self.deadline = time.monotonic() + 3600 * (float("inf") if hours is None else hours)
+        self.last_checkpoint = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
-        said = predictions.predict(self.model, self.val, self.config.eval_batch_size)
-        logs |= {f"val_{name}": value for name, value in said.scores().items()}
+        self._validate(logs)
+        now = time.monotonic()
+        last = epoch + 1 == self.config.epochs
+        if not last and now + 1.2 * (now - self.clock.began) > self.deadline:
+            print(f"Stopping after epoch {epoch + 1}: another would not fit into the time budget.")
+            self.model.stop_training = last = True
+        if not self.config.smoke_test and (last or now > self.last_checkpoint + CHECKPOINT_SECONDS):
+            self.checkpoint.write(self.history)
+            self.last_checkpoint = now
+
+    def _validate(self, logs: dict) -> None:
+        """Add the scores on val to the logs, and all of them to the history."""
+        val = predictions.predict(self.model, self.val, self.config.eval_batch_size)
+        logs |= {f"val_{name}": value for name, value in val.scores().items()}
         compiled = len(self.clock.seconds) == 1  # the first epoch of a session
         for name, value in {**logs, "seconds": self.clock.seconds[-1], "compiled": compiled}.items():
             self.history.setdefault(name, []).append(float(value))
-        now = time.monotonic()
-        if now + 1.2 * (now - self.clock.began) > self.deadline and epoch + 1 < self.config.epochs:
-            print(f"Stopping after epoch {epoch + 1}: another would not fit into the time budget.")
-            self.model.stop_training = True
-        last = self.model.stop_training or epoch + 1 == self.config.epochs
-        if not self.config.smoke_test and (last or now > self.kept + KEEP_EVERY):
-            write_checkpoint(self.model, self.what, self.config, self.history)
-            self.kept = now
 
 
 @contextmanager
 def prepared(model: keras.Model, train: tf.data.Dataset, device: Device) -> Iterator[None]:
     """Within it, `model.fit(train)` begins sooner and takes quicker steps, to the same weights.
 
-    The variables of optimiser and metrics are made now. On TensorFlow Keras would make them while it traces the first
-    step, and TensorFlow would then trace that step a second time. For the steps see `fused_norm.normalisation`.
+    The variables of optimizer and metrics are made now. On TensorFlow Keras would make them while it traces the first
+    step, and TensorFlow would then trace that step a second time. For the steps see `fused_norm.fused_batch_norm`.
     """
     with device.scope():
         model._symbolic_build(data_batch=train.element_spec)
@@ -80,67 +76,60 @@ def prepared(model: keras.Model, train: tf.data.Dataset, device: Device) -> Iter
 
 
 def fit(
-    model: keras.Model,
-    train: Batches,
-    val: tf.data.Dataset,
-    config: TrainConfig,
-    flowers: Flowers,
-    device: Device,
-    *,
-    hours: float = float("inf"),
-    verbose: int = 1,
+    run: Run, model: keras.Model, train: Batches, val: tf.data.Dataset | None = None, *, verbose: int = 1
 ) -> History:
     """Train a compiled model, measuring log loss, accuracy and macro F1 on val after each epoch.
 
-    A run that was stopped goes on as if it had not been stopped: the weights and the optimiser's state are left in
+    A run that was stopped goes on as if it had not been stopped: a checkpoint of weights and optimizer is left in
     `runs/<name>/resume.npz`, after each epoch or, where those are short, every two minutes; the batches already used
     are not made again. What is kept of another training, or was damaged, is set aside.
 
     Args:
+        run: as `start` returns it.
         model: inputs as in the batches, outputs probabilities `(B, num_classes)`.
-        train: returns endless batches from the one of that number on, as `data.train_batches` with its `start`.
-        val: the validation split in batches of `config.eval_batch_size`, as from `data.eval_batches`.
-        config: epochs, batch size and folder are used here.
-        flowers: the dataset; its count gives the steps an epoch.
-        device: what `model` was built on.
-        hours: the time budget; no epoch begins that would not end within it.
+        train: returns endless batches from the one of that number on, as from `train_batches`.
+        val: the validation split in batches of at most `eval_batch_size`; `eval_batches(run, "val")` unless given.
         verbose: 1 for a progress bar an epoch, 0 for none, as in Keras.
 
     Returns:
         For each of loss, accuracy, val_loss, val_accuracy, val_macro_f1, seconds (of training alone) and compiled (1
         where those include compilation, in the first epoch of a session, else 0), one number an epoch.
+
+    Raises:
+        FlowersError: another process trains in the same folder, or it holds a longer run.
     """
-    steps = config.steps_per_epoch(flowers)
-    _refuse_to_replace(config, flowers)
-    clock, first = _Clock(), train(start=0)
-    with exclusive_lock(config.folder / ".lock", partial(_refuse_second, config)), prepared(model, first, device):
-        what = describe_training(model, first, config, flowers)
+    _refuse_to_replace(run)
+    steps, clock, first = run.steps_per_epoch, _Clock(), train(start=0)
+    val = eval_batches(run, "val") if val is None else val
+    with exclusive_lock(run.config.folder / ".lock", partial(_refuse_second, run)), prepared(model, first, run.device):
+        checkpoint = Checkpoint(run, model, first)
         del first  # it may hold all features
-        history = read_checkpoint(model, what, config)
+        history = checkpoint.read()
         done = len(history.get("loss", []))
         if done:
-            print(f"Resuming after epoch {done} ({resume_file(config)}).")
+            print(f"Resuming after epoch {done} ({resume_file(run.config)}).")
         model.fit(
             train(start=done * steps),
             steps_per_epoch=steps,
-            epochs=config.epochs,
+            epochs=run.config.epochs,
             initial_epoch=done,
             shuffle=False,  # the pipeline does that
             verbose=verbose,
-            callbacks=[clock, _EpochEnd(val, config, what, history, clock, hours)],
+            callbacks=[clock, _EpochEnd(run, val, checkpoint, history, clock)],
         )
     return history
 
 
-def _refuse_second(config: TrainConfig, process: str) -> None:
-    raise FlowersError(f"process {process} trains in `{config.folder}` too; let it end, or give this run another name")
+def _refuse_second(run: Run, process: str) -> None:
+    folder = run.config.folder
+    raise FlowersError(f"process {process} trains in `{folder}` too; let it end, or give this run another name")
 
 
-def longer_run(config: TrainConfig, images: int) -> str | None:
+def longer_run(run: Run, num_images: int) -> str | None:
     """Return in a few words the run of this name that trained on more than so many images, None if there is none."""
     try:
-        record = read_record(config.folder / "run.json")
-        if record["smoke_test"] or record["epochs"] * record["data"]["train"] <= images:
+        record = read_record(run.config.folder / "run.json")
+        if record["smoke_test"] or record["epochs"] * record["data"]["train"] <= num_images:
             return None
         return "{epochs} epochs of {data[train]:,} images, macro F1 {val_macro_f1:.4f} on val".format(**record)
     except (OSError, ValueError, KeyError, TypeError):
@@ -152,27 +141,25 @@ def forced() -> bool:
     return os.environ.get("FLOWERS_FORCE") == "1"
 
 
-def _refuse_to_replace(config: TrainConfig, flowers: Flowers) -> None:
-    longer = longer_run(config, config.epochs * flowers.count("train"))
+def _refuse_to_replace(run: Run) -> None:
+    longer = longer_run(run, run.num_images)
     if longer and not forced():
         raise FlowersError(
-            f"`{config.folder}` holds a longer run ({longer}), which this one of {config.epochs} epochs of "
-            f"{flowers.count('train'):,} images would replace; run it with --out elsewhere, change its NAME, or use "
-            "`flowerlib run --force` (FLOWERS_FORCE=1)"
+            f"`{run.config.folder}` holds a longer run ({longer}), which this one of {run.config.epochs} epochs of "
+            f"{run.flowers.count('train'):,} images would replace; run it with --out elsewhere, change its NAME, or "
+            "use `flowerlib run --force` (FLOWERS_FORCE=1)"
         )
 
 
-def time_epochs(
-    model: keras.Model, train: tf.data.Dataset, config: TrainConfig, flowers: Flowers, device: Device
-) -> list[float]:
+def time_epochs(run: Run, model: keras.Model, train: Batches) -> list[float]:
     """Train a compiled model and return the seconds of each epoch, without validation; the first includes compilation.
 
     Arguments as in `fit`.
     """
-    clock = _Clock()
-    steps = config.steps_per_epoch(flowers)
-    with prepared(model, train, device):
-        model.fit(train, steps_per_epoch=steps, epochs=config.epochs, shuffle=False, callbacks=[clock])
+    clock, batches = _Clock(), train(start=0)
+    with prepared(model, batches, run.device):
+        options = {"steps_per_epoch": run.steps_per_epoch, "epochs": run.config.epochs, "shuffle": False}
+        model.fit(batches, callbacks=[clock], **options)
     return clock.seconds
 
 

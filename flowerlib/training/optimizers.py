@@ -1,24 +1,31 @@
-"""The learning rate schedule and the optimizer."""
+"""The learning rate schedule, the optimizer and the loss."""
+
+import numpy as np
 
 from flowerlib.accelerator import keras
-from flowerlib.data import Flowers
-from flowerlib.training.config import TrainConfig
+from flowerlib.training.run import Run
 
 
-def learning_rate(config: TrainConfig, flowers: Flowers) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Return the learning rate as a pure function of the step: a straight climb to the peak, then half a cosine to 0.
+def learning_rate(run: Run) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Return the learning rate as a pure function of the step: a linear warm-up, then half a cosine to 0.
 
-    The climb keeps the first, large gradients of a new head from spoiling a pretrained backbone.
+    The warm-up keeps the first, large gradients of a new head from spoiling a pretrained backbone.
     """
-    steps = config.steps_per_epoch(flowers)
+    config, steps = run.config, run.steps_per_epoch
     warmup = config.warmup_epochs * steps
     return keras.optimizers.schedules.CosineDecay(
         0.0, config.epochs * steps - warmup, warmup_target=config.peak_lr, warmup_steps=warmup
     )
 
 
+def learning_rates(run: Run) -> np.ndarray:
+    """Return the learning rate of every step of a run, `(steps,)`, for a figure."""
+    schedule = learning_rate(run)
+    return np.array([schedule(step) for step in range(run.config.epochs * run.steps_per_epoch)])
+
+
 class _AdamW(keras.optimizers.AdamW):
-    """AdamW whose last two variables, the head's, learn so many times as fast; all decay alike."""
+    """AdamW whose last two variables, the head's, have a learning rate of their own; all decay alike."""
 
     def __init__(self, *arguments: object, head_lr_multiplier: float, **options: object) -> None:
         super().__init__(*arguments, name="adamw", **options)
@@ -31,10 +38,14 @@ class _AdamW(keras.optimizers.AdamW):
         super().update_step(gradient, variable, learning_rate * (self.head_lr_multiplier if of_head else 1.0))
 
 
-def optimizer(config: TrainConfig, flowers: Flowers) -> keras.optimizers.Optimizer:
-    """Return AdamW over `learning_rate`; biases and normalisation's scales, which cannot over-fit, do not decay."""
-    adamw = _AdamW(
-        learning_rate(config, flowers), weight_decay=config.weight_decay, head_lr_multiplier=config.head_lr_multiplier
-    )
+def optimizer(run: Run) -> keras.optimizers.Optimizer:
+    """Return AdamW over `learning_rate`; biases and the scales of normalization, which cannot overfit, do not decay."""
+    config = run.config
+    adamw = _AdamW(learning_rate(run), weight_decay=config.weight_decay, head_lr_multiplier=config.head_lr_multiplier)
     adamw.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
     return adamw
+
+
+def loss(run: Run) -> keras.losses.Loss:
+    """Return cross-entropy with label smoothing, for labels `(B, num_classes)` that may be mixed."""
+    return keras.losses.CategoricalCrossentropy(label_smoothing=run.config.label_smoothing)

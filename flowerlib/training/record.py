@@ -4,7 +4,7 @@ import json
 import math
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
@@ -17,65 +17,69 @@ from flowerlib.config import atomic_write, find_files, kaggle_input, read_record
 from flowerlib.data import Flowers
 from flowerlib.networks import folding
 from flowerlib.predictions import Predictions
-from flowerlib.training import History, TrainConfig, best_epoch, forced, gallery, longer_run, resume_file
+from flowerlib.training import gallery
+from flowerlib.training.checkpoints import History, resume_file
 from flowerlib.training.features import Features
+from flowerlib.training.loop import best_epoch, forced, longer_run
+from flowerlib.training.run import Run
 
 
-def save_run(
-    config: TrainConfig,
+def save(
+    run: Run,
     model: keras.Model,
     history: History,
-    *,
-    flowers: Flowers,
-    device: Device,
-    weights: str,
     val: Predictions,
     test: Predictions,
-    seen: Features | None = None,
+    features: Features | None = None,
 ) -> dict:
-    """Leave `runs/<name>/`: `predictions.npz`, `model/`, `run.json` and `curves.png`, in that order; return the record.
+    """Write what a run leaves, print its scores, and return its record.
 
-    What took longest to make is written first, so that no later trouble can cost it.
+    In `runs/<name>/` are `predictions.npz`, `model/`, `run.json` and `curves.png`, in that order; beside `runs` is the
+    submission. What took longest to make is written first, so that no later trouble can cost it.
 
     Args:
-        config: as `training.configure` returns it.
-        model: pixels `(B, S, S, 3)` in [0, 255] -> probabilities; saved in float32, without its optimiser.
+        run: as `training.start` returns it.
+        model: pixels `(B, S, S, 3)` in [0, 255] -> probabilities; saved in float32, without its optimizer.
         history: as `fit` returns it.
-        flowers: the dataset.
-        device: what it ran on.
-        weights: what the backbone began from, `pretrained` or `random`.
         val: the final predictions for val.
         test: the final predictions for test.
-        seen: what the frozen network saw in train; kept with the model, with thumbnails, to show what looks alike.
+        features: of train, where the network is frozen; kept with the model, with thumbnails, to find similar images.
     """
-    config = _beside_longer(config, len(history["loss"]) * flowers.count("train"))
-    (config.folder / "run.json").unlink(missing_ok=True)  # it tells of what is replaced now
-    predictions.save(config.folder / "predictions.npz", val, test, flowers.classes)
-    record = _record(config, model, history, flowers, device, weights) | {
-        f"val_{name}": value for name, value in val.scores().items()
-    }
-    with atomic_write(config.folder / "model") as temporary:
-        _save_model(model, temporary, record, flowers)
-    with atomic_write(config.folder / "run.json") as temporary:
-        temporary.write_text(json.dumps(record, indent=2))
-    with atomic_write(config.folder / "curves.png") as temporary:
-        figures.curves(history, best_epoch=record["best_epoch"], smoke_test=config.smoke_test).savefig(temporary)
-    if seen:
-        with atomic_write(config.folder / "model" / gallery.FILE) as temporary:
-            gallery.save(temporary, seen, flowers)
+    num_images = len(history["loss"]) * run.flowers.count("train")
+    run = run.with_config(name=_free_name(run, num_images))
+    folder = run.config.folder
+    (folder / "run.json").unlink(missing_ok=True)  # it tells of what is replaced now
+    predictions.save(folder / "predictions.npz", val, test, run.classes)
+    scores = {f"val_{name}": value for name, value in val.scores().items()}
+    record = _record(run, model, history) | scores
+    with atomic_write(folder / "model") as temporary:
+        _save_model(model, temporary, record, run.flowers)
+    _write_json(folder / "run.json", record)
+    predictions.write_submission(test, run.config.submission, count=run.flowers.count("test"))
+    with atomic_write(folder / "curves.png") as temporary:
+        figures.curves(history).savefig(temporary)
+    if features:
+        with atomic_write(folder / "model" / gallery.FILE) as temporary:
+            gallery.save(temporary, features, run.flowers)
     if record["complete"]:
-        resume_file(config).unlink(missing_ok=True)
+        resume_file(run.config).unlink(missing_ok=True)
+    print(headline(record))
     return record
 
 
-def _beside_longer(config: TrainConfig, images: int) -> TrainConfig:
-    """The run, under another name where it was stopped and one that was not is there already."""
-    longer = longer_run(config, images)
+def _free_name(run: Run, num_images: int) -> str:
+    """The run's name; another one where it was stopped and one that was not is there already."""
+    longer = longer_run(run, num_images)
     if not longer or forced():
-        return config
-    beside = replace(config, name=f"{config.name}-unfinished")
-    print(f"`{config.folder}` holds a longer run ({longer}) and stays; this one is left in `{beside.folder}`.")
+        return run.config.name
+    beside = f"{run.config.name}-unfinished"
+    print(f"`{run.config.folder}` holds a longer run ({longer}) and stays; this one is left in `runs/{beside}`.")
     return beside
+
+
+def _write_json(path: Path, content: dict) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2))
 
 
 def _save_model(model: keras.Model, folder: Path, record: dict, flowers: Flowers) -> None:
@@ -83,23 +87,20 @@ def _save_model(model: keras.Model, folder: Path, record: dict, flowers: Flowers
     folder.mkdir()
     plain = folding.to_float32(model)
     keras.Model(plain.inputs, plain.outputs).save(folder / "model.keras")
-    sizes = {
-        "stored_size": flowers.image_size,
-        "image_size": record["config"]["eval_size"] or record["config"]["image_size"],
-    }
+    image_size = record["config"]["eval_size"] or record["config"]["image_size"]
+    sizes = {"stored_size": flowers.image_size, "image_size": image_size}
     preprocessing = {**sizes, "fit": flowers.fit, "channels": "RGB", "pixels": [0, 255]}
     for name, content in (("classes", flowers.classes), ("preprocessing", preprocessing), ("run", record)):
         (folder / f"{name}.json").write_text(json.dumps(content, indent=2))
 
 
-def _record(
-    config: TrainConfig, model: keras.Model, history: History, flowers: Flowers, device: Device, weights: str
-) -> dict:
+def _record(run: Run, model: keras.Model, history: History) -> dict:
+    config, flowers = run.config, run.flowers
     return {
         "name": config.name,
         "smoke_test": config.smoke_test,
         "backbone": config.backbone,
-        "weights": weights,
+        "weights": run.weights,
         "fine_tuned": config.fine_tune,
         "config": asdict(config),
         "data": {
@@ -108,7 +109,7 @@ def _record(
             "num_classes": len(flowers.classes),
             **{split: flowers.count(split) for split in flowers.shards},
         },
-        **device_record(device),
+        **device_record(run.device),
         "parameters": model.count_params(),
         "trainable_parameters": count_trainable(model),
         "layers": count_layers(model),
@@ -122,7 +123,7 @@ def _record(
 
 def headline(record: dict) -> str:
     """Return a record's result in one line."""
-    mark = "SMOKE TEST, no result: " if record["smoke_test"] else ""
+    mark = "SMOKE TEST, ignore: " if record["smoke_test"] else ""
     scores = "macro F1 {val_macro_f1:.4f}, accuracy {val_accuracy:.4f}, log loss {val_loss:.4f} on val"
     stopped = "" if record["complete"] else f" of {record['config']['epochs']}: it was stopped"
     return f"{mark}{record['name']}: {scores.format(**record)} after {record['epochs']} epochs{stopped}"
@@ -156,21 +157,20 @@ def timing(seconds: Sequence[float], compiled: Sequence[float]) -> dict:
     }
 
 
-def save_timing(config: TrainConfig, seconds: Sequence[float], *, flowers: Flowers, device: Device) -> dict:
-    """Leave `runs/<name>/timing.json`: what a device makes of a training whose epochs took `seconds`, at least two.
+def save_timing(run: Run, seconds: Sequence[float]) -> dict:
+    """Write `runs/<name>/timing.json`: how fast a device trains, from the seconds of each epoch, at least two.
 
     Returns:
         The record: device, versions, configuration, and `seconds_per_epoch`, `compile_seconds` (what the first epoch
         took longer), `images_per_second`.
     """
-    record = {"name": config.name, "smoke_test": config.smoke_test, "config": asdict(config), **device_record(device)}
-    record |= timing(seconds, [1, *[0] * (len(seconds) - 1)])
-    record["data"] = {"fingerprint": flowers.fingerprint, "train": flowers.count("train")}
-    images = config.steps_per_epoch(flowers) * config.batch_size
+    config = run.config
+    record = {"name": config.name, "smoke_test": config.smoke_test, "config": asdict(config)}
+    record |= device_record(run.device) | timing(seconds, [1, *[0] * (len(seconds) - 1)])
+    record["data"] = {"fingerprint": run.flowers.fingerprint, "train": run.flowers.count("train")}
     record["compile_seconds"] = record["first_epoch_seconds"] - record["seconds_per_epoch"]
-    record["images_per_second"] = images / record["seconds_per_epoch"]
-    with atomic_write(config.folder / "timing.json") as temporary:
-        temporary.write_text(json.dumps(record, indent=2))
+    record["images_per_second"] = run.steps_per_epoch * config.batch_size / record["seconds_per_epoch"]
+    _write_json(config.folder / "timing.json", record)
     return record
 
 

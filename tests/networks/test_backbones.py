@@ -271,7 +271,7 @@ import numpy as np
 efficientnet_v2.CONV_KERNEL_INITIALIZER = "zeros"  # JAX compiles a program for each shape of random numbers
 assert backbones._package("EfficientNetV1B0")(32).output_shape == (None, 1, 1, 1280)
 pixels = np.arange(32 * 32 * 3, dtype="float32").reshape(1, 32, 32, 3) % 256
-maps = backbones.load("EfficientNetLite0", 32).predict(pixels, verbose=0)
+maps = backbones.load("EfficientNetLite0", 32).predict_on_batch(pixels)
 print(backbones.keras.backend.backend(), *maps.ravel())
 """
     environment = os.environ | {"KERAS_BACKEND": other, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
@@ -280,7 +280,7 @@ print(backbones.keras.backend.backend(), *maps.ravel())
     backend, *features = printed.split()
     assert backend == other
     pixels = np.arange(32 * 32 * 3, dtype="float32").reshape(1, 32, 32, 3) % 256
-    here = backbones.load("EfficientNetLite0", 32).predict(pixels, verbose=0).ravel()
+    here = backbones.load("EfficientNetLite0", 32).predict_on_batch(pixels).ravel()
     assert here.max() > 1
     np.testing.assert_allclose(np.array(features, "float32"), here, atol=1e-4)
 

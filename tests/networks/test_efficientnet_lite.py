@@ -48,7 +48,7 @@ def logits(features):
 @pytest.mark.parametrize("size", REFERENCE)
 def test_equals_the_reference_implementation(size):
     expected = REFERENCE[size]
-    maps = backbones.load("EfficientNetLite0", size).predict(picture(size)[None], verbose=0)
+    maps = backbones.load("EfficientNetLite0", size).predict_on_batch(picture(size)[None])
     assert maps.shape == (1, size // 32, size // 32, 1280)
     found = [maps[0][place] for place in expected["features"]]
     np.testing.assert_allclose(found, list(expected["features"].values()), atol=1e-4)
@@ -67,7 +67,7 @@ def test_every_oxeye_daisy_is_a_daisy():
             daisies += [image for image, label in zip(images, labels, strict=True) if flowers.classes[label] == "daisy"]
     if len(daisies) != 34:
         pytest.skip(f"FLOWERS_DATA has {len(daisies)} labelled daisies, not the 34 (of 49) of Oxford Flowers-102")
-    maps = backbones.load("EfficientNetLite0", 192).predict(np.stack(daisies), verbose=0)
+    maps = backbones.load("EfficientNetLite0", 192).predict_on_batch(np.stack(daisies))
     assert logits(maps).argmax(-1).tolist() == [DAISY] * 34
 
 
@@ -76,10 +76,10 @@ def test_saves_and_loads_as_plain_keras(tmp_path):
     backbone = backbones.load("EfficientNetLite0", 64)
     backbone.trainable = False
     model = keras.Sequential([backbone, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)])
-    expected = model.predict(picture(64)[None], verbose=0)
+    expected = model.predict_on_batch(picture(64)[None])
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(loaded.predict(picture(64)[None], verbose=0), expected)
+    np.testing.assert_array_equal(loaded.predict_on_batch(picture(64)[None]), expected)
     assert len(loaded.trainable_weights) == 2
 
 

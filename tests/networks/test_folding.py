@@ -230,15 +230,15 @@ norm.set_weights([np.full(6, value) for value in (2.0, 1.0, 0.5, 4.0)])
 folded = folding.fold(model)
 assert len(folded.layers) == 2
 images = np.random.default_rng(0).random((16, 8, 8, 3), np.float32)
-np.testing.assert_allclose(folded.predict(images, verbose=0), model.predict(images, verbose=0), atol=0.03)
+np.testing.assert_allclose(folded.predict_on_batch(images), model.predict(images, verbose=0), atol=0.03)
 model = keras.Sequential([keras.Input((8, 8, 3)), model, keras.layers.Conv2D(2, 6), keras.layers.Flatten()])
-before = model.predict(images, verbose=0)
+before = model.predict_on_batch(images)
 folded = folding.fold(model)
 again = folding.fold(model)
 for trained, other in ((model, folded), (again, folded)):
     trained.compile("sgd", "mse")
     trained.fit(images, np.zeros((16, 2)), batch_size=16, verbose=0)
-    np.testing.assert_allclose(other.predict(images, verbose=0), before, atol=0.1)
+    np.testing.assert_allclose(other.predict_on_batch(images), before, atol=0.1)
     trained.get_weights()
 print("the same")
 """
