@@ -43,7 +43,7 @@ recap = evaluation.recap_table(runs)
 figures.watermark("SMOKE TEST" if recap["smoke_test"].any() else None)
 if len(runs) == 1:
     print("Only one run: there is nothing to average yet, and all that follows repeats it.")
-recap.set_index("name").T
+recap.round(4).set_index("name").T
 
 # %% [markdown]
 # `val_loss` is log loss, the mean of -ln of the probability assigned to the true class; `layers` counts those with weights;
@@ -73,7 +73,7 @@ val = np.stack([run.val.probabilities for run in runs])  # (runs, images, classe
 test = np.stack([run.test.probabilities for run in runs])
 labels, ids = runs[0].val.labels, runs[0].val.ids
 equal = predictions.Predictions(evaluation.weighted_average(val), labels, ids)
-equal.scores()
+pd.Series(equal.scores()).round(4)
 
 # %% [markdown]
 # ## Fitted weights
@@ -86,7 +86,7 @@ equal.scores()
 cross_fitted = evaluation.cross_fitted(val, labels, folds=FOLDS, seed=SEED)
 fitted = predictions.Predictions(cross_fitted, labels, ids)
 weights = evaluation.fit_weights(val, labels)
-fitted.scores()
+pd.Series(fitted.scores()).round(4)
 
 # %%
 figures.weights([run.name for run in runs], weights)
@@ -106,7 +106,7 @@ table = pd.concat([recap, pd.DataFrame(averages)]).sort_values(
 )
 table = table.reset_index(drop=True)
 table.convert_dtypes().to_csv("recap.csv", index=False)
-table[["name", "smoke_test", "val_macro_f1", "val_accuracy", "val_loss"]]
+table[["name", "smoke_test", "val_macro_f1", "val_accuracy", "val_loss"]].round(4)
 
 # %% [markdown]
 # How optimistic? A paired **bootstrap** estimates it ([Efron 1983](https://doi.org/10.1080/01621459.1983.10477973)): the

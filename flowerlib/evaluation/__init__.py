@@ -1,5 +1,6 @@
-"""Evaluation: `statistics` of a dataset, `errors` of a model, `ensemble` of several."""
+"""Evaluation: `statistics` of a dataset, `errors` of a model, `ensemble` of several, `comparison` of two."""
 
+from flowerlib.evaluation.comparison import Comparison, compare
 from flowerlib.evaluation.ensemble import (
     agreement,
     aligned,
@@ -24,6 +25,7 @@ from flowerlib.evaluation.statistics import (
 )
 
 __all__ = [
+    "Comparison",
     "agreement",
     "aligned",
     "average_row",
@@ -31,6 +33,7 @@ __all__ = [
     "class_report",
     "colour_scores",
     "colour_strips",
+    "compare",
     "confused_pairs",
     "count_cross_split_duplicates",
     "cross_fitted",

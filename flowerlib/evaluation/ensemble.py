@@ -108,8 +108,8 @@ def selection_optimism(
     """
     count = len(labels)
     times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples)  # each is drawn
-    original = _macro_f1s(probabilities, labels, np.ones((1, count)))[:, 0]  # (rows,)
-    drawn = _macro_f1s(probabilities, labels, times)  # (rows, resamples)
+    original = resampled_macro_f1(probabilities, labels, np.ones((1, count)))[:, 0]  # (rows,)
+    drawn = resampled_macro_f1(probabilities, labels, times)  # (rows, resamples)
     chosen = drawn.argmax(axis=0)
     best, *others = np.argsort(-original, kind="stable")
     gap = drawn[best] - drawn[others[0] if others else best]
@@ -118,8 +118,8 @@ def selection_optimism(
     return SelectionOptimism(max(float(optimism), 0.0), float(low), float(high))  # below 0 it is rounding
 
 
-def _macro_f1s(probabilities: np.ndarray, labels: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Macro F1, as `metrics` has it, of each row with each image so many `times` (resamples, n): (rows, resamples)."""
+def resampled_macro_f1(probabilities: np.ndarray, labels: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Return the macro F1 of each row with each image counted so many `times` (resamples, n): (rows, resamples)."""
     classes, times = np.eye(probabilities.shape[2], dtype=np.float32), times.astype(np.float32)
     truth = classes[labels]  # (n, num_classes)
     actual = times @ truth  # (resamples, num_classes)

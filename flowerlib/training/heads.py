@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from flowerlib import predictions
 from flowerlib.accelerator import keras
 from flowerlib.config import FlowersError
 from flowerlib.networks.heads import head as new_head
@@ -69,9 +70,19 @@ def search(run: Run, train: Features, peak_lrs: Sequence[float], weight_decays: 
     """
     rest, holdout = features.split_holdout(train, HOLDOUT)
     grid = [HeadConfig(peak_lr, weight_decay) for peak_lr in peak_lrs for weight_decay in weight_decays]
-    heads = train_heads(run, rest, grid)
-    scores = [features.predict(head, holdout, run.config.eval_batch_size).scores() for head in heads]
-    return pd.DataFrame([asdict(config) | score for config, score in zip(grid, scores, strict=True)])
+    model = _train_parallel(run, rest, grid)
+    views = [_outputs(model, holdout, view, run.config.eval_batch_size) for view in range(holdout.num_original)]
+    probabilities = np.mean(views, axis=0)  # (n, heads, num_classes)
+    rows = []
+    for index, config in enumerate(grid):
+        judged = Predictions(probabilities[:, index], holdout.labels, holdout.ids)
+        rows.append(asdict(config) | judged.scores())
+    return pd.DataFrame(rows)
+
+
+def _outputs(model: keras.Model, extracted: Features, view: int, batch_size: int) -> np.ndarray:
+    batches = features.eval_batches(extracted, batch_size, view)
+    return np.concatenate([outputs[0] for outputs, *_ in predictions.iterate_outputs(model, batches, batch_size)])
 
 
 def train_head(run: Run, extracted: Mapping[str, Features]) -> tuple[keras.Sequential, History]:
@@ -158,21 +169,29 @@ def train_heads(run: Run, train: Features, grid: Sequence[HeadConfig]) -> list[k
     Raises:
         FlowersError: there is not one whole batch.
     """
+    model = _train_parallel(run, train, grid)
+    first, *_, parallel = model.layers
+    with run.device.scope():
+        return [parallel.alone(index, first) for index in range(len(grid))]
+
+
+def _train_parallel(run: Run, train: Features, grid: Sequence[HeadConfig]) -> keras.Sequential:
+    """Train all heads in one model, features `(B, d)` -> probabilities `(B, len(grid), num_classes)`."""
     config, num_classes = run.config, len(run.classes)
     steps = len(train.labels) // config.batch_size
     if not steps:
         raise FlowersError(f"`batch_size` (={config.batch_size}) must be at most the {len(train.labels)} images in fit")
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0, (config.epochs - 1) * steps, warmup_target=1.0, warmup_steps=steps
+    )
     with run.device.scope():
-        first, parallel = standardization(train), _ParallelHeads(len(grid), num_classes)
         dropout = keras.layers.Dropout(config.dropout, seed=config.seed, dtype="float32")
-        model = keras.Sequential([keras.Input(train.values.shape[-1:]), first, dropout, parallel])
-        rate = keras.optimizers.schedules.CosineDecay(
-            0.0, (config.epochs - 1) * steps, warmup_target=1.0, warmup_steps=steps
-        )
+        inputs = keras.Input(train.values.shape[-1:])
+        model = keras.Sequential([inputs, standardization(train), dropout, _ParallelHeads(len(grid), num_classes)])
         model.compile(_ParallelAdamW(rate, grid), _sum_of_losses(config.label_smoothing))
-        batches = features.train_batches(train, config.batch_size, num_classes, config.seed)
-        model.fit(batches, steps_per_epoch=steps, epochs=config.epochs, verbose=0, shuffle=False)
-        return [parallel.alone(index, first) for index in range(len(grid))]
+    batches = features.train_batches(train, config.batch_size, num_classes, config.seed)
+    model.fit(batches, steps_per_epoch=steps, epochs=config.epochs, verbose=0, shuffle=False)
+    return model
 
 
 def _sum_of_losses(label_smoothing: float) -> Callable[[keras.KerasTensor, keras.KerasTensor], keras.KerasTensor]:
