@@ -183,7 +183,7 @@ evaluation.count_cross_split_duplicates(images, near)
 # 1. `MAX_DISTANCE = 12`: expect many false matches, pairs that are alike from afar only.
 # 2. `IMAGE_SIZE = 512`, where the data have it: expect the same hashes for nearly all images.
 # 3. `SEED = 1`: another image of each class. Expect no change in any table.
-# 
+#
 # ## Conclusion
 # Compare models by macro F1 and look at the rarest classes first; do not count on colour; and ignore improvements that are
 # smaller than the share of duplicates. What a network gets in place of these images is the subject of

@@ -123,17 +123,18 @@ figures.gallery(images, figures.label_texts(labels, flowers.classes))
 #
 # Whatever is done to an image, two things must hold, or the network is taught nonsense: pixels stay within their range, and the
 # fractions of a label sum to one.
-# 
-# ## Try this
-# 1. `Augmentation(rotation=180)`: is it still the same flower? For photographs from above, yes.
-# 2. `Augmentation(crop=0.3)`: expect crops without any petal. That is too strong.
-# 3. `SEED = 1`: other random parameters. Expect other images, and the same ones again when you set it back.
-# 
-# ## Conclusion
-# Six random operations and two ways to mix turn a few images of a class into endless ones.
-# [03_finetune](03_finetune.ipynb) trains with them; how much each adds to the score is in the project's recipes.
 
 # %%
 assert images.numpy().min() >= 0
 assert images.numpy().max() <= 255
 assert abs(labels.numpy().sum(axis=1) - 1).max() < 1e-5
+
+# %% [markdown]
+# ## Try this
+# 1. `Augmentation(rotation=180)`: is it still the same flower? For photographs from above, yes.
+# 2. `Augmentation(crop=0.3)`: expect crops without any petal. That is too strong.
+# 3. `SEED = 1`: other random parameters. Expect other images, and the same ones again when you set it back.
+#
+# ## Conclusion
+# Six random operations and two ways to mix turn a few images of a class into endless ones.
+# [03_finetune](03_finetune.ipynb) trains with them; how much each adds to the score is in the project's recipes.
