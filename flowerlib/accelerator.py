@@ -134,10 +134,11 @@ def enable_compilation_cache() -> None:
     """
     import jax
 
-    if jax.config.jax_compilation_cache_dir:
+    settings = jax.config.values
+    if settings["jax_compilation_cache_dir"]:
         return
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
-    if importlib.util.find_spec("filelock") and jax.config.jax_compilation_cache_max_size == -1:
+    if importlib.util.find_spec("filelock") and settings["jax_compilation_cache_max_size"] == -1:
         jax.config.update("jax_compilation_cache_max_size", XLA_CACHE_BYTES)
         for program in (cache_dir() / "xla").glob("*-cache"):  # kept without a limit: JAX would stumble over it
             if not program.with_name(f"{program.name.removesuffix('-cache')}-atime").exists():

@@ -88,7 +88,7 @@ def run(
     named = data or os.environ.get("FLOWERS_DATA") or os.environ.get("FLOWERS_KAGGLE")
     there = named or any(mount.exists() for mount in competition_mounts())
     # In a process of its own: importing TensorFlow changes the environment that the notebooks would inherit.
-    draw = [sys.executable, "-m", "flowerlib", "sample", sample_dir()]
+    draw = [sys.executable, "-m", "flowerlib", "sample", str(sample_dir())]
     if sample and not there and subprocess.run(draw).returncode:
         raise typer.Exit(1)
     series.run(notebooks or (), data=data, out=out, parameters=parameter or (), name=name, jobs=jobs)
@@ -176,8 +176,11 @@ def folder(
     """
     from flowerlib.photos import folder as photos
 
-    options = {"image_size": size, "val": val, "test": test, "fit": fit.value, "seed": seed}
-    print(photos.convert(source, out, **options, skip_broken=skip_broken))
+    print(
+        photos.convert(
+            source, out, image_size=size, val=val, test=test, fit=fit.value, seed=seed, skip_broken=skip_broken
+        )
+    )
 
 
 @app.command(epilog="Example: flowerlib predict holiday/*.jpg --model outputs/runs/00_quickstart --top 3")
@@ -234,9 +237,7 @@ def serve(
         int, typer.Option(min=1, help="Maximum pixels of an image, and of all images decoded at once.")
     ] = 50_000_000,
     max_files: Annotated[int, typer.Option(min=1, help="Maximum number of images in a request.")] = 32,
-    timeout: Annotated[
-        float, typer.Option(parser=seconds, metavar="TIME", help="For a request to arrive, and for its answer.")
-    ] = "30s",
+    timeout: Annotated[str, typer.Option(metavar="TIME", help="For a request to arrive, and for its answer.")] = "30s",
     old_timeout: Annotated[float | None, typer.Option("--seconds", hidden=True)] = None,
     queue: Annotated[int, typer.Option(min=1, help="Images in flight at once; beyond that, requests get 503.")] = 256,
     allow_host: Annotated[
@@ -253,7 +254,7 @@ def serve(
         raise FlowersError(f"{error.name} is missing: pip install '.[serve]' in flowerlib's folder") from None
     if old_timeout:
         renamed("--seconds", "--timeout")
-    limits = service.Limits(max_bytes, max_pixels, max_files, old_timeout or timeout, queue)
+    limits = service.Limits(max_bytes, max_pixels, max_files, old_timeout or seconds(timeout), queue)
     service.serve(model, host, port, limits, allow_host or ())
 
 

@@ -4,16 +4,23 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
 from flowerlib import __version__
 from flowerlib.config import FlowersError, cache_dir
 
-PACKAGES = ("keras", "tensorflow", "tensorflow-cpu", "jax", "jaxlib", "numpy", "pillow", "opencv-python-headless")
-PACKAGES += ("keras-efficientnet-v2", "kaggle", "fastapi", "onnxruntime")
+if TYPE_CHECKING:
+    from flowerlib.networks.weights import WeightsFile
+
+PACKAGES = (
+    *("keras", "tensorflow", "tensorflow-cpu", "jax", "jaxlib", "numpy", "pillow", "opencv-python-headless"),
+    *("keras-efficientnet-v2", "kaggle", "fastapi", "onnxruntime"),
+)
 
 
 def report() -> str:
@@ -60,10 +67,17 @@ def _data() -> Iterator[tuple[str, str]]:
 
 
 def _weights() -> Iterator[tuple[str, str]]:
-    from flowerlib.networks import backbones, weights
+    from flowerlib.networks import backbones
 
     for name, row in backbones.BACKBONES.items():
-        yield "weights", f"{name}: {_answer(lambda row=row: str(weights.find(row.weights) or '? not on this machine'))}"
+        found = _answer(partial(_found, row.weights))
+        yield "weights", f"{name}: {found}"
+
+
+def _found(file: "WeightsFile") -> str:
+    from flowerlib.networks import weights
+
+    return str(weights.find(file) or "? not on this machine")
 
 
 def _kaggle() -> Iterator[tuple[str, str]]:

@@ -51,12 +51,17 @@ class Flowers:
 
     def num_stored(self, split: str) -> int:
         """Return the number of images in the files of a split, as their names tell it."""
-        return sum(int(SHARD.fullmatch(PurePosixPath(path).name)[2]) for path in self.shards[split])
+        return sum(num_records(path) for path in self.shards[split])
 
     def __str__(self) -> str:
         counts = ", ".join(f"{self.count(split):,} {split}" for split in SPLITS)
         size = f"{self.image_size} x {self.image_size} px"
         return f"{self.root}: {counts} images of {size}, {len(self.classes)} classes (data {self.fingerprint})"
+
+
+def num_records(path: str) -> int:
+    """Return how many records a file holds, as its name `<NN>-<S>x<S>-<COUNT>.tfrec` tells it."""
+    return int(PurePosixPath(path).stem.rsplit("-", 1)[1])
 
 
 def find(image_size: int | None = None, path: str | None = None, *, nearest: bool = False) -> Flowers:

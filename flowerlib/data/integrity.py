@@ -1,14 +1,13 @@
 """Check a dataset record by record, before an hour of training finds what is damaged."""
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import PurePosixPath
 
 from google.protobuf.message import DecodeError
 from tqdm import tqdm
 
 from flowerlib.accelerator import tf
 from flowerlib.config import FlowersError
-from flowerlib.data.dataset import SHARD, SPLITS, Flowers
+from flowerlib.data.dataset import SPLITS, Flowers, num_records
 from flowerlib.data.decoding import decode_jpeg
 
 
@@ -47,7 +46,7 @@ def _check_shard(flowers: Flowers, split: str, path: str) -> list[bytes]:
         ) from None
     except FlowersError as error:
         raise FlowersError(f"`{path}` record {len(ids)}: {error}; fetch or make the file again") from None
-    named = int(SHARD.fullmatch(PurePosixPath(path).name)[2])
+    named = num_records(path)
     if len(ids) != named:
         raise FlowersError(f"`{path}` holds {len(ids)} records but its name says {named}; fetch the file again")
     return ids

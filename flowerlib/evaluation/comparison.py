@@ -63,7 +63,7 @@ def compare(first: RunResult, second: RunResult, *, resamples: int = 1000, seed:
     drawn = resampled_macro_f1(probabilities, labels, times)  # (2, resamples)
     low, high = np.percentile(drawn[1] - drawn[0], [2.5, 97.5])
     right = [run.val.predicted == labels for run in (first, second)]
-    scores = tuple(run.val.scores()["macro_f1"] for run in (first, second))
+    scores = first.val.scores()["macro_f1"], second.val.scores()["macro_f1"]
     return Comparison(
         scores, float(low), float(high), int((right[1] & ~right[0]).sum()), int((right[0] & ~right[1]).sum())
     )

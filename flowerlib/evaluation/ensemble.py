@@ -31,7 +31,7 @@ def _aligned(run: RunResult, first: RunResult) -> RunResult:
         splits[split] = Predictions(mine.probabilities[order], mine.labels[order], mine.ids[order])
         if not np.array_equal(splits[split].labels, theirs.labels):
             raise FlowersError(f"run {run.name} has other {split} labels than {first.name}; run both on the same data")
-    return replace(run, **splits)
+    return replace(run, val=splits["val"], test=splits["test"])
 
 
 def weighted_average(probabilities: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:

@@ -25,7 +25,7 @@ def class_counts(counts: Mapping[str, np.ndarray], names: Sequence[str]) -> Figu
             there = values[members] > 0
             axes.plot(values[members][there], at[there], "o", ms=4.5, color=COLOURS[split], label=split)
         for row in np.flatnonzero(sum(values[members] for values in counts.values()) == 0):
-            axes.text(0.8, row, "no image", va="center", fontsize=7, color=GREY)
+            axes.text(0.8, float(row), "no image", va="center", fontsize=7, color=GREY)
         axes.set(xscale="log", xlim=(0.7, 1.5 * largest), ylim=(len(members) - 0.4, -0.6))
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         axes.xaxis.set_major_formatter("{x:.0f}")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from flowerlib.figures.style import MARKED, POINT, WIDTH, new_figure, note, show, wrapped
+from flowerlib.figures.style import MARKED, POINT, WIDTH, new_figure, note, show, tight, wrapped
 
 
 def gallery(
@@ -32,7 +32,7 @@ def gallery(
     lines = sum(1 + max(title.count("\n") for title in titles[start : start + columns]) for start in starts if titles)
     height, width = np.shape(images)[1:3]
     figure = new_figure(len(starts) * WIDTH / columns * height / width + lines * 1.3 * size * POINT)
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+    tight(figure)
     grid = figure.subplots(len(starts), columns, squeeze=False).ravel()
     for axes, image in zip(grid, images, strict=False):
         show(axes, image)
@@ -55,7 +55,7 @@ def rows(images: np.ndarray, names: Sequence[str], *, column_titles: Sequence[st
     names = [textwrap.fill(name, 14) for name in names]
     margin = 0.1 + 0.075 * max(len(line) for name in names for line in name.split("\n"))
     figure = new_figure(num_rows * (WIDTH - margin) / columns + (0.2 if column_titles else 0))
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+    tight(figure)
     grid = figure.subplots(num_rows, columns, squeeze=False)
     for (row, column), axes in np.ndenumerate(grid):
         show(axes, images[row][column])

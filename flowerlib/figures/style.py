@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 # Told apart by colour-blind readers too. Source: Okabe and Ito, jfly.uni-koeln.de/color
 TRAIN, VAL, TEST = "#0072B2", "#D55E00", "#009E73"
@@ -41,8 +42,8 @@ def new_figure(height: float) -> Picture:
     """Return an empty figure of the common width, `height` inches high, with the watermark."""
     figure = Picture(figsize=(WIDTH, height), layout="constrained")
     for text in _watermark:
-        style = {"fontsize": min(54, 40 * height), "fontweight": "bold", "color": GREY, "alpha": 0.3, "zorder": 9}
-        figure.text(0.5, 0.5, text, ha="center", va="center", **style)
+        size = min(54, 40 * height)
+        figure.text(0.5, 0.5, text, ha="center", va="center", size=size, weight="bold", color=GREY, alpha=0.3, zorder=9)
     return figure
 
 
@@ -58,6 +59,13 @@ def new_columns(num_rows: int, row_height: float) -> tuple[Picture, list[Axes]]:
     num_panels = min(3, math.ceil(num_rows / 12))
     figure = new_figure(row_height * math.ceil(num_rows / num_panels) + 0.8)
     return figure, list(figure.subplots(1, num_panels, squeeze=False)[0])
+
+
+def tight(figure: Figure) -> None:
+    """Let a grid of images fill the figure, with narrow gaps."""
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    engine.set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
 
 
 def class_ticks(axes: Axes, names: Sequence[str]) -> None:
@@ -107,14 +115,14 @@ def bars(
     hollow: Sequence[bool] | None = None,
 ) -> None:
     """Draw a horizontal bar a name, the first on top, with its value at its end; a NaN is a dash, hollow is hatched."""
-    values = np.asarray(values, float)
-    bars = axes.barh(range(len(names)), np.nan_to_num(values), height=0.65, color=colour, edgecolor=colour)
+    numbers = np.asarray(values, float)
+    bars = axes.barh(range(len(names)), np.nan_to_num(numbers), height=0.65, color=colour, edgecolor=colour)
     for index in np.flatnonzero(hollow if hollow is not None else []):
         bars[index].set(facecolor="white", hatch="///")
-    axes.bar_label(bars, ["\N{EN DASH}" if np.isnan(value) else write(value) for value in values], padding=4)
+    axes.bar_label(bars, ["\N{EN DASH}" if np.isnan(value) else write(value) for value in numbers], padding=4)
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", length=0)
-    plain_axes(axes, xlim=(0, 1.15 * np.nan_to_num(values).max() or 1), ylim=(len(names) - 0.4, -0.6))
+    plain_axes(axes, xlim=(0, 1.15 * np.nan_to_num(numbers).max() or 1), ylim=(len(names) - 0.4, -0.6))
 
 
 def amount(value: float) -> str:

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata as packages
 from pathlib import Path
 
@@ -120,11 +121,11 @@ def make(
     kernel: Kernel, user: str, *, accelerator: str | None = None, online: bool | None = None, root: Path = ROOT
 ) -> Built:
     """Make one kernel; nothing is written. Arguments as in `build`, `root` is that of the repository."""
-    options = {"accelerator": accelerator, "online": online, "root": root}
+    again = partial(make, user=user, accelerator=accelerator, online=online, root=root)
     described = kernels.metadata(kernel, kernels.read(root / METADATA), user, accelerator=accelerator, online=online)
     notebook = _clean(nbformat.read(root / "notebooks" / f"{kernel.notebook}.ipynb", as_version=4), user)
     notebook.cells.insert(1, _cell(carried(notebook, kernel.carries), described["machine_shape"]))  # below the title
-    sources = [make(SERIES[name], user, **options).content for name in kernel.sources]
+    sources = [again(SERIES[name]).content for name in kernel.sources]
     content = hashlib.sha256(json.dumps([described, notebook, sources], sort_keys=True).encode()).hexdigest()[:16]
     notebook.cells[1].source = notebook.cells[1].source.replace(PENDING, content, 1)
     return Built(kernel, described, notebook, content)
@@ -177,8 +178,8 @@ def make_all(
         raise FlowersError("whose kernels are they? Give `--user NAME`, or log in with `kaggle auth login`")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", user):
         raise FlowersError(f"`user` (={user}) must be a name as in the address of a Kaggle profile")
-    options = {"accelerator": accelerator, "online": online, "root": root}
-    return [make(kernel, user, **options) for kernel in kernels.chosen(notebooks)]
+    one = partial(make, user=user, accelerator=accelerator, online=online, root=root)
+    return [one(kernel) for kernel in kernels.chosen(notebooks)]
 
 
 def build(

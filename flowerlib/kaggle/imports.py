@@ -14,7 +14,8 @@ def needed(sources: Iterable[str]) -> set[Path]:
 
     A package's `__init__` is imported with anything in it.
     """
-    todo, found = [name for source in sources for name in _imported(source)], set()
+    todo = [name for source in sources for name in _imported(source)]
+    found: set[Path] = set()
     while todo:
         new = set(_files(todo.pop())) - found
         found |= new

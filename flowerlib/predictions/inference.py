@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from weakref import ReferenceType, WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 
@@ -58,7 +58,7 @@ def _run(model: keras.Model) -> Callable[[tf.Tensor], Any]:
     return _programs[model]
 
 
-def _jax_program(model: ReferenceType[keras.Model]) -> Callable[[tf.Tensor], Any]:
+def _jax_program(model: Callable[[], keras.Model]) -> Callable[[tf.Tensor], Any]:
     import jax
 
     run = jax.jit(lambda *state_and_inputs: model().stateless_call(*state_and_inputs, training=False)[0])
@@ -76,7 +76,7 @@ def _jax_program(model: ReferenceType[keras.Model]) -> Callable[[tf.Tensor], Any
     return program
 
 
-def _tf_program(model: ReferenceType[keras.Model]) -> Callable[[tf.Tensor], Any]:
+def _tf_program(model: Callable[[], keras.Model]) -> Callable[[tf.Tensor], Any]:
     strategy = model().distribute_strategy
     if strategy.num_replicas_in_sync == 1:
         return lambda inputs: model().predict_on_batch(inputs)

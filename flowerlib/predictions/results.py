@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -28,7 +29,7 @@ class RunResult:
 
 def save(path: Path, val: Predictions, test: Predictions, classes: tuple[str, ...]) -> None:
     """Write `predictions.npz`: `val_*` and `test_*` arrays of `Predictions`, and `classes`."""
-    arrays = {"classes": np.array(classes)}
+    arrays: dict[str, Any] = {"classes": np.array(classes)}
     for split, predictions in (("val", val), ("test", test)):
         arrays |= {f"{split}_{name}": value for name, value in vars(predictions).items()}
     with atomic_write(path) as temporary:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from flowerlib.accelerator import Device
 from flowerlib.config import MINOR_SUFFIXES, FlowersError
@@ -109,7 +110,7 @@ def configure(parameters: Mapping[str, object], device: Device) -> TrainConfig:
     Raises:
         FlowersError: `FLOWERS_PROFILE` has another value, or no epoch is left after the warm-up.
     """
-    given = {name.lower(): value for name, value in parameters.items() if name.isupper()}
+    given: dict[str, Any] = {name.lower(): value for name, value in parameters.items() if name.isupper()}
     replicas = device.num_replicas
     if "batch_per_replica" in given:
         given["batch_size"] = given["batch_per_replica"] * replicas
@@ -137,10 +138,16 @@ def profile(device: Device) -> str:
 
 def _smoke_test(config: TrainConfig, device: Device) -> TrainConfig:
     """The same run, shrunk. 72 px is the least that all five networks take (Xception's limit is 71)."""
-    shrunk = {"image_size": 72, "batch_size": 4 * device.num_replicas, "epochs": 2, "steps": 2}
+    shrunk: dict[str, Any] = {"image_size": 72, "batch_size": 4 * device.num_replicas, "epochs": 2, "steps": 2}
     print(
         f"SMOKE TEST on {device.kind.upper()} ({shrunk['epochs']} epochs of {shrunk['steps']} steps, "
         f"{shrunk['image_size']} px): ignore all scores. Full training: flowerlib run --full, or FLOWERS_PROFILE=full."
     )
-    plain = {"eval_size": None, "tta_sizes": (), "tta_flip": False, "warmup_epochs": 1, "num_augmented_views": 0}
+    plain: dict[str, Any] = {
+        "eval_size": None,
+        "tta_sizes": (),
+        "tta_flip": False,
+        "warmup_epochs": 1,
+        "num_augmented_views": 0,
+    }
     return replace(config, **shrunk, **plain, smoke_test=True, name=f"{config.name}-smoke-test")

@@ -42,8 +42,9 @@ class PartialFile:
         """The place of a block as the journal tells it; None where line or block are not as they were written."""
         if not re.fullmatch(r"\d+ \d+ \d+ \d+ \d+", line, re.ASCII):
             return None
-        *place, checksum = map(int, line.split())
-        return tuple(place) if zlib.crc32(self._read(*place)) == checksum else None
+        view, start, views, rows, checksum = map(int, line.split())
+        place = (view, start, views, rows)
+        return place if zlib.crc32(self._read(*place)) == checksum else None
 
     def write_block(self, view: int, start: int, block: np.ndarray) -> None:
         """Write a block `(views, rows, d)` of float16: of so many views from `view` on, of the images from `start`."""

@@ -47,8 +47,9 @@ def extract_features(run: Run, feature_extractor: keras.Model) -> dict[str, Feat
 
     def split(name: str) -> Features:
         augmented = config.num_augmented_views if name == "train" else 0
-        options = {"flip": not config.smoke_test, "num_augmented": augmented}
-        return extract(feature_extractor, run.flowers, name, batch_size, **options)
+        return extract(
+            feature_extractor, run.flowers, name, batch_size, flip=not config.smoke_test, num_augmented=augmented
+        )
 
     return {name: split(name) for name in data.SPLITS}
 
@@ -180,7 +181,7 @@ def _extract(
 
     Return labels and ids, where all images were read.
     """
-    count, parts = shape[1], []
+    count, parts = shape[1], list[tuple[np.ndarray, np.ndarray]]()
     with feature_file.open_partial(path, shape) as partial:
         bar.initial = bar.n = sum(num_views * rows for _, _, num_views, rows in partial.blocks)  # not in the speed
         bar.refresh()
@@ -189,16 +190,15 @@ def _extract(
             size, start = feature_extractor.input_shape[1], done - number * count
             batches = views.batches(flowers, split, batch_size, size, number=number, start=start)
             flip, view = (views.flip, 0) if number == 0 else (False, views.num_original - 1 + number)
-            for values, *labels_and_ids in predictions.iterate_outputs(
-                feature_extractor, batches, batch_size, flip=flip
-            ):
+            for values, labels, ids in predictions.iterate_outputs(feature_extractor, batches, batch_size, flip=flip):
                 _refuse_too_large(values, split, feature_extractor.name)
                 partial.write_block(view, done - number * count, values)
                 done += values.shape[1]
                 bar.update(values.shape[0] * values.shape[1])
-                parts += [labels_and_ids] if number == 0 else []
-    labels, ids = (np.concatenate(part) for part in zip(*parts, strict=True)) if parts else ([], [])
-    return (labels, ids) if len(labels) == count else None
+                parts += [(labels, ids)] if number == 0 else []
+    if sum(len(labels) for labels, _ in parts) < count:  # resumed: some were processed by an earlier call
+        return None
+    return np.concatenate([labels for labels, _ in parts]), np.concatenate([ids for _, ids in parts])
 
 
 def _refuse_too_large(values: np.ndarray, split: str, network: str) -> None:
@@ -212,10 +212,11 @@ def _refuse_too_large(values: np.ndarray, split: str, network: str) -> None:
 def split_holdout(features: Features, every: int) -> tuple[Features, Features]:
     """Split off every `every`-th image (the first, ...) as a holdout, with all its views; return (rest, holdout)."""
     held = np.arange(len(features.labels)) % every == 0
-    return tuple(
-        replace(features, values=features.values[:, part], labels=features.labels[part], ids=features.ids[part])
-        for part in (~held, held)
-    )
+    return _select(features, ~held), _select(features, held)
+
+
+def _select(features: Features, part: np.ndarray) -> Features:
+    return replace(features, values=features.values[:, part], labels=features.labels[part], ids=features.ids[part])
 
 
 def train_batches(

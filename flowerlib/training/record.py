@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -147,7 +148,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def timing(seconds: Sequence[float], compiled: Sequence[float]) -> dict:
+def timing(seconds: Sequence[float], compiled: Sequence[float]) -> dict[str, Any]:
     """Return epochs done, seconds of the first, mean seconds of those that did not compile (None if none)."""
     others = [value for value, slower in zip(seconds, compiled, strict=True) if not slower]
     return {
@@ -165,7 +166,7 @@ def save_timing(run: Run, seconds: Sequence[float]) -> dict:
         took longer), `images_per_second`.
     """
     config = run.config
-    record = {"name": config.name, "smoke_test": config.smoke_test, "config": asdict(config)}
+    record: dict[str, Any] = {"name": config.name, "smoke_test": config.smoke_test, "config": asdict(config)}
     record |= device_record(run.device) | timing(seconds, [1, *[0] * (len(seconds) - 1)])
     record["data"] = {"fingerprint": run.flowers.fingerprint, "train": run.flowers.count("train")}
     record["compile_seconds"] = record["first_epoch_seconds"] - record["seconds_per_epoch"]

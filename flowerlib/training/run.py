@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from flowerlib import accelerator, data, figures, predictions
 from flowerlib.accelerator import Device, keras, tf
@@ -55,7 +55,7 @@ class Run:
     def __str__(self) -> str:
         return f"{self.device}\n{self.flowers}"
 
-    def with_config(self, **hyperparameters: object) -> "Run":
+    def with_config(self, **hyperparameters: Any) -> "Run":
         """Return the same run with some hyperparameters replaced."""
         return replace(self, config=replace(self.config, **hyperparameters))
 
@@ -100,8 +100,15 @@ def train_batches(run: Run, augment: Augment | None = None) -> Batches:
     """Return what makes the run's training batches: called with `start`, it returns `data.train_batches` from there."""
     config = run.config
     mix = with_probability(MIXES[config.mix], config.mix_probability)
-    options = {"image_size": config.image_size, "augment": augment, "mix": mix, "seed": config.seed}
-    return partial(data.train_batches, run.flowers, config.batch_size, **options)
+    return partial(
+        data.train_batches,
+        run.flowers,
+        config.batch_size,
+        image_size=config.image_size,
+        augment=augment,
+        mix=mix,
+        seed=config.seed,
+    )
 
 
 def eval_batches(run: Run, split: str, image_size: int | None = None) -> tf.data.Dataset:
