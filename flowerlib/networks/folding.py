@@ -5,7 +5,7 @@ too, with other weights and a bias; then nothing has to pass over its maps again
 """
 
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import numpy as np
 
@@ -73,11 +73,7 @@ def to_float32(model: keras.Model) -> keras.Model:
     """
 
     def copied(layer: keras.Layer) -> keras.Layer:
-        return (
-            to_float32(layer)
-            if isinstance(layer, keras.Model)
-            else _copy(layer, cast(dict, _unmixed(layer.get_config())))
-        )
+        return to_float32(layer) if isinstance(layer, keras.Model) else _copy(layer, _float32_config(layer))
 
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")  # of the models themselves, whose configuration does not tell theirs
@@ -85,6 +81,10 @@ def to_float32(model: keras.Model) -> keras.Model:
         return _cloned(model, copied)
     finally:
         keras.config.set_dtype_policy(policy)
+
+
+def _float32_config(layer: keras.Layer) -> dict:
+    return cast(dict, _unmixed(layer.get_config()))
 
 
 def _unmixed(config: object) -> object:
@@ -107,20 +107,40 @@ def _cloned(model: keras.Model, copied: Callable, called: Callable | None = None
 
 
 def _pairs(network: keras.Model, among: Collection[keras.Layer] | None) -> Iterator[tuple[Convolution, Norm]]:
-    """Yield each convolution whose maps go into a normalisation and nowhere else, and that normalisation."""
+    """Yield each convolution whose maps go into a normalization and nowhere else, and that normalization."""
     may = set(network.layers) if among is None else among
+    only_users = _only_users(network)
     for conv in network.layers:
         if conv in may and type(conv) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D):
-            norm = _only_user(conv, network)
+            norm = only_users.get(conv.name)
             if norm is not None and norm in may and type(norm) is Norm and norm.axis in (-1, 3) and _is_linear(conv):
                 yield conv, norm
 
 
-def _only_user(layer: keras.Layer, network: keras.Model) -> keras.Layer | None:
-    """Return the layer that alone uses what another puts out, each called just once; None where there is none."""
-    users = [node.operation for node in layer._outbound_nodes]
-    called_once = len(users) == 1 and len(layer._inbound_nodes) == len(users[0]._inbound_nodes) == 1
-    return users[0] if called_once and all(layer.output is not output for output in network.outputs) else None
+def _only_users(network: keras.Model) -> dict[str, keras.Layer]:
+    """Map each layer's name to the layer that alone uses its output, where both are called just once."""
+    config = network.get_config()
+    users: dict[str, list[str]] = {}
+    for layer in config["layers"]:
+        for producer in _producers(layer["inbound_nodes"]):
+            users.setdefault(producer, []).append(layer["name"])
+    once = {layer["name"] for layer in config["layers"] if len(layer["inbound_nodes"]) <= 1}
+    outputs = str(config["output_layers"])
+    return {
+        producer: network.get_layer(consumers[0])
+        for producer, consumers in users.items()
+        if len(consumers) == 1 and {producer, *consumers} <= once and repr(producer) not in outputs
+    }
+
+
+def _producers(nodes: object) -> Iterator[str]:
+    """Yield the name of the layer behind each tensor in a configuration's `inbound_nodes`."""
+    if isinstance(nodes, dict):
+        if "keras_history" in nodes:
+            yield nodes["keras_history"][0]
+        nodes = list(nodes.values())
+    for each in nodes if isinstance(nodes, list | tuple) else ():
+        yield from _producers(each)
 
 
 def _is_linear(conv: Convolution) -> bool:
@@ -149,11 +169,7 @@ def _copy(layer: keras.Layer, config: dict | None = None) -> keras.Layer:
     copied = type(layer).from_config(config or layer.get_config())
     if getattr(layer, "weights", None):
         copied.build_from_config(layer.get_build_config())
-        # The layer itself, and those within it, such as the dense ones of an attention.
-        for ours, theirs in zip(copied._flatten_layers(), layer._flatten_layers(), strict=True):
-            weights: dict[str, Any] = {}
-            theirs.save_own_variables(weights)
-            # As arrays: two variables of one JAX array would lose it together, when a training step takes its memory.
-            arrays = {name: keras.ops.convert_to_numpy(value) for name, value in weights.items()}
-            ours.load_own_variables(arrays)  # with what follows from them, such as the spread of a Normalization
+        copied.set_weights(layer.get_weights())
+        if isinstance(copied, keras.layers.Normalization):
+            copied.finalize_state()  # mean and standard deviation, which follow from its weights
     return copied

@@ -143,11 +143,5 @@ def _smoke_test(config: TrainConfig, device: Device) -> TrainConfig:
         f"SMOKE TEST on {device.kind.upper()} ({shrunk['epochs']} epochs of {shrunk['steps']} steps, "
         f"{shrunk['image_size']} px): ignore all scores. Full training: flowerlib run --full, or FLOWERS_PROFILE=full."
     )
-    plain: dict[str, Any] = {
-        "eval_size": None,
-        "tta_sizes": (),
-        "tta_flip": False,
-        "warmup_epochs": 1,
-        "num_augmented_views": 0,
-    }
-    return replace(config, **shrunk, **plain, smoke_test=True, name=f"{config.name}-smoke-test")
+    plain = replace(config, eval_size=None, tta_sizes=(), tta_flip=False, warmup_epochs=1, num_augmented_views=0)
+    return replace(plain, **shrunk, smoke_test=True, name=f"{config.name}-smoke-test")

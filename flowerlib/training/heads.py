@@ -135,23 +135,21 @@ class _ParallelHeads(keras.layers.Layer):
         return head
 
 
-class _ParallelAdamW(keras.optimizers.AdamW):
-    """AdamW with a rate and a decay for each of the heads, the first axis of every variable."""
+class _ParallelAdamW(keras.optimizers.Adam):
+    """AdamW with a learning rate and a weight decay for each of the heads, the first axis of every variable."""
 
     def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, grid: Sequence[HeadConfig]) -> None:
-        super().__init__(schedule, weight_decay=1.0, name="parallel_adamw")
+        super().__init__(schedule, name="parallel_adamw")
         self.rates = np.array([[[config.peak_lr]] for config in grid], np.float32)
         self.decays = np.array([[[config.weight_decay]] for config in grid], np.float32)
 
     def update_step(
         self, gradient: keras.KerasTensor, variable: keras.Variable, learning_rate: keras.KerasTensor
     ) -> None:
-        super().update_step(gradient, variable, learning_rate * self.rates)
-
-    def _apply_weight_decay(self, variables: list[keras.Variable]) -> None:
-        for variable in variables:
-            if variable.name == "kernel":
-                variable.assign(variable * (1.0 - self.learning_rate * self.rates * self.decays))
+        rates = learning_rate * self.rates
+        if variable.name == "kernel":  # biases do not decay
+            variable.assign(variable * (1.0 - rates * self.decays))
+        super().update_step(gradient, variable, rates)
 
 
 def train_heads(run: Run, train: Features, grid: Sequence[HeadConfig]) -> list[keras.Sequential]:

@@ -25,7 +25,7 @@ def learning_rates(run: Run) -> np.ndarray:
 
 
 class _AdamW(keras.optimizers.AdamW):
-    """AdamW whose last two variables, the head's, have a learning rate of their own; all decay alike."""
+    """AdamW that trains the variables of the layer `head` at a learning rate of their own; all decay alike."""
 
     def __init__(self, *arguments: object, head_lr_multiplier: float, **options: object) -> None:
         super().__init__(*arguments, name="adamw", **options)
@@ -34,7 +34,7 @@ class _AdamW(keras.optimizers.AdamW):
     def update_step(
         self, gradient: keras.KerasTensor, variable: keras.Variable, learning_rate: keras.KerasTensor
     ) -> None:
-        of_head = self._get_variable_index(variable) >= len(self._trainable_variables) - 2
+        of_head = "head" in variable.path.split("/")
         super().update_step(gradient, variable, learning_rate * (self.head_lr_multiplier if of_head else 1.0))
 
 
