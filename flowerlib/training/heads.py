@@ -147,7 +147,7 @@ class _ParallelAdamW(keras.optimizers.Adam):
         self, gradient: keras.KerasTensor, variable: keras.Variable, learning_rate: keras.KerasTensor
     ) -> None:
         rates = learning_rate * self.rates
-        if variable.name == "kernel":  # biases do not decay
+        if variable.shape[1] > 1:  # the kernels: biases, (heads, 1, classes), do not decay
             variable.assign(variable * (1.0 - rates * self.decays))
         super().update_step(gradient, variable, rates)
 

@@ -31,10 +31,15 @@ class _AdamW(keras.optimizers.AdamW):
         super().__init__(*arguments, name="adamw", **options)
         self.head_lr_multiplier = head_lr_multiplier
 
+    def build(self, variables: list[keras.Variable]) -> None:
+        super().build(variables)
+        self.of_head = [index for index, variable in enumerate(variables) if "head" in variable.path.split("/")]
+
     def update_step(
         self, gradient: keras.KerasTensor, variable: keras.Variable, learning_rate: keras.KerasTensor
     ) -> None:
-        of_head = "head" in variable.path.split("/")
+        # On TensorFlow `variable` is a replica's own part of it, which has no path. Keras itself looks it up like this.
+        of_head = self._get_variable_index(variable) in self.of_head
         super().update_step(gradient, variable, learning_rate * (self.head_lr_multiplier if of_head else 1.0))
 
 
