@@ -60,6 +60,9 @@ LABEL_SMOOTHING = 0.1  # discourages overconfidence: some labels are wrong
 DROPOUT = 0.5  # on the head's 2,560 inputs, against overfitting: some classes have 18 images
 MIX = "cutmix"  # or "mixup", "none"; 02_augmentation shows them
 MIX_PROBABILITY = 1.0  # the fraction of batches that are mixed
+CLASS_WEIGHTS = "none"  # in the loss, against class imbalance: or "balanced", "sqrt"
+SAMPLING = "uniform"  # of training images, against class imbalance: or "balanced", "sqrt"
+EMA = 0.0  # exponential moving average of the weights, such as 0.999; 0 for none
 HOURS = 8.5  # the time budget: Kaggle ends a session after nine
 SEED = 0
 

@@ -14,6 +14,7 @@ from flowerlib.data.decoding import FEATURES, parse
 from flowerlib.tfrecords.records import Records
 
 NUM_PARALLEL_CALLS = min((os.cpu_count() or 1) + 1, 16)  # batches made at once; one may be waiting for Python's lock
+POWERS = {"balanced": 1.0, "sqrt": 0.5}  # of the inverse frequency of a class
 PREFETCH = 4  # batches that wait
 Augment = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 Mix = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
@@ -26,10 +27,11 @@ def train_batches(
     image_size: int | None = None,
     augment: Augment | None = None,
     mix: Mix | None = None,
+    sampling: str = "uniform",
     seed: int = 0,
     start: int = 0,
 ) -> tf.data.Dataset:
-    """Return endless batches for training; every image is seen once before any is seen twice.
+    """Return endless batches for training; with uniform sampling every image comes once before any comes twice.
 
     Args:
         flowers: the dataset.
@@ -37,6 +39,8 @@ def train_batches(
         image_size: side of the images to return, the stored side unless given.
         augment: `(images (B, S, S, 3) uint8, seed (2,) int32) -> images`, with a seed of its own for each batch.
         mix: `(images, labels, seed) -> (images, labels)`, likewise.
+        sampling: how often an image comes: `uniform`, or by its class, `balanced` (each class equally often, drawn with
+            replacement) or `sqrt` (half-way, by the square root of its images).
         seed: of the order and of everything random; the same seed gives the same batches again.
         start: the number of the first batch, from 0; those before it are not made.
 
@@ -58,7 +62,12 @@ def train_batches(
     # Records are fetched by their position, so each epoch is shuffled as one. Augmented last: new random numbers each
     # time.
     records, num_classes = _on_disk(flowers, "train"), len(flowers.classes)
-    order = shuffled_positions(count, seed, start * batch_size).batch(batch_size, drop_remainder=True)
+    if sampling == "uniform":
+        positions = shuffled_positions(count, seed, start * batch_size)
+    else:
+        weights = inverse_frequencies(labels_and_ids(flowers, "train")[0], sampling)
+        positions = drawn_positions(weights, seed, start * batch_size)
+    order = positions.batch(batch_size, drop_remainder=True)
     numbered = tf.data.Dataset.zip(tf.data.Dataset.counter(start, dtype=tf.int32), order)
     return prefetch(numbered.map(batch, NUM_PARALLEL_CALLS))
 
@@ -73,6 +82,38 @@ def shuffled_positions(count: int, seed: int, start: int = 0) -> tf.data.Dataset
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
         order = tf.random.experimental.stateless_shuffle(tf.range(count), [seed, number])
         return tf.data.Dataset.from_tensor_slices(order)
+
+    first, within = divmod(start, count)
+    return tf.data.Dataset.counter(first, dtype=tf.int32).flat_map(epoch).skip(within)
+
+
+def inverse_frequencies(labels: np.ndarray, kind: str) -> np.ndarray:
+    """Return a weight for each image, larger where its class has fewer, against class imbalance; their mean is 1.
+
+    Args:
+        labels: `(n,)`.
+        kind: `balanced`, by 1 / (images of the class), as scikit-learn's `class_weight="balanced"`; or `sqrt`, by the
+            square root of that.
+
+    Raises:
+        FlowersError: another kind.
+    """
+    if kind not in POWERS:
+        raise FlowersError(f"`sampling` or `class_weights` (={kind!r}) must be one of {', '.join(POWERS)}, or left out")
+    weights = (1.0 / np.bincount(labels)[labels]) ** POWERS[kind]
+    return weights / weights.mean()
+
+
+def drawn_positions(weights: np.ndarray, seed: int, start: int = 0) -> tf.data.Dataset:
+    """Return positions (int32) without end, each drawn with a probability proportional to its weight `(n,)`.
+
+    As `shuffled_positions`: the same for every iterator, without the first `start`, in epochs of n.
+    """
+    count, log_weights = len(weights), tf.math.log(tf.constant(weights, tf.float32))[tf.newaxis]
+
+    def epoch(number: tf.Tensor) -> tf.data.Dataset:
+        drawn = tf.random.stateless_categorical(log_weights, count, [seed, number], tf.int32)
+        return tf.data.Dataset.from_tensor_slices(drawn[0])
 
     first, within = divmod(start, count)
     return tf.data.Dataset.counter(first, dtype=tf.int32).flat_map(epoch).skip(within)

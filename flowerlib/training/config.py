@@ -31,6 +31,9 @@ class TrainConfig:
         dropout: fraction of the features that the head drops in a training step.
         mix: `cutmix`, `mixup` or `none`.
         mix_probability: the fraction of batches that `mix` mixes.
+        class_weights: weights of the loss against class imbalance: `none`, `balanced` or `sqrt`.
+        sampling: how often images come, against class imbalance: `uniform`, `balanced` or `sqrt`.
+        ema: decay of the exponential moving average of the weights, such as 0.999, that is kept in the end; 0 for none.
         eval_size: side of the images in validation, in pixels (FixRes); None for `image_size`.
         tta_sizes: test-time augmentation, the sides at which the final predictions are made; empty for `eval_size`.
         tta_flip: test-time augmentation, whether every image is predicted mirrored too.
@@ -57,6 +60,9 @@ class TrainConfig:
     dropout: float = 0.0
     mix: str = "none"
     mix_probability: float = 1.0
+    class_weights: str = "none"
+    sampling: str = "uniform"
+    ema: float = 0.0
     eval_size: int | None = None
     tta_sizes: tuple[int, ...] = ()
     tta_flip: bool = False

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from flowerlib import data
 from flowerlib.accelerator import keras
 from flowerlib.training.run import Run
 
@@ -46,11 +47,37 @@ class _AdamW(keras.optimizers.AdamW):
 def optimizer(run: Run) -> keras.optimizers.Optimizer:
     """Return AdamW over `learning_rate`; biases and the scales of normalization, which cannot overfit, do not decay."""
     config = run.config
-    adamw = _AdamW(learning_rate(run), weight_decay=config.weight_decay, head_lr_multiplier=config.head_lr_multiplier)
+    adamw = _AdamW(
+        learning_rate(run),
+        weight_decay=config.weight_decay,
+        head_lr_multiplier=config.head_lr_multiplier,
+        use_ema=config.ema > 0,
+        ema_momentum=config.ema or 0.99,
+    )
     adamw.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
     return adamw
 
 
+class _WeightedCrossentropy(keras.losses.CategoricalCrossentropy):
+    """Cross-entropy of each image times the mean weight `(num_classes,)` of its label, which may be mixed."""
+
+    def __init__(self, class_weights: np.ndarray, **options: float) -> None:
+        super().__init__(**options)
+        self.class_weights = class_weights.astype(np.float32)
+
+    def call(self, y_true: keras.KerasTensor, y_pred: keras.KerasTensor) -> keras.KerasTensor:
+        return super().call(y_true, y_pred) * keras.ops.sum(y_true * self.class_weights, axis=-1)
+
+
 def loss(run: Run) -> keras.losses.Loss:
-    """Return cross-entropy with label smoothing, for labels `(B, num_classes)` that may be mixed."""
-    return keras.losses.CategoricalCrossentropy(label_smoothing=run.config.label_smoothing)
+    """Return cross-entropy with label smoothing, for labels `(B, num_classes)` that may be mixed.
+
+    With `class_weights` an image counts more where its class has fewer images in train; the mean weight is 1.
+    """
+    config = run.config
+    if config.class_weights == "none":
+        return keras.losses.CategoricalCrossentropy(label_smoothing=config.label_smoothing)
+    labels, _ = data.labels_and_ids(run.flowers, "train")
+    weights = np.ones(len(run.classes))
+    weights[labels] = data.inverse_frequencies(labels, config.class_weights)
+    return _WeightedCrossentropy(weights, label_smoothing=config.label_smoothing)

@@ -107,6 +107,7 @@ def train_batches(run: Run, augment: Augment | None = None) -> Batches:
         image_size=config.image_size,
         augment=augment,
         mix=mix,
+        sampling=config.sampling,
         seed=config.seed,
     )
 
