@@ -32,9 +32,7 @@ from flowerlib import data, evaluation, figures
 
 # %% tags=["parameters"]
 IMAGE_SIZE = 192  # the smallest the competition provides: quick to decode, and colours and copies show as well
-MAX_DISTANCE = (
-    6  # bits of 64: a resized or compressed copy stays within, an unrelated photograph does not
-)
+MAX_DISTANCE = 6  # bits of 64: near-duplicates stay within, unrelated photographs do not
 SHOWN = 16  # pairs of near-duplicates to draw: four rows of four
 SEED = 0  # of which image stands for its class
 

@@ -49,18 +49,14 @@ import keras  # after flowerlib, which chooses its backend: JAX on a TPU or GPU,
 # %% tags=["parameters"]
 NAME = "03_finetune"  # of the folder `runs/NAME` that this run leaves
 BACKBONE = "EfficientNetLite0"  # small enough to be trained on two cores
-FIRST_TRAINABLE_LAYER = (
-    "block3_expand_conv"  # layers before it are frozen: their maps are 48 x 48 and larger
-)
+FIRST_TRAINABLE_LAYER = "block3_expand_conv"  # frozen before it: maps of 48 x 48 and larger
 IMAGE_SIZE = 192  # in training
 EVAL_SIZE = 224  # in validation: larger, as random crops enlarge flowers in training (FixRes)
 TTA_SIZES = (192, 208, 224)  # test-time augmentation: the sizes of the final predictions ...
 TTA_FLIP = True  # ... each mirrored too
 BATCH_SIZE = 32  # over all replicas, however many: batch normalization depends on it
 EPOCHS = 24  # one or two minutes each on two cores, for 4,512 images
-WARMUP_EPOCHS = (
-    1  # a linear warm-up, so that the random head does not damage the pretrained weights
-)
+WARMUP_EPOCHS = 1  # so that the random head does not damage the pretrained weights
 PEAK_LR = 5e-4  # higher than usual: batch normalization is trained too, and there are 24 epochs
 HEAD_LR_MULTIPLIER = 10  # discriminative learning rates: the new head learns ten times as fast
 WEIGHT_DECAY = 0.05  # usual with AdamW

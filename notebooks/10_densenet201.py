@@ -47,9 +47,7 @@ TTA_SIZES = ()  # test-time augmentation: image sizes of the final predictions; 
 TTA_FLIP = True  # test-time augmentation: predict the mirror image too, and average
 BATCH_PER_REPLICA = 16  # 128 on the eight cores of a TPU
 EPOCHS = 20  # about 2,000 steps at a batch of 128
-WARMUP_EPOCHS = (
-    3  # a linear warm-up, so that the random head does not damage the pretrained weights
-)
+WARMUP_EPOCHS = 3  # so that the random head does not damage the pretrained weights
 PEAK_LR = 3e-4  # usual for AdamW on a pretrained network
 LR_BATCH_SIZE = 128  # the global batch size PEAK_LR is meant for; for another it is scaled by the square root
 HEAD_LR_MULTIPLIER = 1  # the learning rate of the new head over that of the backbone

@@ -44,9 +44,7 @@ NAME = "14_efficientnetv2xl"  # of the folder `runs/NAME` that this run leaves
 BACKBONE = "EfficientNetV2XL"  # a row of networks.BACKBONES
 FINE_TUNE = False  # feature extraction: the backbone is frozen
 IMAGE_SIZE = 512  # these weights were trained at 512 px
-NUM_AUGMENTED_VIEWS = (
-    4  # of each training image, besides it and its mirror image: six views to learn from
-)
+NUM_AUGMENTED_VIEWS = 4  # of each training image, besides the two original views
 EXTRACT_BATCH_SIZE = 32  # images a replica processes at once
 BATCH_SIZE = 256  # features in a training step of the head, over all replicas
 EPOCHS = 60  # seconds each; an epoch draws one view of each image
