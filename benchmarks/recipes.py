@@ -1,7 +1,8 @@
 """What single tricks add: one change at a time to the recipe of `03_finetune`, at 96 px and in 6 epochs, three seeds.
 
 The scores are macro F1 on val, one view, after the last epoch; each row is the mean difference from the plain recipe of
-the same seeds, and the smallest and the largest. Small images and few epochs: a trick that helps here may not at full size.
+the same seeds, and the smallest and the largest. Images are small and epochs few: a trick that helps here may not at
+full size.
 """
 
 import os

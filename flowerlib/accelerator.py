@@ -25,6 +25,8 @@ def _choose_backend() -> str:
     backend = os.environ.get("KERAS_BACKEND") or ("jax" if _jax_platform() in ("tpu", "gpu") else "tensorflow")
     if backend not in ("jax", "tensorflow"):
         raise FlowersError(f"`KERAS_BACKEND` (={backend}) must be jax or tensorflow, or unset to let flowerlib choose")
+    if backend == "jax" and not importlib.util.find_spec("jax"):
+        raise FlowersError("`KERAS_BACKEND` (=jax) needs JAX: pip install '.[jax]' in flowerlib's folder, or unset it")
     return backend
 
 

@@ -126,7 +126,16 @@ figures.confusion_matrix(val.confusion(), run.classes)
 # %%
 errors = evaluation.most_confident_errors(val, run.classes)
 titles = errors["true"] + " / predicted: " + errors["predicted"]
-figures.gallery(evaluation.load_images(run.flowers, errors), titles)
+images = evaluation.load_images(run.flowers, errors)
+figures.gallery(images, titles)
+
+# %% [markdown]
+# Where did the model look? A **class activation map** (CAM, Zhou et al., arXiv 1512.04150) is bright where a place of the image
+# supports the predicted class. A model that goes by the background lights up there.
+
+# %%
+maps = evaluation.activation_maps(model, images, errors["label"])
+figures.activation_maps(images, maps, titles)
 
 # %% [markdown]
 # ## Try this

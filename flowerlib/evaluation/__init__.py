@@ -1,5 +1,8 @@
-"""Evaluation: `statistics` of a dataset, `errors` of a model, `ensemble` of several, `comparison` of two."""
+"""Evaluation: `statistics` of a dataset, `errors` of a model, `ensemble` of several, `comparison` of two.
 
+`activation_maps` shows which places of an image a model goes by."""
+
+from flowerlib.evaluation.activation_maps import ActivationMaps, activation_maps
 from flowerlib.evaluation.comparison import Comparison, compare
 from flowerlib.evaluation.ensemble import (
     agreement,
@@ -25,7 +28,9 @@ from flowerlib.evaluation.statistics import (
 )
 
 __all__ = [
+    "ActivationMaps",
     "Comparison",
+    "activation_maps",
     "agreement",
     "aligned",
     "average_row",

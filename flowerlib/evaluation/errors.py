@@ -45,7 +45,8 @@ def confused_pairs(predicted: Predictions, classes: Sequence[str], most: int = 1
 def most_confident_errors(predicted: Predictions, classes: Sequence[str], most: int = 12) -> pd.DataFrame:
     """Return the wrong validation images, the most confident first (fastai: top losses).
 
-    Columns `split`, `position` (in file order), `true`, `predicted` (names) and `probability` (of the wrong class).
+    Columns `split`, `position` (in file order), `true`, `predicted` (names), `label` (of the prediction) and
+    `probability` (of the wrong class).
     """
     probability = predicted.probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted.predicted != predicted.labels)
@@ -57,6 +58,7 @@ def most_confident_errors(predicted: Predictions, classes: Sequence[str], most: 
             "position": wrong,
             "true": names[predicted.labels[wrong]],
             "predicted": names[predicted.predicted[wrong]],
+            "label": predicted.predicted[wrong],
             "probability": probability[wrong],
         }
     )

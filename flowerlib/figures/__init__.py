@@ -4,7 +4,7 @@ Read `style` first (colours, bars, the watermark), then any other.
 """
 
 from flowerlib.figures.dataset import class_colours, class_counts, file_sizes, ignored_classes
-from flowerlib.figures.images import gallery, label_texts, rows
+from flowerlib.figures.images import activation_maps, gallery, label_texts, rows
 from flowerlib.figures.results import (
     class_f1,
     confused_pairs,
@@ -23,6 +23,7 @@ __all__ = [
     "TRAIN",
     "VAL",
     "Picture",
+    "activation_maps",
     "class_colours",
     "class_counts",
     "class_f1",

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -44,6 +45,26 @@ def gallery(
         grid[index].spines[:].set(visible=True, color=MARKED, linewidth=3)
         grid[index].title.set(color=MARKED, fontweight="bold")
     return figure
+
+
+def activation_maps(
+    images: np.ndarray, maps: np.ndarray, titles: Sequence[str] | None = None, *, columns: int = 6
+) -> Figure:
+    """Show images with their class activation maps: bright where a place supports the class, dark elsewhere.
+
+    Args:
+        images: `(n, S, S, 3)` in [0, 255].
+        maps: `(n, h, w)`, in any unit; what is below zero supports other classes.
+        titles: one an image.
+        columns: images in a row.
+    """
+    if not len(images):
+        return note("no images")
+    lit = []
+    for image, values in zip(np.asarray(images, np.float32), maps, strict=True):
+        strength = cv2.resize(np.maximum(values, 0).astype(np.float32), image.shape[1::-1])
+        lit.append(image * (0.25 + 0.75 * strength / max(float(strength.max()), 1e-6))[..., np.newaxis])
+    return gallery(np.stack(lit), titles, columns=columns)
 
 
 def rows(images: np.ndarray, names: Sequence[str], *, column_titles: Sequence[str] | None = None) -> Figure:
