@@ -60,7 +60,7 @@ class Device:
     Attributes:
         kind: `tpu`, `gpu` or `cpu`.
         name: the maker's name for one of them.
-        num_replicas: how many take a share of every batch; the global batch size must be a multiple of it.
+        num_replicas: how many process a part of every batch each; the global batch size must be a multiple of it.
         backend: the Keras backend that drives them.
     """
 

@@ -1,4 +1,4 @@
-"""What every module may lean on: the one error type, the places, whole-file writing.
+"""Shared utilities: the error type, the places, atomic writing, locks, checksums, records of earlier versions.
 
 Three environment variables name places, `FLOWERS_DATA`, `FLOWERS_WEIGHTS` and `FLOWERS_KAGGLE` (what is `/kaggle` on
 Kaggle); four more say how to run, `FLOWERS_EXPECT` (the device that must be there), `FLOWERS_PROFILE` (`full` or

@@ -9,9 +9,9 @@ def _reversed(batch: tf.Tensor) -> tf.Tensor:
     return tf.gather(batch, tf.range(batch.shape[0])[::-1])
 
 
-def _blend(batch: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
-    """Each with its share of its partner."""
-    return batch * (1.0 - share) + _reversed(batch) * share
+def _blend(batch: tf.Tensor, fraction: tf.Tensor) -> tf.Tensor:
+    """Blend each with a fraction of its partner."""
+    return batch * (1.0 - fraction) + _reversed(batch) * fraction
 
 
 def _cast_like(images: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
@@ -20,7 +20,7 @@ def _cast_like(images: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
 
 
 def cutmix(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Paste a rectangle of one image into another; the label becomes what share of the pixels is whose.
+    """Paste a rectangle of one image into another; the label follows the fractions of the pixels.
 
     The partner of image i is image B - 1 - i. The rectangle keeps the image's proportions, its area is uniform in
     [0, 1], its centre anywhere; what falls outside is cut off and not counted. Source: Yun et al., arXiv 1905.04899.
@@ -48,24 +48,24 @@ def cutmix(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Te
 def mixup(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Blend each image with another, and its label likewise.
 
-    The partner of image i is image B - 1 - i, its share is drawn from Beta(0.2, 0.2), most often near 0, and kept at
+    The partner of image i is image B - 1 - i, its fraction is drawn from Beta(0.2, 0.2), most often near 0, and kept at
     or below one half: so every image stays the main one of its own blend, and none drops out of the epoch.
     Source: Zhang et al., arXiv 1710.09412. Arguments and result as in `cutmix`.
     """
     gamma = tf.random.stateless_gamma([2, images.shape[0], 1], seed, alpha=0.2)
-    share = tf.reduce_min(gamma, axis=0) / tf.reduce_sum(gamma, axis=0)
-    mixed = _blend(tf.cast(images, tf.float32), share[:, :, tf.newaxis, tf.newaxis])
-    return _cast_like(mixed, images), _blend(labels, share)
+    fraction = tf.reduce_min(gamma, axis=0) / tf.reduce_sum(gamma, axis=0)
+    mixed = _blend(tf.cast(images, tf.float32), fraction[:, :, tf.newaxis, tf.newaxis])
+    return _cast_like(mixed, images), _blend(labels, fraction)
 
 
-def with_probability(mix: Mix | None, share: float) -> Mix | None:
-    """Return what mixes that share of the batches, drawn from the seed, and leaves the others as they are."""
+def with_probability(mix: Mix | None, fraction: float) -> Mix | None:
+    """Return a function that mixes that fraction of the batches, drawn from the seed, and leaves others as they are."""
     if mix is None:
         return None
 
     def mixed(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         draw = tf.random.stateless_uniform([], seed + 1)
-        return tf.cond(draw < share, lambda: mix(images, labels, seed), lambda: (images, labels))
+        return tf.cond(draw < fraction, lambda: mix(images, labels, seed), lambda: (images, labels))
 
     return mixed
 

@@ -26,9 +26,9 @@ class Augmentation:
         horizontal_flip: mirror left and right, in half of the cases.
         vertical_flip: mirror top and bottom, in half of the cases.
         rotation: largest angle, in degrees, either way.
-        crop: smallest side of the square that is cut out and enlarged, as a share of the image's side; 1 keeps all.
+        crop: smallest side of the square that is cut out and enlarged, as a fraction of the image's side; 1 keeps all.
         contrast: largest change, either way, of the distance to the image's mean colour; 0.2 is 80 to 120 %.
-        brightness: largest change, either way, as a share of the full range of 255.
+        brightness: largest change, either way, as a fraction of the full range of 255.
     """
 
     horizontal_flip: bool = True
@@ -39,11 +39,11 @@ class Augmentation:
     brightness: float = 0.1
 
     def __call__(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Vary every image of a batch, each in its own way.
+        """Augment every image of a batch, each with random parameters of its own.
 
         Args:
             images: `(B, S, S, 3)` uint8, or float32 in [0, 255].
-            seed: `(2,)` int32; the same seed gives the same variations.
+            seed: `(2,)` int32; the same seed gives the same result.
 
         Returns:
             Images of the same shape, type and range.
@@ -52,11 +52,11 @@ class Augmentation:
         uniform = self.random_parameters(seed, tf.shape(images)[0])
         affine = tf.stack(self.affine_matrix(uniform, images.shape[1]), axis=1)
         gain, brighter = 1.0 + self.contrast * uniform[:, 6], 255.0 * self.brightness * uniform[:, 7]
-        varied = host_calls.numpy_function(_transform, [images, affine, gain, brighter], images.dtype)
-        return tf.ensure_shape(varied, images.shape)
+        augmented = host_calls.numpy_function(_transform, [images, affine, gain, brighter], images.dtype)
+        return tf.ensure_shape(augmented, images.shape)
 
     def random_parameters(self, seed: tf.Tensor, count: int | tf.Tensor) -> tf.Tensor:
-        """Return the random numbers behind the variations of `count` images, `(count, 8)` float32 in [-1, 1)."""
+        """Return the random numbers for `count` images, `(count, 8)` float32 in [-1, 1)."""
         return tf.random.stateless_uniform([count, 8], seed, -1.0, 1.0)
 
     def affine_matrix(self, uniform: tf.Tensor, size: int) -> tuple[tf.Tensor, ...]:
@@ -91,7 +91,7 @@ IDENTITY = Augmentation(
 
 def _transform(images: np.ndarray, affine: np.ndarray, gain: np.ndarray, brighter: np.ndarray) -> np.ndarray:
     """Move and colour each image, with OpenCV: several times faster than TensorFlow, and without Python's lock."""
-    varied = np.empty_like(images)
+    augmented = np.empty_like(images)
     for index, image in enumerate(images):
         moved = cv2.warpAffine(
             image,
@@ -104,7 +104,7 @@ def _transform(images: np.ndarray, affine: np.ndarray, gain: np.ndarray, brighte
         if images.dtype == np.uint8:
             levels = np.arange(256, dtype=np.float32)[:, np.newaxis] * gain[index] + offset
             table = np.clip(np.round(levels), 0, 255).astype(np.uint8)
-            cv2.LUT(moved, table[:, np.newaxis], varied[index])
+            cv2.LUT(moved, table[:, np.newaxis], augmented[index])
         else:
-            varied[index] = np.clip(moved * gain[index] + offset, 0, 255)
-    return varied
+            augmented[index] = np.clip(moved * gain[index] + offset, 0, 255)
+    return augmented

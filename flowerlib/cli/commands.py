@@ -214,7 +214,7 @@ def export(
 ) -> None:
     """Write a model for other programs.
 
-    Its probabilities are compared with the original's, and its size and speed are told.
+    Its probabilities are compared with the original's; its size and speed are printed.
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"  # the others cannot write all formats
     from flowerlib.photos import export as exporting

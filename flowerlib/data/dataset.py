@@ -67,7 +67,7 @@ def num_records(path: str) -> int:
 def find(image_size: int | None = None, path: str | None = None, *, nearest: bool = False) -> Flowers:
     """Find the dataset: at `path`, else `FLOWERS_DATA`, else where Kaggle mounts it, else the built-in sample.
 
-    A place that is named, by `path` or by `FLOWERS_DATA`, is the only one looked at, and where `FLOWERS_KAGGLE` names
+    A place that is named, by `path` or by `FLOWERS_DATA`, is the only one searched, and where `FLOWERS_KAGGLE` names
     what is mounted, the sample is not: a slip in a name must not end in training on something else.
 
     Args:
@@ -77,16 +77,16 @@ def find(image_size: int | None = None, path: str | None = None, *, nearest: boo
         path: a folder, `~` expanded, or any address that TensorFlow reads, such as `gs://bucket/folder`.
 
     Raises:
-        FlowersError: nothing found (every place looked at is listed), the size is absent (those that are there are
+        FlowersError: nothing found (every place searched is listed), the size is absent (those that are there are
             listed), a split is empty, a file name does not fit the layout, or one file serves two splits.
     """
     named = path or os.environ.get("FLOWERS_DATA")
     places, instead = _candidate_roots(named)
     found = {place: sizes for place in places if (sizes := _sizes(place))}
     if not found:
-        looked = ", ".join(f"`{place}`{_why_unreadable(place)}" for place in places)
+        searched = ", ".join(f"`{place}`{_why_unreadable(place)}" for place in places)
         raise FlowersError(
-            f"no flowers found: no folder `tfrecords-jpeg-<S>x<S>` in {looked}; name the folder that holds them with "
+            f"no flowers found: no folder `tfrecords-jpeg-<S>x<S>` in {searched}; name the folder that holds them with "
             f"--data or FLOWERS_DATA{instead}"
         )
     root, sizes = next(iter(found.items()))

@@ -1,4 +1,4 @@
-"""Average the outputs of several runs, and tell how good each and their averages are."""
+"""Ensembles: average the predictions of several runs, and score them and their averages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -43,7 +43,7 @@ def fit_weights(probabilities: np.ndarray, labels: np.ndarray, steps: int = 200)
     """Return the weights of the average that make the labels most likely.
 
     The likelihood of a weighted average has one maximum over the weights, and expectation maximisation climbs to it
-    without a step size: each run's new weight is its mean share of the probability given to the true class.
+    without a step size: each run's new weight is its mean fraction of the probability assigned to the true class.
 
     Args:
         probabilities: `(runs, n, num_classes)`.
@@ -64,7 +64,7 @@ def fit_weights(probabilities: np.ndarray, labels: np.ndarray, steps: int = 200)
 def cross_fitted(probabilities: np.ndarray, labels: np.ndarray, *, folds: int = 5, seed: int = 0) -> np.ndarray:
     """Average `(runs, n, num_classes)` with fitted weights, each image with weights that were fitted without it.
 
-    So the score of the result `(n, num_classes)` is as honest as that of a single run.
+    So the score of the result `(n, num_classes)` is as unbiased as that of a single run.
     """
     fold = np.random.default_rng(seed).permutation(len(labels)) % folds
     averaged = np.empty(probabilities.shape[1:], probabilities.dtype)
@@ -76,10 +76,10 @@ def cross_fitted(probabilities: np.ndarray, labels: np.ndarray, *, folds: int = 
 
 @dataclass(frozen=True)
 class SelectionOptimism:
-    """What choosing the best of several rows by their own score does to that score.
+    """How much selecting the best of several rows by their own score biases that score upwards.
 
     Attributes:
-        optimism: how much of the chosen row's macro F1 comes from the choice, and not from the row.
+        optimism: how much of the selected row's macro F1 is due to the selection.
         low: of the 95 % interval of the difference between the best row and the next; 0 where there is none.
         high: its other end.
     """
@@ -92,7 +92,7 @@ class SelectionOptimism:
 def selection_optimism(
     probabilities: np.ndarray, labels: np.ndarray, *, resamples: int = 1000, seed: int = 0
 ) -> SelectionOptimism:
-    """Estimate by a paired bootstrap how much macro F1 the best of several rows owes to being chosen by it.
+    """Estimate by a paired bootstrap the optimism of selecting the best of several rows by macro F1.
 
     The images are drawn again with replacement, the same for every row. Each time one row is best; the optimism is how
     much better it is there than over all resamples, in the mean (Efron compares with its score on the original, which
@@ -140,7 +140,7 @@ def agreement(predicted: Sequence[Predictions]) -> np.ndarray:
 def recap_table(runs: Sequence[RunResult]) -> pd.DataFrame:
     """Return one row a run: what it is, how good on val, what it cost.
 
-    `seconds_per_epoch` are of training alone, `trained` is the share of the parameters that training changed,
+    `seconds_per_epoch` are of training alone, `trained` is the fraction of the parameters that training changed,
     `image_size` the side in pixels in training.
     """
     return pd.DataFrame([_recap_row(run) for run in runs])

@@ -22,7 +22,7 @@ COSINES = np.cos(np.pi * np.arange(9)[:, None] * (2 * np.arange(32) + 1) / 64).a
 
 
 def image_table(flowers: Flowers, progress: bool = True) -> pd.DataFrame:
-    """Decode every image once and note what 01_eda needs.
+    """Decode every image once and tabulate what 01_eda needs.
 
     Returns:
         One row an image, named by its split and id, split after split, each in file order: `split`, `position` in it,
@@ -32,7 +32,7 @@ def image_table(flowers: Flowers, progress: bool = True) -> pd.DataFrame:
     """
     names = np.array([*flowers.classes, "?"])  # label -1, of the test images, is the last
     parts = []
-    with tqdm(desc="looking at images", total=sum(map(flowers.count, data.SPLITS)), disable=not progress) as bar:
+    with tqdm(desc="decoding images", total=sum(map(flowers.count, data.SPLITS)), disable=not progress) as bar:
         for split in data.SPLITS:
             batches = tf.data.Dataset.zip(data.eval_batches(flowers, split, BATCH), _kilobytes(flowers, split))
             for (images, labels, ids), kilobytes in batches:
@@ -80,7 +80,7 @@ def class_counts(images: pd.DataFrame, num_classes: int) -> dict[str, np.ndarray
 
 
 def score_ignoring_rare(labels: np.ndarray, num_classes: int) -> pd.DataFrame:
-    """Score a classifier that is perfect but for the rarest classes, in whose place it says the most frequent one.
+    """Score a classifier that is perfect but for the rarest classes, in whose place it predicts the most frequent one.
 
     Args:
         labels: the true labels `(n,)`.
@@ -117,7 +117,7 @@ def colour_scores(images: pd.DataFrame, num_classes: int) -> pd.DataFrame:
     """Score on the validation images what colour alone can tell: the class whose mean colour in training is nearest.
 
     Returns:
-        `accuracy` and `macro_f1`, one row for each colour looked at, and one for always saying the largest class.
+        `accuracy` and `macro_f1`, one row for each choice of colours, and one for always predicting the largest class.
     """
     train, val = images[images["split"] == "train"], images[images["split"] == "val"]
     guesses = {"always the largest class": np.full(len(val), train["label"].mode()[0])}
@@ -133,7 +133,7 @@ def colour_scores(images: pd.DataFrame, num_classes: int) -> pd.DataFrame:
 
 
 def perceptual_hashes(images: np.ndarray | tf.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return 64 bits `(B,)` uint64 that say what each image `(B, S, S, 3)` looks like from afar, and its mirror image.
+    """Return 64 bits `(B,)` uint64 of each image `(B, S, S, 3)` and of its mirror image: a perceptual hash.
 
     The image in grey at 32 x 32 px, 8 x 8 of its lowest frequencies; a bit is set where one is above their median.
     Compressing and resizing move few of them across it. Mirroring changes the sign of every odd frequency in x, so the
@@ -154,7 +154,7 @@ def _above_median(waves: np.ndarray) -> np.ndarray:
 def near_duplicates(images: pd.DataFrame, max_distance: int) -> pd.DataFrame:
     """List the pairs of images of which at most `max_distance` of the 64 bits differ, the most alike first.
 
-    Among 7,123 photographs, 25 million pairs, looked at by eye: the 16 pairs within 6 bits were two takes of one
+    Among 7,123 photographs, 25 million pairs, inspected by eye: the 16 pairs within 6 bits were two takes of one
     flower; at 8 bits a third of 9 pairs had nothing to do with each other, at 10 most.
 
     Returns:

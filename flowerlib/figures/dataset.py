@@ -57,7 +57,7 @@ def file_sizes(kilobytes: Mapping[str, np.ndarray]) -> Figure:
     for split, sizes in kilobytes.items():
         share = np.histogram(sizes, edges)[0] / len(sizes)
         axes.stairs(100 * share, edges, color=COLOURS[split], lw=1.8, label=split)
-    plain_axes(axes, xlabel="size of an image's JPEG (kB)", ylabel="share of the split (%)")
+    plain_axes(axes, xlabel="size of an image's JPEG (kB)", ylabel="fraction of the split (%)")
     axes.legend(frameon=False)
     return figure
 

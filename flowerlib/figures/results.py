@@ -124,7 +124,7 @@ def weights(names: Sequence[str], shares: Sequence[float]) -> Figure:
 
 
 def seconds_per_epoch(table: pd.DataFrame) -> Figure:
-    """Show what a device makes of one training, a row a device.
+    """Show how fast devices train, a row a device.
 
     Args:
         table: columns `device`, `seconds_per_epoch`, `compile_seconds`, `images_per_second` (NaN where not measured)

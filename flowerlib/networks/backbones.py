@@ -51,7 +51,7 @@ def load(
 
     Where `image_size` is None, S may be another for every batch.
 
-    Features of random weights are brought to length one: of some pictures they would be millions.
+    With random weights, features are L2-normalized: for some images they would overflow otherwise.
 
     Its first layer scales the pixels, in float32 under any policy. In mixed precision put `keras.Input` before it in a
     `keras.Sequential`: one that begins with a model rounds the pixels to bfloat16 first.
@@ -117,7 +117,7 @@ def get(name: str) -> Backbone:
 
 
 def available_weights(name: str) -> Literal["pretrained", "random"]:
-    """Return what `load` can give without a download: the weights a smoke test runs with, and records.
+    """Return what `load` can do without a download: the weights that a smoke test uses.
 
     Raises:
         FlowersError: no such network, or the file found has another hash.

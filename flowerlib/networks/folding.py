@@ -1,6 +1,6 @@
-"""Freeze a network, or its early layers, and fold what then no longer changes: the same answers, sooner.
+"""Freeze layers, and fold batch normalization into the convolutions before it: the same output, sooner.
 
-A normalisation that keeps its statistics multiplies each channel and adds to it. The convolution before it can do that
+A normalization that keeps its statistics multiplies each channel and adds to it. The convolution before it can do that
 too, with other weights and a bias; then nothing has to pass over its maps again.
 """
 
@@ -17,7 +17,7 @@ Norm: TypeAlias = keras.layers.BatchNormalization
 
 
 def freeze(backbone: keras.Sequential, before: str | None = None) -> keras.Sequential:
-    """Return a copy of a loaded network whose early layers stay as they are: not trained, not normalising anew, folded.
+    """Return a copy of a loaded network whose early layers stay as they are: not trained, not normalizing anew, folded.
 
     Edges and colours are the same in every photograph; and where the maps are large, training is slow.
 
@@ -41,13 +41,13 @@ def freeze(backbone: keras.Sequential, before: str | None = None) -> keras.Seque
 
 
 def fold_batch_norm(model: keras.Model, among: Collection[keras.Layer] | None = None) -> keras.Model:
-    """Return a copy of the same answers, to rounding, with normalisation folded into the convolutions before it.
+    """Return an equivalent model, up to rounding, with batch normalization folded into the convolutions before it.
 
     Layers that stand directly in a `keras.Sequential` are only copied.
 
     Args:
         model: functional or sequential; also the models inside it are copied and folded.
-        among: the layers that may be folded, all unless given; they can no longer normalise by a batch's statistics.
+        among: the layers that may be folded, all unless given; they can no longer normalize by a batch's statistics.
     """
     pairs = {} if isinstance(model, keras.Sequential) else dict(_pairs(model, among))
     norms = set(pairs.values())
@@ -68,8 +68,8 @@ def fold_batch_norm(model: keras.Model, among: Collection[keras.Layer] | None = 
 def to_float32(model: keras.Model) -> keras.Model:
     """Return a copy that computes in float32 throughout, with the same weights, as they are float32 under any policy.
 
-    Any CPU computes in float32, and any format holds it. What was trained in mixed precision says the same, but for
-    what rounding made of it.
+    Any CPU computes in float32, and any format holds it. What was trained in mixed precision predicts the same, up
+    to rounding.
     """
 
     def copied(layer: keras.Layer) -> keras.Layer:
@@ -102,7 +102,7 @@ def _cloned(model: keras.Model, copied: Callable, called: Callable | None = None
     if isinstance(model, keras.Sequential):
         pixels = keras.Input(batch_shape=model.inputs[0].shape, dtype=model.inputs[0].dtype)
         return keras.Sequential([pixels, *map(copied, model.layers)], name=model.name)
-    plain = keras.Model(model.input, model.output, name=model.name)  # a compiled one is cloned with its optimiser
+    plain = keras.Model(model.input, model.output, name=model.name)  # a compiled one is cloned with its optimizer
     return keras.models.clone_model(plain, clone_function=copied, call_function=called)
 
 

@@ -45,7 +45,7 @@ def fused_batch_norm(model: keras.Model) -> Iterator[None]:
 
 
 def _norms(model: keras.Model) -> Iterator[Norm]:
-    """Yield the layers, in nested models too, whose normalisation the operation does as Keras does it."""
+    """Yield the layers, in nested models too, whose normalization the operation does as Keras does it."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from _norms(layer)

