@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -51,7 +52,7 @@ _programs: WeakKeyDictionary[keras.Model, Callable] = WeakKeyDictionary()  # so 
 def _run(model: keras.Model) -> Callable[[tf.Tensor], Any]:
     """Return what runs a model on a whole batch, on all devices, and does not wait for the outputs where JAX drives it.
 
-    `predict_on_batch`, which Keras has for it, waits, and gives every device the whole batch.
+    Keras' own `predict_on_batch` waits, and gives every device the whole batch.
     """
     if model not in _programs:
         _programs[model] = _jax_program(ref(model)) if keras.backend.backend() == "jax" else _tf_program(ref(model))
@@ -78,9 +79,10 @@ def _jax_program(model: Callable[[], keras.Model]) -> Callable[[tf.Tensor], Any]
 
 def _tf_program(model: Callable[[], keras.Model]) -> Callable[[tf.Tensor], Any]:
     strategy = model().distribute_strategy
+    # A partial, as TensorFlow counts tracings by a function's code, and would warn of those of several models together.
     if strategy.num_replicas_in_sync == 1:
-        return lambda inputs: model().predict_on_batch(inputs)
-    run = tf.function(lambda inputs: strategy.run(model(), (inputs,)))
+        return tf.function(partial(_forward, model))
+    run = tf.function(partial(_forward_on_all, model, strategy))
 
     def program(inputs: tf.Tensor) -> tf.Tensor:
         parts = tf.split(inputs, strategy.num_replicas_in_sync)
@@ -88,6 +90,14 @@ def _tf_program(model: Callable[[], keras.Model]) -> Callable[[tf.Tensor], Any]:
         return tf.concat(strategy.experimental_local_results(run(each)), axis=0)
 
     return program
+
+
+def _forward(model: Callable[[], keras.Model], inputs: tf.Tensor) -> tf.Tensor:
+    return model()(inputs, training=False)
+
+
+def _forward_on_all(model: Callable[[], keras.Model], strategy: tf.distribute.Strategy, inputs: tf.Tensor) -> tf.Tensor:
+    return strategy.run(model(), (inputs,))
 
 
 def iterate_outputs(
