@@ -134,10 +134,14 @@ class DynamicBatcher:
         self._metrics.batch_size.observe(len(batch))
 
     def warm_up(self) -> None:
-        """Compile the network for every size of batch, so that no request waits for it."""
-        black = np.zeros((MAX_BATCH_SIZE, self._classifier.image_size, self._classifier.image_size, 3), np.float32)
+        """Compile the network, so that no request waits for it.
+
+        XLA compiles it for every size of batch. TensorFlow traces it for the first size, then once for all others.
+        """
+        size = self._classifier.image_size
+        black = np.zeros((MAX_BATCH_SIZE, size, size, 3), np.float32)
         self._classifier.activation_map(black[0])
-        for power in range(MAX_BATCH_SIZE.bit_length()):
+        for power in range(MAX_BATCH_SIZE.bit_length() if self._classifier.model.jit_compile else 2):
             self._classifier.probabilities(black[: 1 << power])
 
     def close(self) -> None:

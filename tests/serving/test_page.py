@@ -92,6 +92,7 @@ def test_a_photograph_is_classified_and_explained(service, browser, photograph, 
     (card,) = choose(browser, photograph)
     top = classifier.top(probabilities[photograph.name], 5)
     assert element(card, "h2").text == top[0][0]
+    assert element(card, ".explanation").text == f"Bright places support {top[0][0]}."
     rows = [f"{name} {probability:.1%}" for name, probability in top]
     assert [item.text.replace("\n", " ") for item in elements(card, ".predictions li")] == rows
     widths = [item.value_of_css_property("width") for item in elements(card, ".bar, .bar span")]

@@ -78,7 +78,7 @@ function showActivationMap(card, { class: name, image, overlay }) {
   if (photograph.hidden) photo.onerror();
   map.src = overlay;
   map.alt = `Class activation map of ${name}`;
-  card.querySelector(".explanation").textContent = `Bright places support ${name}, dark places do not.`;
+  card.querySelector(".explanation").textContent = `Bright places support ${name}.`;
   for (const part of [photograph, ...photograph.querySelectorAll("[hidden]")]) part.hidden = false;
   slider.oninput = () => (map.style.opacity = slider.value / 100);
   slider.oninput();
