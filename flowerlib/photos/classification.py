@@ -28,18 +28,17 @@ FILES = ("model.keras", "classes.json", "preprocessing.json", "run.json")
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a network makes of one image.
+class ActivationMap:
+    """Class activation maps (CAM) of one image. Source: Zhou and others, arXiv 1512.04150.
 
     Attributes:
-        features: `(d,)` float32, the mean over its places of what it sees.
-        evidence: `(h, w, num_classes)` float32, how much each place speaks for a class rather than for the average
-            class, in nats; a softmax of the mean over all places gives the probabilities. Source: class activation
-            maps, Zhou and others, arXiv 1512.04150.
+        features: `(d,)` float32, the pooled features, which the head receives.
+        values: `(h, w, num_classes)` float32, by how many nats each place supports a class more than the average class;
+            the softmax of their mean over all places is the probabilities.
     """
 
     features: np.ndarray
-    evidence: np.ndarray
+    values: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -87,23 +86,23 @@ class Classifier:
         said = np.concatenate([_run(self.model, seen[start : start + BATCH]) for start in starts])
         return (said[: len(images)] + said[len(images) :]) / 2 if mirror else said
 
-    def look(self, image: np.ndarray) -> Look:
-        """Return what the network makes of an image `(S, S, 3)`, and where."""
-        network, layers = self._opened
-        places, features = (output[0] for output in _run(network, image[np.newaxis]))
-        heights = keras.ops.convert_to_tensor(places.reshape(-1, places.shape[-1]))
-        for layer in layers[:-1]:
-            heights = layer(heights)
-        logits = np.asarray(heights) @ np.asarray(layers[-1].kernel) + np.asarray(layers[-1].bias)
-        evidence = logits - logits.mean(axis=-1, keepdims=True)
-        return Look(features, evidence.reshape(*places.shape[:2], -1))
+    def activation_map(self, image: np.ndarray) -> ActivationMap:
+        """Return the class activation maps of an image `(S, S, 3)`."""
+        backbone, head = self._backbone_and_head
+        places, features = (output[0] for output in _run(backbone, image[np.newaxis]))
+        hidden = keras.ops.convert_to_tensor(places.reshape(-1, places.shape[-1]))  # (h * w, d)
+        for layer in head[:-1]:
+            hidden = layer(hidden)
+        logits = np.asarray(hidden) @ np.asarray(head[-1].kernel) + np.asarray(head[-1].bias)
+        values = logits - logits.mean(axis=-1, keepdims=True)
+        return ActivationMap(features, values.reshape(*places.shape[:2], -1))
 
     @cached_property
-    def _opened(self) -> tuple[keras.Model, list[keras.layers.Layer]]:
-        """The network with what goes into its pooling and comes out of it, and the layers above, the last one dense."""
+    def _backbone_and_head(self) -> tuple[keras.Model, list[keras.layers.Layer]]:
+        """The network up to the pooling's input and output, and the layers after it, of which the last is dense."""
         pools = [layer for layer in self.model.layers if isinstance(layer, keras.layers.GlobalAveragePooling2D)]
-        above = self.model.layers[self.model.layers.index(pools[0]) + 1 :]
-        layers = [each for layer in above for each in getattr(layer, "layers", [layer])]
+        after = self.model.layers[self.model.layers.index(pools[0]) + 1 :]
+        layers = [each for layer in after for each in getattr(layer, "layers", [layer])]
         layers = [layer for layer in layers if not isinstance(layer, keras.layers.InputLayer | keras.layers.Dropout)]
         return keras.Model(self.model.inputs, [pools[0].input, pools[0].output]), layers
 

@@ -1,34 +1,35 @@
-"""Connections that come to nothing are closed: each takes a descriptor, of which a process has about a thousand."""
+"""Connection limits: idle and stalled connections are closed, since each takes one of a process' few descriptors."""
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.server import ServerState
 
-LONGEST = 3  # times as long as a request may take to arrive: so long again to be answered, and to be taken in
+REQUEST_TIMEOUTS = 3  # a request may take this many timeouts: one to arrive, one to be answered, one to be read
 
 
 class Connections:
     """The open connections of a service.
 
     Args:
-        most: of them at once. One more ends the one that waits longest for a request, or itself where none waits.
+        max_open: at once. One more closes the one that has been idle longest, or itself where none is idle.
         seconds: that a request's head may take to arrive, from the connection's begin or the last answer's end.
     """
 
-    def __init__(self, most: int, seconds: float) -> None:
-        self.most, self.seconds = most, seconds
+    def __init__(self, max_open: int, seconds: float) -> None:
+        self.max_open, self.seconds = max_open, seconds
         self.open: set[Connection] = set()
-        self.idle: dict[Connection, None] = {}  # who waits longest is the first
+        self.idle: dict[Connection, None] = {}  # the one that has been idle longest is the first
 
 
 class Connection(AutoHTTPProtocol):
-    """One of them. uvicorn itself waits for ever for the head of a first request, and for answers to be taken in.
+    """One connection, with timeouts that uvicorn lacks: for a first request's head, and for reading an answer.
 
-    Applications find it in a request's `scope["state"]` by the name `connection`, and say while they are `answering`.
+    `ConnectionTimeouts` finds it in a request's `scope["state"]["connection"]`.
     """
 
     def __init__(
@@ -40,52 +41,65 @@ class Connection(AutoHTTPProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state | {"connection": self}, _loop)
-        self._all = connections
-        self._under_way = 0
+        self._connections = connections
+        self._requests = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        """Begin to wait for a request, where there is room."""
+        """Wait for a request; where too many connections are open, close one."""
         super().connection_made(transport)
         self._abort = transport.abort
-        self._timer = self._end_in(self._all.seconds)
-        self._all.open.add(self)
-        self._all.idle[self] = None
-        if len(self._all.open) > self._all.most:
-            next(iter(self._all.idle))._end()
+        self._timer = self._close_in(self._connections.seconds)
+        self._connections.open.add(self)
+        self._connections.idle[self] = None
+        if len(self._connections.open) > self._connections.max_open:
+            next(iter(self._connections.idle))._close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Forget the connection."""
         self._forget()
         super().connection_lost(exc)
 
     @contextmanager
-    def answering(self) -> Iterator[None]:
-        """While this lasts, a request has arrived and is answered."""
-        self._under_way += 1
-        self._all.idle.pop(self, None)
+    def busy(self) -> Iterator[None]:
+        """Hold the connection open while a request on it is answered."""
+        self._requests += 1
+        self._connections.idle.pop(self, None)
         self._timer.cancel()
-        self._timer = self._end_in(LONGEST * self._all.seconds)
+        self._timer = self._close_in(REQUEST_TIMEOUTS * self._connections.seconds)
         try:
             yield
         finally:
-            self._under_way -= 1
-            if not self._under_way:
-                self._wait()
+            self._requests -= 1
+            if not self._requests:
+                self._become_idle()
 
-    def _wait(self) -> None:
-        if self in self._all.open:
-            self._all.idle[self] = None
+    def _become_idle(self) -> None:
+        if self in self._connections.open:
+            self._connections.idle[self] = None
             self._timer.cancel()
-            self._timer = self._end_in(self._all.seconds)
+            self._timer = self._close_in(self._connections.seconds)
 
-    def _end_in(self, seconds: float) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_later(seconds, self._end)
+    def _close_in(self, seconds: float) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(seconds, self._close)
 
-    def _end(self) -> None:
+    def _close(self) -> None:
         self._forget()
         self._abort()
 
     def _forget(self) -> None:
         self._timer.cancel()
-        self._all.open.discard(self)
-        self._all.idle.pop(self, None)
+        self._connections.open.discard(self)
+        self._connections.idle.pop(self, None)
+
+
+class ConnectionTimeouts:
+    """ASGI middleware that marks a request's connection as busy."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        connection = scope.get("state", {}).get("connection") if scope["type"] == "http" else None
+        with connection.busy() if connection else nullcontext():
+            await self._app(scope, receive, send)

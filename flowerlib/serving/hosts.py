@@ -1,8 +1,8 @@
-"""Whom a request takes the service for: the page of another site must not use it through the browser of who visits it.
+"""Host and origin checks: pages of other sites must not use the service through the browser of whoever visits them.
 
-A site may have its own name point at this machine (DNS rebinding); its page then reads what it asks here, although the
-service listens to this machine only. But its requests tell that name in `Host`. Addresses need no check: no name leads
-to them. What a page sends to another site without rebinding tells its own in `Origin`.
+With DNS rebinding a site lets its own name lead to this machine; its page may then read the answers, although the
+service listens to this machine only. But its requests carry that name in `Host`. Addresses need no check: no name
+leads to them. Without rebinding, what a page sends to another site carries its own name in `Origin`.
 """
 
 import ipaddress
@@ -11,6 +11,9 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
 from flowerlib.config import FlowersError
 
 NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", re.ASCII | re.IGNORECASE)
@@ -18,60 +21,76 @@ HOST = re.compile(rf"(?P<name>\[[0-9a-f:.]+\]|{NAME.pattern})(?P<port>:[0-9]+)?"
 
 
 @dataclass(frozen=True)
-class Hosts:
+class AllowedHosts:
     """The names that a service answers to, besides addresses and localhost; in lower case.
 
     Attributes:
         own: of this machine.
-        given: others, such as that of a web server in front; also of sites whose pages may use the service.
+        extra: such as that of a reverse proxy; pages of these sites may use the service too.
     """
 
     own: frozenset[str]
-    given: frozenset[str]
+    extra: frozenset[str]
 
     def refusal(self, headers: Sequence[tuple[bytes, bytes]]) -> str:
         """Return why a request with these headers is refused; an empty text where it is not."""
         hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
         if len(hosts) > 1:
             return f"a request must have one `Host`, not {len(hosts)}"
-        if hosts and not self._answers_to(hosts[0]):  # browsers tell it always, load balancers' checks may not
+        if hosts and not self._allows_host(hosts[0]):  # browsers always send it, health checks may not
             return f"`Host` (={hosts[0]}) is no name of this service; start it with --allow-host NAME if it should be"
         origins = [value.decode("latin-1") for name, value in headers if name == b"origin"]
-        if strangers := [origin for origin in origins if not self._lets_in(origin, "".join(hosts))]:
-            return f"`Origin` (={strangers[0]}) is another site; start the service with --allow-host NAME to let it in"
+        if others := [origin for origin in origins if not self._allows_origin(origin, "".join(hosts))]:
+            return f"`Origin` (={others[0]}) is another site; start the service with --allow-host NAME to let it in"
         return ""
 
-    def _answers_to(self, host: str) -> bool:
-        name, _ = _parts(host)
+    def _allows_host(self, host: str) -> bool:
+        name, _ = _name_and_port(host)
         local = name == "localhost" or name.endswith(".localhost") or _is_address(name)
-        return local or name in self.own | self.given
+        return local or name in self.own | self.extra
 
-    def _lets_in(self, origin: str, host: str) -> bool:
+    def _allows_origin(self, origin: str, host: str) -> bool:
         scheme, _, site = origin.partition("://")
-        name, port = _parts(site)
-        return scheme in ("http", "https") and ((name, port) == _parts(host) or name in self.given)
+        name, port = _name_and_port(site)
+        return scheme in ("http", "https") and ((name, port) == _name_and_port(host) or name in self.extra)
 
 
-def known_hosts(host: str = "localhost", given: Sequence[str] = ()) -> Hosts:
-    """Return this machine's names, with that which it listens at, and the names given.
+def allowed_hosts(host: str = "localhost", extra: Sequence[str] = ()) -> AllowedHosts:
+    """Return this machine's names with the one that it listens at, and `extra` ones.
 
     Raises:
-        FlowersError: one that is given is no name.
+        FlowersError: one of `extra` is no name.
     """
-    if wrong := [name for name in given if not NAME.fullmatch(name)]:
+    if wrong := [name for name in extra if not NAME.fullmatch(name)]:
         raise FlowersError(f"`--allow-host` (={wrong[0]}) must be a name and no more, such as flowers.example")
     name = socket.gethostname()
     own = (name, f"{name.partition('.')[0]}.local", host)
-    return Hosts(frozenset(map(_plain, own)), frozenset(map(_plain, given)))
+    return AllowedHosts(frozenset(map(_normalize, own)), frozenset(map(_normalize, extra)))
 
 
-def _parts(host: str) -> tuple[str, str]:
+class HostCheck:
+    """ASGI middleware that refuses requests for other hosts or from other origins, and web sockets."""
+
+    def __init__(self, app: ASGIApp, allowed: AllowedHosts) -> None:
+        self._app, self._allowed = app, allowed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] == "websocket":  # no endpoint speaks over one
+            return await send({"type": "websocket.close"})
+        if scope["type"] == "http" and (refusal := self._allowed.refusal(scope["headers"])):
+            answer = JSONResponse({"detail": refusal}, 403, {"Connection": "close"})
+            return await answer(scope, receive, send)
+        await self._app(scope, receive, send)
+
+
+def _name_and_port(host: str) -> tuple[str, str]:
     """Return name and port; empty texts for what is neither."""
     found = HOST.fullmatch(host)
-    return (_plain(found["name"]), found["port"] or "") if found else ("", "")
+    return (_normalize(found["name"]), found["port"] or "") if found else ("", "")
 
 
-def _plain(name: str) -> str:
+def _normalize(name: str) -> str:
     return name.lower().removesuffix(".")
 
 

@@ -127,15 +127,15 @@ def test_a_photograph_of_another_form_is_cut_as_its_dataset_was(run):
     assert (seen > 220).all()  # at the edges a filter looks a pixel further, and it was compressed
 
 
-def test_the_evidence_of_all_places_together_is_what_the_network_says(run, images):
+def test_the_mean_of_the_activation_map_gives_the_probabilities(run, images):
     model = classification.load(run[0])
     image = model.pixels(next(iter(images.iterdir())))
-    look = model.look(image)
+    found = model.activation_map(image)
     logs = np.log(model.probabilities(image[None], mirror=False)[0])
-    np.testing.assert_allclose(look.evidence.mean(axis=(0, 1)), logs - logs.mean(), atol=1e-4)
+    np.testing.assert_allclose(found.values.mean(axis=(0, 1)), logs - logs.mean(), atol=1e-4)
 
 
-def test_the_evidence_lies_where_the_flower_is():
+def test_the_activation_map_is_high_where_the_flower_is():
     """A network that was built to take what is red for a rose, whatever the scale of its features."""
     pixels, scaling = keras.Input((24, 24, 3)), keras.layers.Normalization()
     layers = [keras.layers.AveragePooling2D(4), keras.layers.GlobalAveragePooling2D(), scaling, heads.linear(2, 0.5)]
@@ -144,12 +144,12 @@ def test_the_evidence_lies_where_the_flower_is():
     layers[-1].set_weights([np.array([[1.0, -1.0], [0, 0], [0, 0]]), np.array([0.5, -0.5])])
     image = np.zeros((24, 24, 3), np.uint8)
     image[4:12, 12:20, 0] = 255
-    found = classification.Classifier(model, ("rose", "grass"), 24, 24, "crop", {}).look(image)
-    assert found.evidence.shape == (6, 6, 2)
+    found = classification.Classifier(model, ("rose", "grass"), 24, 24, "crop", {}).activation_map(image)
+    assert found.values.shape == (6, 6, 2)
     rose = np.zeros((6, 6), bool)
     rose[1:3, 3:5] = True
-    np.testing.assert_array_equal(found.evidence[..., 0] > found.evidence[..., 0].mean(), rose)
-    np.testing.assert_allclose(found.evidence[..., 1], -found.evidence[..., 0], atol=1e-6)
+    np.testing.assert_array_equal(found.values[..., 0] > found.values[..., 0].mean(), rose)
+    np.testing.assert_allclose(found.values[..., 1], -found.values[..., 0], atol=1e-6)
     np.testing.assert_allclose(found.features, [255 * 4 / 36, 0, 0], rtol=1e-6)
 
 

@@ -47,7 +47,7 @@ def test_a_training_picture_resembles_itself_most(trained, flowers):
     place = 0
     for images, _, _ in data.eval_batches(flowers, "train", 8):
         for image in images.numpy():
-            (nearest, cosine), *_ = model.gallery.nearest(model.look(image).features, 1)
+            (nearest, cosine), *_ = model.gallery.nearest(model.activation_map(image).features, 1)
             assert cosine == pytest.approx(1, abs=2e-3)
             assert model.gallery.features[nearest] @ model.gallery.features[place] == pytest.approx(1, abs=2e-3)
             thumbnail = np.asarray(Image.open(io.BytesIO(model.gallery.thumbnails[place])), float)
