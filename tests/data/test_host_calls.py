@@ -79,7 +79,7 @@ def test_a_process_that_called_nothing_does_not_wait(monkeypatch):
 def test_one_that_never_comes_back_is_not_waited_for_for_ever(monkeypatch):
     monkeypatch.setattr(host_calls, "_over", False)  # and afterwards as before
     monkeypatch.setattr(host_calls, "_begun", host_calls._ended + 1)
-    monkeypatch.setattr(host_calls, "LONGEST", 0.2)
+    monkeypatch.setattr(host_calls, "MAX_WAIT_SECONDS", 0.2)
     host_calls._finish()
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -154,35 +155,45 @@ def test_resume_and_heads_on_8_devices(backend, flowers):
     assert "Resuming after epoch 1" in tiny.run_on_8_devices(backend, RESUME_ON_8, flowers.root)
 
 
+@pytest.fixture(scope="module")
+def checkpoint(flowers, tmp_path_factory):
+    """What a run leaves that was stopped after the first of its four epochs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place := tmp_path_factory.mktemp("stopped"))
+        fit(training.Run(CONFIG, flowers, CPU).with_config(hours=0))
+    return place / training.resume_file(CONFIG)
+
+
 @pytest.fixture
-def stopped(run, capsys):
-    """A run that was stopped after the first of its four epochs."""
-    fit(run.with_config(hours=0))
-    capsys.readouterr()
-    return run
+def stopped(run, checkpoint):
+    """A run with that checkpoint; its time is over after one more epoch."""
+    run.config.folder.mkdir(parents=True)
+    shutil.copy(checkpoint, training.resume_file(run.config))
+    return run.with_config(hours=1e-9)
 
 
 def test_another_configuration_begins_anew(stopped, capsys):
-    assert len(fit(stopped.with_config(peak_lr=0.01))["loss"]) == 4
+    assert len(fit(stopped.with_config(peak_lr=0.01))["loss"]) == 1
     printed = capsys.readouterr().out
     assert "has other config; it is set aside" in printed
     assert "Resuming" not in printed
 
 
 def test_what_changes_nothing_in_training_does_not_keep_a_run_from_resuming(stopped, capsys):
-    assert len(fit(stopped.with_config(hours=9, tta_sizes=(24, 32), tta_flip=True))["loss"]) == 4
+    """Another time budget, above all: who has more time goes on."""
+    assert len(fit(stopped.with_config(hours=2e-9, tta_sizes=(24, 32), tta_flip=True))["loss"]) == 2
     assert "Resuming after epoch 1" in capsys.readouterr().out
 
 
 def test_other_data_begin_anew(stopped, capsys):
     other = replace(stopped, flowers=replace(stopped.flowers, fingerprint="000000000000"))
-    fit(other.with_config(hours=0))
+    assert len(fit(other)["loss"]) == 1
     assert "has other data; it is set aside as `.aside-1.resume.npz`, training begins anew" in capsys.readouterr().out
 
 
 def test_another_augmentation_begins_anew(stopped, capsys):
-    stopped = stopped.with_config(hours=0)
-    training.fit(stopped, compiled(stopped), batches(stopped, augmentation.IDENTITY), verbose=0)
+    history = training.fit(stopped, compiled(stopped), batches(stopped, augmentation.IDENTITY), verbose=0)
+    assert len(history["loss"]) == 1
     printed = capsys.readouterr().out
     assert "has other first batch; it is set aside" in printed
     assert "Resuming" not in printed
@@ -195,7 +206,7 @@ def test_a_damaged_checkpoint_is_named_and_set_aside(stopped, capsys, damage):
     with zipfile.ZipFile(checkpoint) as archive:
         content[archive.getinfo("1.npy").header_offset + 150] ^= 1  # in the array
     checkpoint.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
-    assert len(fit(stopped)["loss"]) == 4
+    assert len(fit(stopped)["loss"]) == 1
     assert "runs/10_tiny/resume.npz` has other bytes than were written, as it seems" in capsys.readouterr().out
     assert checkpoint.with_name(".aside-1.resume.npz").exists()
 
@@ -238,13 +249,14 @@ def test_batches_from_a_later_one_on_are_the_same_and_the_others_are_not_made(ru
 def test_a_checkpoint_is_written_every_few_minutes_and_at_the_end(run, monkeypatch):
     written, write = [], Checkpoint.write
     monkeypatch.setattr(Checkpoint, "write", lambda *arguments: written.append(arguments) or write(*arguments))
+    run = run.with_config(epochs=2)
     fit(run)
-    assert len(written) == 1  # four epochs took a second or two
+    assert len(written) == 1  # two epochs took seconds
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     fit(run.with_config(name="again"))
-    assert len(written) == 5
+    assert len(written) == 3
     fit(run.with_config(name="smoke", smoke_test=True))
-    assert len(written) == 5
+    assert len(written) == 3
 
 
 def finished(run, **changes):
@@ -260,7 +272,7 @@ def test_a_shorter_run_does_not_replace_a_longer_one_unless_it_is_forced(run, mo
     with pytest.raises(FlowersError, match=before):
         fit(run)
     monkeypatch.setenv("FLOWERS_FORCE", "1")
-    assert len(fit(run)["loss"]) == 4
+    assert len(fit(run.with_config(hours=0))["loss"]) == 1
 
 
 @pytest.mark.parametrize("there", [{"epochs": 4}, {"smoke_test": True}, {"data": {"train": 18}}, {"data": None}])
