@@ -17,11 +17,11 @@ COUNT, SIZE = 24, 96
 
 
 def both(images, augmentation):
-    """The same images varied with the same random numbers, on the host and on the device."""
+    """The same images augmented with the same random numbers, on the host and on the device."""
     host = augmentation(tf.constant(images), (5, 6)).numpy()
     uniform = augmentation.random_parameters((5, 6), COUNT)
     affine = tf.stack(augmentation.affine_matrix(uniform, images.shape[1]))
-    return host, np.asarray(warp.vary(images, affine, uniform, augmentation))
+    return host, np.asarray(warp.augment(images, affine, uniform, augmentation))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_what_moves_whole_pixels_is_exact(waves):
 
 def test_a_rotation_that_is_too_steep_is_an_error(waves):
     with pytest.raises(FlowersError, match=r"`rotation` \(=60.0\) must be at most 45 degrees on the device"):
-        warp.vary(
+        warp.augment(
             waves,
             np.zeros((6, COUNT), "float32"),
             np.zeros((COUNT, 8), "float32"),
@@ -67,7 +67,7 @@ def test_a_rotation_that_is_too_steep_is_an_error(waves):
         )
 
 
-XLA_CACHE_BYTES = """
+COMPILED = """
 import jax, numpy as np
 from benchmarks import warp
 from flowerlib import augmentation
@@ -79,7 +79,7 @@ print(lowered.as_text(), lowered.compile().as_text())
 
 def test_the_compiled_program_has_no_gather():
     environment = os.environ | {"KERAS_BACKEND": "jax"}
-    done = subprocess.run([sys.executable, "-c", XLA_CACHE_BYTES], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", COMPILED], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for word in ("dot_general", "ENTRY"):
         assert word in done.stdout  # it is the program, before and after XLA has worked on it

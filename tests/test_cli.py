@@ -78,11 +78,6 @@ def test_run_on_a_damaged_file_names_it_and_writes_nothing(records, write_flower
     assert not (tmp_path / "out").exists()
 
 
-def test_run_full_on_a_cpu_wants_images_of_the_notebooks_own_size(flowers, tmp_path):
-    done = flowerlib("run", "03_finetune", "--full", "--data", flowers.root, "--out", tmp_path / "out")
-    fails_in_one_line(done, "`image_size` (=192) must be one of (24,)")
-
-
 def test_an_unknown_notebook_lists_those_there_are(tmp_path):
     done = flowerlib("run", "15_vit", "--out", tmp_path / "out")
     fails_in_one_line(done, "no notebook '15_vit'", "10_densenet201, 11_xception")

@@ -120,35 +120,73 @@ def test_everything_public_is_typed(file):
     assert [name for name in untyped if not name.endswith(("(self)", "(cls)"))] == []
 
 
-def code_of(notebook):
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.py"))
+MAX_CELL_LINES = 14
+MAX_QUICKSTART_NAMES = 14  # of flowerlib: what a beginner meets first
+MAX_BACKBONE_IMPORTS = 6
+
+
+def code_of(name):
     """The code of each cell but for that of the parameters, which is replaced by its tag."""
-    cells = [cell for cell in jupytext.read(notebook, fmt="py:percent").cells if cell.cell_type == "code"]
+    notebook = jupytext.read(ROOT / f"notebooks/{name}.py", fmt="py:percent")
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     return ["parameters" if "parameters" in cell.metadata.get("tags", []) else cell.source for cell in cells]
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        ("10_densenet201", "11_xception", "12_resnet152v2", "13_efficientnetb7"),  # trained
-        ("00_quickstart", "14_efficientnetv2xl"),  # frozen
-    ],
-)
-def test_the_notebooks_of_a_kind_differ_in_their_parameters_only(names):
-    first, *others = (code_of(ROOT / f"notebooks/{name}.py") for name in names)
+def flowerlib_names(name):
+    """The modules of flowerlib that a notebook imports, and what it uses of them, as `module.name`."""
+    nodes = list(ast.walk(ast.parse("\n".join(code_of(name)))))
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "flowerlib"]
+    known = {alias.asname or alias.name for node in imports for alias in node.names}
+    attributes = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
+    return known, {f"{node.value.id}.{node.attr}" for node in attributes if node.value.id in known}
+
+
+def test_the_notebooks_10_to_13_differ_in_their_parameters_only():
+    """14 trains a head, and shows how."""
+    first, *others = (code_of(name) for name in NOTEBOOKS if name[:2] in ("10", "11", "12", "13"))
+    assert len(others) == 3
     assert first.count("parameters") == 1
     assert all(other == first for other in others)
 
 
-TRAINING = [path.stem for path in sorted((ROOT / "notebooks").glob("*.py")) if "training.fit(" in path.read_text()]
+FITS = ("training.fit(", "training.fit_head(", "training.train_head(")
+TRAINING = [name for name in NOTEBOOKS if any(fit in cell for cell in code_of(name) for fit in FITS)]
+
+
+def test_the_notebooks_that_train_are_these():
+    assert [name[:2] for name in TRAINING] == ["00", "03", "10", "11", "12", "13", "14"]
 
 
 @pytest.mark.parametrize("name", TRAINING)
 def test_what_training_took_hours_for_is_kept_before_anything_is_checked(name):
-    """Nothing but the predictions comes between training and its files."""
-    cells = code_of(ROOT / f"notebooks/{name}.py")
+    """Nothing but the predictions comes between training and its files, which `training.save` writes, all of them."""
+    cells = code_of(name)
     assert not any(isinstance(node, ast.Assert | ast.Raise) for cell in cells for node in ast.walk(ast.parse(cell)))
-    [fitted], [saved] = (
-        [number for number, cell in enumerate(cells) if call in cell] for call in ("training.fit(", "record.save_run(")
-    )
+    [fitted] = [number for number, cell in enumerate(cells) if any(fit in cell for fit in FITS)]
+    [saved] = [number for number, cell in enumerate(cells) if "training.save(" in cell]
     assert saved == fitted + 1
-    assert cells[saved].index("record.save_run(") < cells[saved].index("predictions.write_submission(")
+    statements = [ast.unparse(statement) for statement in ast.parse(cells[saved]).body]
+    [end] = [number for number, each in enumerate(statements) if each.startswith("record = training.save(run, model, ")]
+    for statement in statements[:end]:
+        assert statement.startswith(("val, test = ", "model = keras.Sequential("))
+        assert re.search(r"training\.predict(_head)?\(run|\*head\.layers", statement)
+    assert not any("write_submission" in cell for cell in cells)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_cell_fits_on_a_screen_and_is_understood_at_once(name):
+    too_long = {cell.splitlines()[0]: len(cell.splitlines()) for cell in code_of(name)}
+    assert {first: lines for first, lines in too_long.items() if lines > MAX_CELL_LINES} == {}
+
+
+def test_the_quickstart_needs_few_names():
+    _, used = flowerlib_names("00_quickstart")
+    assert "training.start" in used
+    assert len(used) <= MAX_QUICKSTART_NAMES, sorted(used)
+
+
+@pytest.mark.parametrize("name", [name for name in NOTEBOOKS if name.startswith("1")])
+def test_a_backbone_notebook_imports_few_modules(name):
+    known, _ = flowerlib_names(name)
+    assert len(known) <= MAX_BACKBONE_IMPORTS, sorted(known)

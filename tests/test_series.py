@@ -62,14 +62,14 @@ def test_on_a_terminal_one_sees_how_far_a_notebook_is(notebooks, tmp_path, monke
     notebooks(
         "00_a",
         "import time; print('a third'); time.sleep(1)",
-        "import sys; print('\\rlooking: 7%', end='\\r', file=sys.stderr); time.sleep(1)",
+        "import sys; print('\\rextracting: 7%', end='\\r', file=sys.stderr); time.sleep(1)",
     )
     series.run(out=tmp_path / "one")
     assert "a third" not in capsys.readouterr().err  # where it goes into a file
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     series.run(out=tmp_path / "two")
     assert "\ra third" in terminal.getvalue()
-    assert "looking: 7%" in terminal.getvalue()
+    assert "extracting: 7%" in terminal.getvalue()
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def shown(monkeypatch):
     return write
 
 
-def test_keras_own_bar_is_seen_to_the_epochs_end(shown, monkeypatch):
+def test_keras_own_bar_is_shown_to_the_epochs_end(shown, monkeypatch):
     assert shown("Epoch 12/24\n") == "Epoch 12/24"
     monkeypatch.setattr(sys, "stdout", terminal := Terminal())
     bar = keras.utils.Progbar(134, interval=0)
@@ -96,10 +96,10 @@ def test_keras_own_bar_is_seen_to_the_epochs_end(shown, monkeypatch):
         terminal.seek(terminal.truncate(0))
 
 
-def test_the_last_line_is_seen_whatever_came_before(shown):
+def test_the_last_line_is_shown_whatever_came_before(shown):
     pieces = {
         "\n": "",  # nothing yet
-        "\rlooking at train:  7%\r" + 40 * " " + "\r": "looking at train:  7%",  # a bar that has removed itself
+        "\rextracting train:  7%\r" + 40 * " " + "\r": "extracting train:  7%",  # a bar that has removed itself
         "\nshort": "short",
         "er\x1b[3": "shorter",  # the rest of the colour comes in the next piece
         "1m\n\x1b[0m\n": "shorter",
@@ -107,8 +107,8 @@ def test_the_last_line_is_seen_whatever_came_before(shown):
         "\n" + 100 * "x": 79 * "x",
         "\n\x1bc\x07 bell": "c bell",  # nothing reaches the terminal but letters
     }
-    for piece, seen in pieces.items():
-        assert shown(piece) == seen
+    for piece, line in pieces.items():
+        assert shown(piece) == line
 
 
 def test_a_talkative_notebook_is_shown_ten_times_a_second():
@@ -146,7 +146,7 @@ def test_the_progress_line_tells_of_the_record_that_this_call_left(tmp_path):
     for age, folder in enumerate(("10_b", "10_b-unfinished", "10_b-smoke-test", "10_b-other")):
         record = tmp_path / "runs" / folder / "run.json"
         record.parent.mkdir(parents=True)
-        record.write_text(json.dumps({"smoke_test": folder.endswith("smoke_test"), "val_macro_f1": 0.5}))
+        record.write_text(json.dumps({"smoke_test": folder.endswith("smoke-test"), "val_macro_f1": 0.5}))
         os.utime(record, (age, age))
     assert series._score(series._newest(tmp_path, "10_b")) == "   smoke test"
     for name in ("10_b-unfinished", "10_b"):
@@ -181,7 +181,7 @@ def test_without_a_recap_the_runs_results_stand_there(tmp_path):
         (tmp_path / f"runs/{name}/run.json").write_text(json.dumps(record))
     page = series.index(tmp_path)
     assert "macro F1 on val 0.9123" in page
-    assert "smoke_test" in page
+    assert "smoke test" in page
     assert "flowerlib run 20_ensemble" in page
 
 

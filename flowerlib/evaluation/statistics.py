@@ -48,7 +48,7 @@ def image_table(flowers: Flowers, progress: bool = True) -> pd.DataFrame:
 
 def _kilobytes(flowers: Flowers, split: str) -> tf.data.Dataset:
     features = {"image": tf.io.FixedLenFeature([], tf.string)}
-    records = tf.data.TFRecordDataset(list(flowers.shards[split])).batch(BATCH)
+    records = tf.data.TFRecordDataset(list(flowers.shards[split])).take(flowers.count(split)).batch(BATCH)
     return records.map(lambda batch: tf.strings.length(tf.io.parse_example(batch, features)["image"]) / 1000)
 
 

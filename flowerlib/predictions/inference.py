@@ -139,7 +139,7 @@ def _fetched(values: list, labels: np.ndarray, ids: np.ndarray) -> tuple[np.ndar
 
 def predict(model: keras.Model, batches: tf.data.Dataset, batch_size: int, *, flip: bool = False) -> Predictions:
     """Return a model's probabilities for every image of the batches, averaged over an image and its mirror image
-    where `flip` is set. Arguments as in `outputs`.
+    where `flip` is set. Arguments as in `iterate_outputs`.
 
     Raises:
         FlowersError: a probability is not a number: the training has diverged.

@@ -16,6 +16,7 @@ from flowerlib.training.run import Run
 
 History = dict[str, list[float]]
 ROUNDING = 1.0  # of 255
+AFTER_TRAINING = ("hours", "tta_sizes", "tta_flip")  # another session may choose these anew and resume
 DAMAGE = (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error)
 
 
@@ -37,8 +38,9 @@ class Checkpoint:
         # All that training changes: weights, the states of random layers such as dropout, the optimizer's moments.
         self.state = [*model.variables, *model.optimizer.variables]
         self.path = resume_file(run.config)
+        config = {name: value for name, value in asdict(run.config).items() if name not in AFTER_TRAINING}
         self.training = {
-            "config": json.loads(json.dumps(asdict(run.config))),  # as it is read again: tuples are lists
+            "config": config,
             "data": run.flowers.fingerprint,
             "classes": list(run.classes),
             "network": [[*variable.shape] for variable in self.state],

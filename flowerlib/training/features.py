@@ -243,7 +243,8 @@ def train_batches(
 def eval_batches(features: Features, batch_size: int, view: int = 0) -> tf.data.Dataset:
     """Return one view of every image once, in file order, as `(features, labels, ids)`; view 0 is the image itself."""
     values = features.values[view].astype(np.float32)
-    return tf.data.Dataset.from_tensor_slices((values, features.labels, features.ids)).batch(batch_size)
+    images = tf.data.Dataset.from_tensor_slices((values, features.labels, features.ids))
+    return data.prefetch(images.batch(batch_size))
 
 
 def predict(head: keras.Model, features: Features, batch_size: int) -> Predictions:

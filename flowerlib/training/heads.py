@@ -156,8 +156,8 @@ def train_heads(run: Run, train: Features, grid: Sequence[HeadConfig]) -> list[k
     """Train a linear head for each pair of hyperparameters, all on the same batches and in one computation.
 
     Args:
-        run: its device, epochs, batch size, label smoothing, dropout and seed are used. The rate climbs in the first
-            epoch, then falls along half a cosine to zero; each epoch draws one of an image's views.
+        run: all of its hyperparameters but `peak_lr` and `weight_decay` are used, as in `train_head`. Each epoch draws
+            one of an image's views.
         train: the features to train on.
         grid: the hyperparameters of each head.
 
@@ -179,8 +179,9 @@ def _train_parallel(run: Run, train: Features, grid: Sequence[HeadConfig]) -> ke
     steps = len(train.labels) // config.batch_size
     if not steps:
         raise FlowersError(f"`batch_size` (={config.batch_size}) must be at most the {len(train.labels)} images in fit")
+    warmup = config.warmup_epochs * steps
     rate = keras.optimizers.schedules.CosineDecay(
-        0.0, (config.epochs - 1) * steps, warmup_target=1.0, warmup_steps=steps
+        0.0, config.epochs * steps - warmup, warmup_target=1.0, warmup_steps=warmup
     )
     with run.device.scope():
         dropout = keras.layers.Dropout(config.dropout, seed=config.seed, dtype="float32")

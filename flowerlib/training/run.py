@@ -44,8 +44,15 @@ class Run:
 
     @property
     def steps_per_epoch(self) -> int:
-        """How many batches make an epoch: all whole ones, or a smoke test's few."""
-        return self.config.steps or self.flowers.count("train") // self.config.batch_size
+        """How many batches make an epoch: all whole ones, or a smoke test's few.
+
+        Raises:
+            FlowersError: there is not one whole batch.
+        """
+        batch_size, count = self.config.batch_size, self.flowers.count("train")
+        if batch_size > count:
+            raise FlowersError(f"`batch_size` (={batch_size}) must be at most the {count} training images")
+        return self.config.steps or count // batch_size
 
     @property
     def num_images(self) -> int:

@@ -33,7 +33,7 @@ GEOMETRY = {
 
 
 def eagerly(operation, image, count, first=0):
-    """Return `count` variations, (count, S, S, 3)."""
+    """Return `count` augmented images, (count, S, S, 3)."""
     one = tf.constant(image[None])
     return np.concatenate([operation(one, tf.constant([first, index])) for index in range(count)])
 
@@ -47,7 +47,7 @@ def as_a_batch(operation, image, count, first=0):
     return operation(tf.constant(np.stack([image] * count)), tf.constant([first, 0])).numpy()
 
 
-both_ways = pytest.mark.parametrize("vary", [eagerly, in_a_pipeline, as_a_batch])
+both_ways = pytest.mark.parametrize("apply", [eagerly, in_a_pipeline, as_a_batch])
 
 
 @pytest.fixture(scope="module")
@@ -68,19 +68,19 @@ def grey():
 
 @both_ways
 @pytest.mark.parametrize("name", ALL)
-def test_shape_type_and_range_stay(photograph, name, vary):
-    varied = vary(ALL[name], photograph, 32)
-    assert varied.shape == (32, SIZE, SIZE, 3)
-    assert varied.dtype == np.float32
-    assert varied.min() >= 0
-    assert varied.max() <= 255
+def test_shape_type_and_range_stay(photograph, name, apply):
+    augmented = apply(ALL[name], photograph, 32)
+    assert augmented.shape == (32, SIZE, SIZE, 3)
+    assert augmented.dtype == np.float32
+    assert augmented.min() >= 0
+    assert augmented.max() <= 255
 
 
 @both_ways
 @pytest.mark.parametrize("name", ALL)
-def test_copies_of_one_image_turn_out_different(photograph, name, vary):
-    varied = vary(ALL[name], photograph, 32)
-    assert len(np.unique(varied, axis=0)) == (2 if name in FLIPS else 32)
+def test_copies_of_one_image_turn_out_different(photograph, name, apply):
+    augmented = apply(ALL[name], photograph, 32)
+    assert len(np.unique(augmented, axis=0)) == (2 if name in FLIPS else 32)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -95,26 +95,26 @@ def test_the_same_seeds_give_the_same_images_eagerly_and_in_a_pipeline(photograp
 @pytest.mark.parametrize("name", ALL)
 def test_the_shape_is_known_before_anything_is_computed(name):
     images = tf.data.Dataset.from_tensors(tf.zeros((5, SIZE, SIZE, 3), tf.uint8))
-    varied = images.map(lambda batch: ALL[name](batch, (1, 2)))
-    assert varied.element_spec == tf.TensorSpec((5, SIZE, SIZE, 3), tf.uint8)
+    augmented = images.map(lambda batch: ALL[name](batch, (1, 2)))
+    assert augmented.element_spec == tf.TensorSpec((5, SIZE, SIZE, 3), tf.uint8)
 
 
 def test_whole_numbers_are_rounded_and_stay_whole_numbers(photograph):
     images = tf.constant(np.stack([photograph] * 16))
     whole = tf.cast(images, tf.uint8)
     for function in (Augmentation(), lambda batch, seed: mixup(batch, tf.eye(16), seed)[0]):
-        varied = function(whole, (3, 4))
-        assert varied.dtype == tf.uint8
+        augmented = function(whole, (3, 4))
+        assert augmented.dtype == tf.uint8
         expected = function(tf.cast(whole, tf.float32), (3, 4))
-        difference = np.abs(np.float32(varied) - expected)
+        difference = np.abs(np.float32(augmented) - expected)
         assert difference.max() < 1.25  # rounded when moved, enlarged by the contrast, and rounded when coloured
         assert difference.mean() < 0.4  # 0.25 for each rounding
     assert cutmix(whole, tf.eye(16), (3, 4))[0].dtype == tf.uint8
 
 
 @both_ways
-def test_unchanged_returns_the_image_itself(photograph, vary):
-    np.testing.assert_array_equal(vary(IDENTITY, photograph, 4), [photograph] * 4)
+def test_the_identity_returns_the_image_itself(photograph, apply):
+    np.testing.assert_array_equal(apply(IDENTITY, photograph, 4), [photograph] * 4)
 
 
 # Where pixels are read
@@ -122,18 +122,18 @@ def test_unchanged_returns_the_image_itself(photograph, vary):
 
 @both_ways
 @pytest.mark.parametrize(("name", "axis"), [("horizontal flip", 1), ("vertical flip", 0)])
-def test_a_flip_is_numpys_flip_in_half_of_the_cases(photograph, name, axis, vary):
+def test_a_flip_is_numpys_flip_in_half_of_the_cases(photograph, name, axis, apply):
     flipped = np.flip(photograph, axis)
-    varied = vary(OPERATIONS[name], photograph, 64)
-    times = sum(np.array_equal(image, flipped) for image in varied)
-    assert times + sum(np.array_equal(image, photograph) for image in varied) == 64
+    augmented = apply(OPERATIONS[name], photograph, 64)
+    times = sum(np.array_equal(image, flipped) for image in augmented)
+    assert times + sum(np.array_equal(image, photograph) for image in augmented) == 64
     assert 20 <= times <= 44  # 32 and three standard deviations of 4
 
 
 def test_the_two_flips_are_drawn_independently(photograph):
-    varied = in_a_pipeline(replace(IDENTITY, horizontal_flip=True, vertical_flip=True), photograph, 64)
+    augmented = in_a_pipeline(replace(IDENTITY, horizontal_flip=True, vertical_flip=True), photograph, 64)
     four = [photograph, photograph[:, ::-1], photograph[::-1], photograph[::-1, ::-1]]
-    times = [sum(np.array_equal(image, each) for image in varied) for each in four]
+    times = [sum(np.array_equal(image, each) for image in augmented) for each in four]
     assert sum(times) == 64
     assert min(times) >= 6  # 16 and three standard deviations of 3.5
 
@@ -148,7 +148,7 @@ def coordinates(size=SIZE):
     return np.stack([columns, rows, np.zeros_like(rows)], axis=-1).astype(np.float32)
 
 
-def measured_maps(varied):
+def measured_maps(augmented):
     """Fit (n, 2, 3) affine maps, (column, row, 1) -> (column, row), to what became of `coordinates()`.
 
     The disc in the middle is always read from within the image, however it is turned and wherever it is cut.
@@ -156,7 +156,7 @@ def measured_maps(varied):
     columns, rows, _ = np.moveaxis(coordinates(), -1, 0)
     disc = np.hypot(columns - (SIZE - 1) / 2, rows - (SIZE - 1) / 2) < SIZE / 2 - 2
     places = np.stack([columns[disc], rows[disc], np.ones(disc.sum())], axis=1)
-    read = varied[:, disc, :2]
+    read = augmented[:, disc, :2]
     maps = np.linalg.pinv(places) @ read
     np.testing.assert_allclose(places @ maps, read, atol=OFF)  # an affine map, and no pixel is read twice over
     return np.swapaxes(maps, 1, 2)
@@ -171,11 +171,11 @@ def angle_and_share(maps):
 
 @both_ways
 @pytest.mark.parametrize("name", GEOMETRY)
-def test_scipy_resamples_to_the_same_image(photograph, name, vary):
-    maps = measured_maps(vary(GEOMETRY[name], coordinates(), 16))
+def test_scipy_resamples_to_the_same_image(photograph, name, apply):
+    maps = measured_maps(apply(GEOMETRY[name], coordinates(), 16))
     places = coordinates()
     places[..., 2] = 1
-    for image, affine in zip(vary(GEOMETRY[name], photograph, 16), maps, strict=True):
+    for image, affine in zip(apply(GEOMETRY[name], photograph, 16), maps, strict=True):
         columns, rows = affine @ places.reshape(-1, 3).T
         channels = [
             ndimage.map_coordinates(channel, [rows, columns], order=1, mode="reflect")
@@ -195,8 +195,8 @@ def test_rotation_turns_around_the_centre_by_any_angle_up_to_the_largest():
 
 
 def test_crop_shows_any_square_inside_the_image():
-    varied = in_a_pipeline(OPERATIONS["crop"], coordinates(), 1000)
-    maps = measured_maps(varied)
+    augmented = in_a_pipeline(OPERATIONS["crop"], coordinates(), 1000)
+    maps = measured_maps(augmented)
     angles, shares = angle_and_share(maps)
     np.testing.assert_allclose(angles, 0, atol=10 * OFF)
     assert stats.kstest(shares, stats.uniform(0.75, 0.25).cdf).pvalue > 0.01
@@ -212,8 +212,8 @@ def test_crop_shows_any_square_inside_the_image():
         assert stats.kstest(positions[axis], "uniform").pvalue > 0.01
     assert abs(np.corrcoef(positions)[0, 1]) < 0.1
     # Nothing beyond the border is mirrored in: columns only rise to the right, rows downwards.
-    assert (np.diff(varied[..., 0], axis=2) >= 0).all()
-    assert (np.diff(varied[..., 1], axis=1) >= 0).all()
+    assert (np.diff(augmented[..., 0], axis=2) >= 0).all()
+    assert (np.diff(augmented[..., 1], axis=1) >= 0).all()
 
 
 def test_in_all_together_each_is_drawn_over_its_whole_range():
@@ -233,29 +233,29 @@ def test_in_all_together_each_is_drawn_over_its_whole_range():
 
 
 @both_ways
-def test_contrast_moves_colours_away_from_or_towards_their_mean(grey, vary):
-    varied = vary(OPERATIONS["contrast"], grey, 300)
+def test_contrast_moves_colours_away_from_or_towards_their_mean(grey, apply):
+    augmented = apply(OPERATIONS["contrast"], grey, 300)
     mean = grey.mean(axis=(0, 1))
-    gains = ((varied - mean) * (grey - mean)).sum(axis=(1, 2, 3)) / ((grey - mean) ** 2).sum()
-    np.testing.assert_allclose(varied, mean + gains[:, None, None, None] * (grey - mean), atol=1e-2)
+    gains = ((augmented - mean) * (grey - mean)).sum(axis=(1, 2, 3)) / ((grey - mean) ** 2).sum()
+    np.testing.assert_allclose(augmented, mean + gains[:, None, None, None] * (grey - mean), atol=1e-2)
     assert stats.kstest(gains, stats.uniform(0.8, 0.4).cdf).pvalue > 0.01
 
 
 @both_ways
-def test_brightness_adds_the_same_to_every_colour(grey, vary):
-    varied = vary(OPERATIONS["brightness"], grey, 300)
-    added = (varied - grey).mean(axis=(1, 2, 3))
-    np.testing.assert_allclose(varied, grey + added[:, None, None, None], atol=1e-3)
+def test_brightness_adds_the_same_to_every_colour(grey, apply):
+    augmented = apply(OPERATIONS["brightness"], grey, 300)
+    added = (augmented - grey).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(augmented, grey + added[:, None, None, None], atol=1e-3)
     assert stats.kstest(added, stats.uniform(-25.5, 51).cdf).pvalue > 0.01
 
 
 def test_contrast_and_brightness_together_are_both_drawn_over_their_whole_range(grey):
     mid = (grey - grey.mean(axis=(0, 1))) * 0.9 + 127.5  # 1.2 times its range and 25.5 more is still within 255
-    varied = in_a_pipeline(replace(IDENTITY, contrast=0.2, brightness=0.1), mid, 500)
-    added = varied.mean(axis=(1, 2, 3)) - 127.5
-    gains = varied.std(axis=(1, 2, 3)) / mid.std()
+    augmented = in_a_pipeline(replace(IDENTITY, contrast=0.2, brightness=0.1), mid, 500)
+    added = augmented.mean(axis=(1, 2, 3)) - 127.5
+    gains = augmented.std(axis=(1, 2, 3)) / mid.std()
     expected = 127.5 + gains[:, None, None, None] * (mid - 127.5) + added[:, None, None, None]
-    np.testing.assert_allclose(varied, expected, atol=1e-2)
+    np.testing.assert_allclose(augmented, expected, atol=1e-2)
     assert stats.kstest(gains, stats.uniform(0.8, 0.4).cdf).pvalue > 0.01
     assert stats.kstest(added, stats.uniform(-25.5, 51).cdf).pvalue > 0.01
     assert abs(np.corrcoef(gains, added)[0, 1]) < 0.1
@@ -263,9 +263,9 @@ def test_contrast_and_brightness_together_are_both_drawn_over_their_whole_range(
 
 def test_what_is_brighter_than_white_is_white():
     white = np.full((SIZE, SIZE, 3), 250, np.float32)
-    varied = in_a_pipeline(OPERATIONS["brightness"], white, 64)[:, 0, 0, 0]
-    assert varied.max() == 255
-    assert 8 < np.count_nonzero(varied == 255) < 40  # more than 5 of -25.5 to 25.5: two in five
+    augmented = in_a_pipeline(OPERATIONS["brightness"], white, 64)[:, 0, 0, 0]
+    assert augmented.max() == 255
+    assert 8 < np.count_nonzero(augmented == 255) < 40  # more than 5 of -25.5 to 25.5: two in five
 
 
 # CutMix and MixUp
@@ -360,16 +360,16 @@ def test_the_same_seed_mixes_the_same_and_each_image_its_own_way(mix):
     assert len(np.unique(one.max(axis=1).round(5))) > 4
 
 
-def test_sometimes_mixes_its_share_of_the_batches_and_leaves_the_others():
+def test_with_probability_mixes_its_fraction_of_the_batches_and_leaves_the_others():
     images, labels = tf.constant(numbered(4)[0]), tf.eye(4)
     half = with_probability(cutmix, 0.5)
     seeds = [(7, number) for number in range(200)]
     mixed = 0
     for seed in seeds:
-        said = half(images, labels, tf.constant(seed))
+        mixed_batch = half(images, labels, tf.constant(seed))
         whole = cutmix(images, labels, tf.constant(seed))
-        plain = all(np.array_equal(one, other) for one, other in zip(said, (images, labels), strict=True))
-        assert plain or all(np.array_equal(one, other) for one, other in zip(said, whole, strict=True))
+        plain = all(np.array_equal(one, other) for one, other in zip(mixed_batch, (images, labels), strict=True))
+        assert plain or all(np.array_equal(one, other) for one, other in zip(mixed_batch, whole, strict=True))
         mixed += not plain
     assert 80 < mixed < 120  # 100 expected, 7 the standard deviation
     assert with_probability(MIXES["none"], 0.5) is None

@@ -18,7 +18,7 @@ from flowerlib.config import FlowersError, sample_dir
 from flowerlib.data.classes import CLASSES
 
 SIZE = 24
-TURNED = replace(augmentation.Augmentation(), contrast=0.0, brightness=0.0)  # leaves an image of one colour as it is
+MOVED = replace(augmentation.Augmentation(), contrast=0.0, brightness=0.0)  # leaves an image of one colour as it is
 
 
 def jpeg(pixels, mode="RGB", format="JPEG"):
@@ -168,6 +168,25 @@ def test_the_smallest_size_is_taken_unless_one_is_named(records, write_flowers, 
     for size in (100, SIZE):  # as words, 100 comes before 24
         write_flowers(tmp_path, records, size)
     assert data.find(path=str(tmp_path)).image_size == SIZE
+
+
+@pytest.mark.parametrize("wanted", [None, *range(1, 130), 1000])
+def test_the_nearest_size_is_the_next_larger_one_else_the_largest(three_sizes, wanted):
+    larger = [size for size in (SIZE, 48, 100) if size >= (wanted or 0)]
+    assert data.find(wanted, three_sizes, nearest=True).image_size == min(larger, default=100)
+
+
+def test_without_nearest_another_size_is_an_error(three_sizes):
+    assert data.find(48, three_sizes).image_size == 48
+    assert "`image_size` (=47) must be one of (24, 48, 100)" in refusal(data.find, 47, three_sizes)
+
+
+@pytest.fixture(scope="module")
+def three_sizes(_records, write_flowers, tmp_path_factory):
+    root = tmp_path_factory.mktemp("sizes")
+    for size in (SIZE, 48, 100):
+        write_flowers(root, _records, size)
+    return str(root)
 
 
 def test_a_dataset_in_tensorflows_memory_file_system_works_like_a_folder(records, write_flowers, flowers):
@@ -321,6 +340,38 @@ def test_counts_come_from_the_file_names(flowers_folder, flowers):
     assert data.find(path=str(flowers_folder)).count("train") == 8 + 8 + 1234
 
 
+@pytest.mark.parametrize("limit", [1, 5, 8, 9, 20, 23, 1000])
+def test_a_limit_leaves_the_first_images_of_each_split(numbered_23, limit):
+    limited, count = replace(numbered_23, limit=limit), min(limit, 23)
+    for start, split in enumerate(data.SPLITS):
+        first = 23 * start + np.arange(count)
+        assert (limited.count(split), limited.num_stored(split)) == (count, 23)
+        batches = data.eval_batches(limited, split, 5)
+        assert len(batches) == -(-count // 5)
+        images, labels, ids = (np.concatenate(part) for part in zip(*batches.as_numpy_iterator(), strict=True))
+        np.testing.assert_array_equal(labels, first)
+        np.testing.assert_array_equal(numbers(images[:, 12, 12]), first)
+        for ours, theirs in zip(data.labels_and_ids(limited, split), (labels, data.decode_utf8(ids)), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert f"{count} train, {count} val, {count} test images" in str(limited)
+
+
+def test_training_takes_the_images_within_the_limit_each_once_before_any_twice(numbered_23):
+    limited = replace(numbered_23, limit=9)  # in the second file of three
+    taken = order(data.train_batches(limited, 4, seed=3), 5 * 9)
+    for start in range(0, len(taken), 9):
+        assert sorted(taken[start : start + 9]) == list(range(9))
+    assert "`batch_size` (=10) must be at most the 9 training images" in refusal(data.train_batches, limited, 10)
+
+
+def test_a_limit_changes_neither_the_fingerprint_nor_what_is_checked(records, write_flowers, tmp_path):
+    records["train"][2][6].pop("class")
+    flowers = data.find(path=write_flowers(tmp_path, records))
+    limited = replace(flowers, limit=1)
+    assert limited.fingerprint == flowers.fingerprint
+    assert "record 6: has no feature 'class'" in refusal(data.check, limited, progress=False)
+
+
 # What `check` refuses
 
 
@@ -434,10 +485,10 @@ def order(batches, count):
     raise AssertionError("training batches must not end")
 
 
-def test_every_image_is_seen_once_before_any_is_seen_twice(numbered_23):
+def test_every_image_comes_once_before_any_comes_twice(numbered_23):
     # 23 images in batches of 5: four of five epochs begin within a batch.
-    seen = order(data.train_batches(numbered_23, 5, seed=3), 5 * 23)
-    epochs = [seen[start : start + 23] for start in range(0, len(seen), 23)]
+    taken = order(data.train_batches(numbered_23, 5, seed=3), 5 * 23)
+    epochs = [taken[start : start + 23] for start in range(0, len(taken), 23)]
     for epoch in epochs:
         assert sorted(epoch) == list(range(23))
     assert len({tuple(epoch) for epoch in epochs}) == 5  # each in an order of its own
@@ -446,7 +497,7 @@ def test_every_image_is_seen_once_before_any_is_seen_twice(numbered_23):
 
 def test_augmented_and_mixed_batches_keep_the_order(numbered_23):
     expected = order(data.train_batches(numbered_23, 5, seed=3), 60)
-    assert order(data.train_batches(numbered_23, 5, seed=3, augment=TURNED), 60) == expected
+    assert order(data.train_batches(numbered_23, 5, seed=3, augment=MOVED), 60) == expected
     labels = [labels for _, labels in data.train_batches(numbered_23, 5, seed=3, mix=augmentation.cutmix).take(12)]
     for batch, given in zip(np.concatenate(labels).reshape(12, 5, -1), np.reshape(expected, (12, 5)), strict=True):
         for row, number, partner in zip(batch, given, given[::-1], strict=True):
@@ -598,8 +649,8 @@ def test_decoding_gives_the_pixels_that_pillow_gives(records, write_flowers, tmp
     flowers = data.find(path=write_flowers(tmp_path, content))
     expected = [np.asarray(Image.open(io.BytesIO(image)).convert("RGB")) for image in coded]
     for batches in (data.eval_batches(flowers, "val", 2), data.train_batches(flowers, 1).take(flowers.count("train"))):
-        seen = np.concatenate([images for images, *_ in batches.as_numpy_iterator()])
-        assert {image.tobytes() for image in seen} == {image.tobytes() for image in expected[: len(seen)]}
+        found = np.concatenate([images for images, *_ in batches.as_numpy_iterator()])
+        assert {image.tobytes() for image in found} == {image.tobytes() for image in expected[: len(found)]}
 
 
 def test_what_check_lets_pass_can_be_read(records, write_flowers, tmp_path):
@@ -628,15 +679,15 @@ def test_a_grey_photograph_passes_the_check_and_is_read_as_three_equal_channels(
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         (jpeg(plain(SIZE + 8)), f"{SIZE + 8},{SIZE + 8},3"),
         (jpeg(plain(SIZE - 8)), f"{SIZE - 8},{SIZE - 8},3"),
         (numbered(3)[:300], "Invalid JPEG data or crop window"),
     ],
 )
-def test_an_image_of_another_size_or_cut_short_stops_the_reading(records, write_flowers, tmp_path, wrong, said):
+def test_an_image_of_another_size_or_cut_short_stops_the_reading(records, write_flowers, tmp_path, wrong, message):
     records["train"][0][0]["image"] = wrong
     flowers = data.find(path=write_flowers(tmp_path, records))
-    with pytest.raises(tf.errors.OpError, match=said):
+    with pytest.raises(tf.errors.OpError, match=message):
         list(data.train_batches(flowers, 1).take(flowers.count("train")))

@@ -20,7 +20,7 @@ def slow(number):
     return number
 
 numbers = tf.data.Dataset.counter().map(lambda number: host_calls.numpy_function(slow, [number], tf.int64), 3)
-iterator = iter(data.ahead(numbers))
+iterator = iter(data.prefetch(numbers))
 print(int(next(iterator)))
 """
 LEFT_TO_THE_COLLECTOR = """
@@ -58,7 +58,7 @@ def batch(number):
     return inputs, tf.zeros(4), tf.fill([4], "a")
 
 model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-for _ in predictions.outputs(model, data.ahead(tf.data.Dataset.range(100).map(batch, 3)), 4):
+for _ in predictions.iterate_outputs(model, data.prefetch(tf.data.Dataset.range(100).map(batch, 3)), 4):
     raise SystemExit("an error")
 """
 
@@ -79,11 +79,11 @@ def test_a_process_that_called_nothing_does_not_wait(monkeypatch):
 def test_one_that_never_comes_back_is_not_waited_for_for_ever(monkeypatch):
     monkeypatch.setattr(host_calls, "_over", False)  # and afterwards as before
     monkeypatch.setattr(host_calls, "_begun", host_calls._ended + 1)
-    monkeypatch.setattr(host_calls, "LONGEST", 0.2)
+    monkeypatch.setattr(host_calls, "MAX_WAIT_SECONDS", 0.2)
     host_calls._finish()
 
 
-def test_it_says_what_the_function_says_and_fails_as_it_fails():
+def test_it_returns_what_the_function_returns_and_fails_as_it_fails():
     doubled = host_calls.numpy_function(lambda array: 2 * array, [tf.constant([1, 2])], tf.int32)
     assert np.array_equal(doubled, [2, 4])
 

@@ -24,7 +24,7 @@ def run(name, seed, val_ids=("a", "b", "c"), val_labels=(0, 1, 2), test_ids=("t"
     return RunResult({"name": name}, split(val_ids, val_labels, seed), split(test_ids, test_labels, seed), classes)
 
 
-def test_weights_are_those_that_a_general_optimiser_finds():
+def test_weights_are_those_that_a_general_optimizer_finds():
     probabilities, labels = random_probabilities(3, 400, 5), np.random.default_rng(1).integers(0, 5, 400)
     probabilities[1, np.arange(400), labels] += 0.3  # the second run knows something
     probabilities /= probabilities.sum(axis=2, keepdims=True)
@@ -77,23 +77,23 @@ def test_cross_fitted_score_is_not_flattered_where_there_is_nothing_to_learn():
 
 
 def guesses(rng, labels, num_classes, accuracies):
-    """Rows that are right with a probability of their own, independently, and otherwise say any class but the true."""
+    """Rows, each right with a probability of its own, independently, and otherwise any class but the true one."""
     wrong = (labels + rng.integers(1, num_classes, (len(accuracies), len(labels)))) % num_classes
     right = rng.random(wrong.shape) < np.array(accuracies)[:, None]
     return np.eye(num_classes)[np.where(right, labels, wrong)]
 
 
-def flattery(rng, accuracies, count=600, num_classes=10):
+def optimism(rng, accuracies, count=600, num_classes=10):
     """What choosing the best of rows on one split adds, as fresh splits tell it and as the bootstrap does."""
 
-    def judged(chosen):
+    def scored(chosen):
         labels = rng.integers(0, num_classes, count)
         rows = guesses(rng, labels, num_classes, chosen)
         return labels, rows, [metrics.macro_f1(labels, row.argmax(axis=1), num_classes) for row in rows]
 
-    labels, rows, scores = judged(accuracies)
+    labels, rows, scores = scored(accuracies)
     best = int(np.argmax(scores))
-    added = scores[best] - np.mean([judged(accuracies[best : best + 1])[2] for _ in range(40)])
+    added = scores[best] - np.mean([scored(accuracies[best : best + 1])[2] for _ in range(40)])
     return added, ensemble.selection_optimism(rows, labels, resamples=200, seed=int(rng.integers(1 << 30))).optimism
 
 
@@ -101,14 +101,14 @@ def flattery(rng, accuracies, count=600, num_classes=10):
 def test_of_rows_that_are_equally_good_the_bootstrap_finds_seven_tenths_of_what_choosing_adds(count, num_classes):
     """As its rows already differ by chance once, the rest is 1 / sqrt(2), for errors that are normally distributed."""
     rng = np.random.default_rng(0)
-    added, found = np.mean([flattery(rng, [0.8] * 8, count, num_classes) for _ in range(60)], axis=0)
+    added, found = np.mean([optimism(rng, [0.8] * 8, count, num_classes) for _ in range(60)], axis=0)
     assert added > 0.015
     assert 0.58 < found / added < 0.82
 
 
 def test_where_one_row_is_best_beyond_doubt_choosing_it_adds_nothing():
     rng = np.random.default_rng(0)
-    added, found = np.mean([flattery(rng, [0.6] * 7 + [0.9]) for _ in range(60)], axis=0)
+    added, found = np.mean([optimism(rng, [0.6] * 7 + [0.9]) for _ in range(60)], axis=0)
     assert abs(added) < 0.003
     assert abs(found) < 0.003
 
@@ -126,10 +126,10 @@ def test_the_optimism_and_the_interval_are_those_of_a_slow_loop_with_scikit_lear
     rng = np.random.default_rng(3)
     labels = rng.integers(0, 5, 20)
     rows = guesses(rng, labels, 7, [0.5, 0.7, 0.6])
-    said = rows.argmax(axis=2)
+    predicted = rows.argmax(axis=2)
 
     def score(row, images):
-        return f1_score(labels[images], said[row][images], average="macro")
+        return f1_score(labels[images], predicted[row][images], average="macro")
 
     original = [score(row, np.arange(20)) for row in range(3)]
     best, second = np.argsort(original)[::-1][:2]
@@ -137,10 +137,10 @@ def test_the_optimism_and_the_interval_are_those_of_a_slow_loop_with_scikit_lear
     for weights in np.random.default_rng(5).multinomial(20, [1 / 20] * 20, 50):
         images = np.repeat(np.arange(20), weights)
         scores.append([score(row, images) for row in range(3)])
-    optimism = [max(drawn) - np.mean(scores, axis=0)[np.argmax(drawn)] for drawn in scores]
+    gains = [max(drawn) - np.mean(scores, axis=0)[np.argmax(drawn)] for drawn in scores]
     gaps = [drawn[best] - drawn[second] for drawn in scores]
     found = ensemble.selection_optimism(rows, labels, resamples=50, seed=5)
-    assert found.optimism == pytest.approx(np.mean(optimism), abs=1e-6)
+    assert found.optimism == pytest.approx(np.mean(gains), abs=1e-6)
     assert [found.low, found.high] == pytest.approx(np.percentile(gaps, [2.5, 97.5]).tolist(), abs=1e-6)
 
 
@@ -179,3 +179,27 @@ def test_a_recap_tells_of_each_run_what_its_record_holds():
     kept = record.keys() - {"trainable_parameters", "config", "device"}
     assert {name: row.pop(name) for name in kept} == {name: record[name] for name in kept}
     assert row == {"trained": 0.025, "image_size": 192, "device": "8 x tpu"}
+
+
+def test_agreement_by_hand():
+    """Of four images the first two models agree on three, the third with them on one and two."""
+    outputs = {"a": [0, 1, 2, 2], "b": [0, 1, 2, 0], "c": [1, 1, 0, 0]}
+    labels, ids = np.zeros(4, int), np.arange(4).astype(str)
+    predicted = [Predictions(np.eye(3)[classes], labels, ids) for classes in outputs.values()]
+    np.testing.assert_array_equal(
+        ensemble.agreement(predicted), [[1, 3 / 4, 1 / 4], [3 / 4, 1, 2 / 4], [1 / 4, 2 / 4, 1]]
+    )
+
+
+def test_a_row_of_an_average_has_its_scores_and_the_mark_of_a_smoke_test():
+    average = Predictions(np.array([[0.8, 0.2], [0.4, 0.6], [0.6, 0.4]]), np.array([0, 1, 1]), np.array(list("abc")))
+    runs = [replace(run("10_a", 0), record={"smoke_test": marked}) for marked in (False, True)]
+    for members, marked in ((runs[:1], False), (runs, True)):
+        row = ensemble.average_row("equal", average, members)
+        assert row == {
+            "name": "equal",
+            "smoke_test": marked,
+            "val_loss": pytest.approx(-np.log([0.8, 0.6, 0.4]).mean()),
+            "val_accuracy": pytest.approx(2 / 3),
+            "val_macro_f1": pytest.approx(f1_score([0, 1, 1], [0, 1, 0], average="macro")),
+        }

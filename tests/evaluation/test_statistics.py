@@ -1,5 +1,6 @@
 import os
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ def decoded(flowers, split):
     return np.concatenate([images for images, _, _ in data.eval_batches(flowers, split, 4)])
 
 
-def flips(first, second):
+def hamming_distances(first, second):
     """How many bits differ, one by one."""
     return np.array([bin(int(a) ^ int(b)).count("1") for a, b in zip(first, second, strict=True)])
 
@@ -45,7 +46,7 @@ def image_table(flowers, monkeypatch):
     return statistics.image_table(flowers, progress=False)
 
 
-def test_survey_has_one_row_an_image_in_file_order(image_table, flowers, records):
+def test_the_image_table_has_one_row_an_image_in_file_order(image_table, flowers, records):
     expected = [
         (f"{split} {record['id'].decode()}", record.get("class", -1), len(record["image"]) / 1000)
         for split, shards in records.items()
@@ -59,14 +60,19 @@ def test_survey_has_one_row_an_image_in_file_order(image_table, flowers, records
     assert list(image_table.loc[image_table["split"] == "val", "position"]) == list(range(flowers.count("val")))
 
 
-def test_survey_colours_are_means_of_all_pixels_and_of_the_middle(image_table, flowers):
+def test_colours_are_means_of_all_pixels_and_of_the_middle(image_table, flowers):
     images = decoded(flowers, "val")
     val = image_table[image_table["split"] == "val"]
     np.testing.assert_allclose(val[statistics.WHOLE], images.mean((1, 2)), rtol=1e-5)
     np.testing.assert_allclose(val[statistics.MIDDLE], images[:, 6:18, 6:18].mean((1, 2)), rtol=1e-5)
 
 
-def test_pictures_come_in_the_order_asked_for(image_table, flowers):
+def test_of_a_limited_dataset_the_table_has_the_first_images_of_each_split(image_table, flowers):
+    limited = statistics.image_table(replace(flowers, limit=7), progress=False)  # batches of five
+    pd.testing.assert_frame_equal(limited, image_table[image_table["position"] < 7])
+
+
+def test_images_come_in_the_order_asked_for(image_table, flowers):
     chosen = image_table.sample(20, random_state=1)
     assert chosen["split"].nunique() == 3
     every = {split: decoded(flowers, split) for split in data.SPLITS}
@@ -74,7 +80,7 @@ def test_pictures_come_in_the_order_asked_for(image_table, flowers):
     np.testing.assert_array_equal(statistics.load_images(flowers, chosen), np.stack(expected))
 
 
-def test_no_pictures_of_no_rows(image_table, flowers):
+def test_no_images_of_no_rows(image_table, flowers):
     assert statistics.load_images(flowers, image_table.head(0)).shape == (0, 24, 24, 3)
 
 
@@ -96,7 +102,7 @@ def test_ignoring_rare_classes_costs_their_share_of_images_in_accuracy_and_a_cla
 
 
 def coloured(rows):
-    """A image_table of single-coloured images, `(split, label, red, green, blue)` each."""
+    """An image table of single-coloured images, `(split, label, red, green, blue)` each."""
     table = pd.DataFrame(rows, columns=["split", "label", *statistics.WHOLE])
     return table.assign(**dict(zip(statistics.MIDDLE, (table[name] for name in statistics.WHOLE), strict=True)))
 
@@ -131,8 +137,9 @@ def test_hash_is_that_of_scipys_cosine_transform():
 def test_mirrored_hash_is_the_hash_of_the_mirror_image():
     images = invented(50)
     hashes, mirrored = statistics.perceptual_hashes(images)
-    assert flips(mirrored, statistics.perceptual_hashes(images[:, :, ::-1])[0]).max() <= 2  # a tie may fall either way
-    assert flips(hashes, mirrored).mean() > 20
+    of_flipped = statistics.perceptual_hashes(images[:, :, ::-1])[0]
+    assert hamming_distances(mirrored, of_flipped).max() <= 2  # a tie may fall either way
+    assert hamming_distances(hashes, mirrored).mean() > 20
 
 
 @pytest.mark.parametrize(
@@ -143,7 +150,7 @@ def test_mirrored_hash_is_the_hash_of_the_mirror_image():
 def test_copies_are_within_the_threshold_and_unrelated_images_are_not(copy):
     images = invented(100)
     hashes, copies = statistics.perceptual_hashes(images)[0], statistics.perceptual_hashes(copy(images))[0]
-    assert flips(hashes, copies).max() <= THRESHOLD
+    assert hamming_distances(hashes, copies).max() <= THRESHOLD
     unrelated = np.bitwise_count(hashes[:, None] ^ copies)[~np.eye(100, dtype=bool)]
     assert unrelated.min() > THRESHOLD
 
@@ -166,9 +173,10 @@ def test_near_duplicates_finds_what_comparing_one_by_one_finds(monkeypatch):
     expected = {}
     for left in range(number):
         for right in range(left + 1, number):
-            choices = [(flips([hashes[left]], [other[right]])[0], way) for way, other in enumerate((hashes, mirrored))]
-            if min(choices)[0] <= 8:
-                expected[f"image {left}", f"image {right}"] = min(choices)
+            ways = enumerate((hashes, mirrored))
+            distances = [(hamming_distances([hashes[left]], [other[right]])[0], way) for way, other in ways]
+            if min(distances)[0] <= 8:
+                expected[f"image {left}", f"image {right}"] = min(distances)
     pairs = statistics.near_duplicates(images, 8)
     found = {(row.left, row.right): (row.distance, row.mirrored) for row in pairs.itertuples()}
     assert found == expected
@@ -206,6 +214,6 @@ def test_threshold_on_real_photographs():
     )
     hashes = statistics.perceptual_hashes(sample)[0]
     for copies in (compressed(sample), resized(sample, 64), resized(sample[:, 2:-2, 2:-2], flowers.image_size)):
-        assert np.mean(flips(hashes, statistics.perceptual_hashes(copies)[0]) <= THRESHOLD) > 0.98
+        assert np.mean(hamming_distances(hashes, statistics.perceptual_hashes(copies)[0]) <= THRESHOLD) > 0.98
     pairs = statistics.near_duplicates(images, THRESHOLD)
     assert (pairs["classes"] == "different").sum() <= 0.05 * len(pairs)

@@ -37,6 +37,10 @@ DEVICES = pd.DataFrame(
         "smoke_test": [False, True],
     }
 )
+REPORT = pd.DataFrame({"class": list("ceabd"), "f1": [0.2, 0.5, 0.7, 0.9, 1.0]})
+CONFUSION = np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]])
+AGREEMENT = np.array([[1.0, 0.875], [0.875, 1.0]])
+NAMES_104 = [f"class {label}" for label in range(104)]
 PAIRS = pd.DataFrame({"true": ["iris", "rose"], "predicted": ["yellow iris", "camellia"], "count": [9, 4]})
 SIZES = {"train": np.arange(1.0, 31.0), "val": np.arange(1.0, 9.0)}
 IGNORED = pd.DataFrame({"ignored": [0, 1, 2], "accuracy": [1, 0.9, 0.7], "macro_f1": [1, 0.6, 0.3]})
@@ -50,12 +54,15 @@ FIGURES = {
     "class_colours": lambda: figures.class_colours(np.full((3, 4, 3), 128.0), ["iris", "rose", "lotus"]),
     "file_sizes": lambda: figures.file_sizes(SIZES),
     "ignored_classes": lambda: figures.ignored_classes(IGNORED),
-    "curves": lambda: figures.curves(HISTORY, best_epoch=2),
-    "curves of one epoch": lambda: figures.curves({key: values[:1] for key, values in HISTORY.items()}, best_epoch=1),
-    "learning_rate": lambda: figures.learning_rate(RATES, 10),
+    "curves": lambda: figures.curves(HISTORY),
+    "curves of one epoch": lambda: figures.curves({key: values[:1] for key, values in HISTORY.items()}),
+    "learning_rates": lambda: figures.learning_rates(RATES, 10),
     "confused_pairs": lambda: figures.confused_pairs(PAIRS),
     "no confused_pairs": lambda: figures.confused_pairs(PAIRS.head(0)),
-    "class_f1": lambda: figures.class_f1(np.array([0.5, np.nan, 0.9]), ["iris", "rose", "lotus"]),
+    "class_f1": lambda: figures.class_f1(REPORT),
+    "confusion_matrix": lambda: figures.confusion_matrix(CONFUSION, ["iris", "rose", "lotus"]),
+    "confusion_matrix of 104": lambda: figures.confusion_matrix(np.eye(104), NAMES_104),
+    "similarity": lambda: figures.similarity(AGREEMENT, ["10_densenet201", "11_xception"], "same prediction"),
     "recap": lambda: figures.recap(RUNS),
     "recap of the average alone": lambda: figures.recap(RUNS[1:2]),
     "weights": lambda: figures.weights(["large", "small"], [0.75, 0.25]),
@@ -66,6 +73,7 @@ FIGURES = {
 @pytest.fixture(autouse=True)
 def nothing_left_open():
     yield
+    figures.watermark(None)
     assert pyplot.get_fignums() == []
 
 
@@ -103,8 +111,10 @@ def test_every_figure_shows_itself_in_a_notebook_a_thousand_pixels_wide(draw):
     assert len(picture.convert("RGB").getcolors(1 << 20)) > 1
 
 
+@pytest.mark.parametrize("watermark", [None, "SMOKE TEST"])
 @pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
-def test_nothing_is_cut_off_by_the_border(draw):
+def test_nothing_is_cut_off_by_the_border(draw, watermark):
+    figures.watermark(watermark)
     figure = draw()
     figure.draw_without_rendering()
     drawn = figure.get_tightbbox()  # inches
@@ -113,15 +123,26 @@ def test_nothing_is_cut_off_by_the_border(draw):
     assert drawn.y1 < figure.get_figheight() + 0.02
 
 
-def test_rehearsal_is_written_across():
-    for figure in (
-        figures.curves(HISTORY, best_epoch=1, smoke_test=True),
-        figures.confused_pairs(PAIRS, smoke_test=True),
-        figures.class_f1(np.array([0.5, 1.0]), ["iris", "rose"], smoke_test=True),
-        figures.weights(["large"], [1.0], smoke_test=True),
-    ):
-        assert "SMOKE TEST" in texts(figure)
-    assert "SMOKE TEST" not in texts(figures.curves(HISTORY, best_epoch=1))
+@pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
+def test_the_watermark_is_on_every_figure_made_after_it_and_on_none_after_it_is_taken_away(draw):
+    def marks(figure, mark):
+        return [text for text in figure.findobj(pyplot.Text) if text.get_text() == mark]
+
+    before = draw()
+    figures.watermark("SMOKE TEST")
+    [mark] = marks(draw(), "SMOKE TEST")
+    assert (mark.get_position(), mark.get_zorder()) == ((0.5, 0.5), 9)  # in the middle, above all else
+    figures.watermark("DRAFT")
+    another = draw()
+    assert (len(marks(another, "DRAFT")), marks(another, "SMOKE TEST")) == (1, [])
+    figures.watermark(None)
+    assert marks(draw(), "SMOKE TEST") == marks(draw(), "DRAFT") == marks(before, "SMOKE TEST") == []
+
+
+def test_every_figure_has_its_case_here():
+    drawn = {name.removeprefix("no ").split(" of ")[0] for name in FIGURES}
+    functions = {name for name in figures.__all__ if callable(getattr(figures, name)) and name.islower()}
+    assert functions - drawn == {"label_texts", "watermark"}
 
 
 def test_gallery_shows_each_image_once_with_its_title():
@@ -213,8 +234,8 @@ def test_ignored_classes():
         assert list(line(axes, label).get_xdata()) == [0, 1, 2]
 
 
-def test_curves_count_epochs_from_one_and_mark_the_best_in_both_panels():
-    scores, losses = figures.curves(HISTORY, best_epoch=2).axes
+def test_curves_count_epochs_from_one_and_mark_the_last_the_one_kept_in_both_panels():
+    scores, losses = figures.curves(HISTORY).axes
     for axes, label, key, colour in (
         (scores, "train", "accuracy", figures.TRAIN),
         (scores, "val", "val_accuracy", figures.VAL),
@@ -227,11 +248,11 @@ def test_curves_count_epochs_from_one_and_mark_the_best_in_both_panels():
         assert list(drawn.get_ydata()) == HISTORY[key]
         assert drawn.get_color() == colour
     for axes in (scores, losses):
-        assert list(line(axes, "best epoch: 2 (macro F1 0.7000)").get_xdata()) == [2, 2]
+        assert list(line(axes, "kept: epoch 3 (macro F1 0.6500)").get_xdata()) == [3, 3]
 
 
-def test_learning_rate_runs_from_epoch_one_to_the_end_of_the_last():
-    axes = figures.learning_rate(RATES, 10).axes[0]
+def test_learning_rates_run_from_epoch_one_to_the_end_of_the_last():
+    axes = figures.learning_rates(RATES, 10).axes[0]
     curve, peak = axes.lines
     np.testing.assert_allclose(curve.get_xdata(), 1 + np.arange(30) / 10)
     np.testing.assert_array_equal(curve.get_ydata(), RATES)
@@ -246,16 +267,40 @@ def test_confused_pairs():
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first on top
 
 
-def test_class_f1_shows_the_worst_and_leaves_out_classes_without_a_score():
-    scores = np.array([0.9, np.nan, 0.2, 1.0, 0.5])
-    axes = figures.class_f1(scores, list("abcde"), worst=3).axes[0]
+def test_class_f1_shows_the_worst_of_the_report_and_the_mean_of_all():
+    axes = figures.class_f1(REPORT, worst=3).axes[0]
     assert tick_names(axes) == ["c", "e", "a"]
-    assert widths(axes) == [0.2, 0.5, 0.9]
-    assert list(line(axes, "macro F1 of all classes: 0.6500").get_xdata()) == pytest.approx([0.65, 0.65])
-    assert len(widths(figures.class_f1(scores, list("abcde"), worst=10).axes[0])) == 4
+    assert widths(axes) == [0.2, 0.5, 0.7]
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first on top
+    assert list(line(axes, "macro F1 of all classes: 0.6600").get_xdata()) == pytest.approx([0.66, 0.66])
+    assert len(widths(figures.class_f1(REPORT, worst=10).axes[0])) == 5
 
 
-def test_recap_has_the_best_first_and_rehearsals_hollow():
+def test_confusion_matrix_has_true_classes_in_rows_as_fractions_of_each():
+    figure = figures.confusion_matrix(CONFUSION, ["iris", "rose", "lotus"])
+    axes, bar = figure.axes
+    np.testing.assert_array_equal(axes.images[0].get_array(), [[0.75, 0.25, 0], [0, 1, 0], [0, 0, 0]])
+    assert axes.images[0].get_clim() == (0, 1)
+    assert tick_names(axes) == [text.get_text() for text in axes.get_xticklabels()] == ["iris", "rose", "lotus"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
+    assert bar.get_ylabel() == "fraction of the true class"
+    many = figures.confusion_matrix(np.eye(31), [f"class {label}" for label in range(31)])
+    assert "class 0" not in texts(many)
+
+
+def test_similarity_writes_each_value_in_its_cell():
+    axes, bar = figures.similarity(AGREEMENT, ["10_densenet201", "11_xception"], "same prediction").axes
+    written = {text.get_position(): text.get_text() for text in axes.texts}
+    assert written == {(0, 0): "1.00", (1, 0): "0.88", (0, 1): "0.88", (1, 1): "1.00"}
+    np.testing.assert_array_equal(axes.images[0].get_array(), AGREEMENT)
+    assert axes.images[0].get_clim() == (0.5, 1)
+    assert tick_names(axes) == ["10_densenet201", "11_xception"]
+    assert bar.get_ylabel() == "same prediction"
+    low = figures.similarity(np.array([[1, 0.2], [0.2, 1]]), ["a", "b"], "").axes[0].images[0]
+    assert low.get_clim() == (0.2, 1)
+
+
+def test_recap_has_the_best_first_and_smoke_tests_hollow():
     figure = figures.recap(RUNS)
     scores, seconds = figure.axes
     names = ["average", "large\n206.8 M parameters", "small (smoke test)\n5.0 M parameters"]

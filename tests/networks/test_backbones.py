@@ -99,11 +99,11 @@ def test_scaling_is_float32_in_mixed_precision():
         assert network.layers[1].compute_dtype == "bfloat16"
         assert scaling.compute_dtype == "float32"
         images = keras.Input((32, 32, 3))
-        seen = keras.Model(images, scaling(images))(np.full((1, 32, 32, 3), 100.37, "float32"))
-        np.testing.assert_allclose(seen, np.full((1, 32, 32, 3), (100.37 - 127) / 128), rtol=1e-5)
+        scaled = keras.Model(images, scaling(images))(np.full((1, 32, 32, 3), 100.37, "float32"))
+        np.testing.assert_allclose(scaled, np.full((1, 32, 32, 3), (100.37 - 127) / 128), rtol=1e-5)
         model = keras.Sequential([images, backbone])
         maps = [model(np.full((1, 32, 32, 3), pixel, "float32")) for pixel in (100.37, 100.5)]
-        assert np.any(np.not_equal(*maps)), "the whole model must see the difference too"
+        assert np.any(np.not_equal(*maps)), "the whole model must keep the difference too"
     finally:
         keras.config.set_dtype_policy("float32")
 
@@ -311,7 +311,7 @@ def deepest():
 
 
 @pytest.mark.parametrize("backend", ["jax", "tensorflow"])
-def test_settling_takes_over_the_statistics_of_the_noise(backend):
+def test_calibration_takes_over_the_statistics_of_the_noise(backend):
     code = (
         "import numpy as np\n"
         "from flowerlib.networks import backbones\n"

@@ -1,4 +1,4 @@
-"""The oracle: the network that is not folded, and by hand one convolution with its normalisation."""
+"""The oracle: the network that is not folded, and by hand one convolution with its batch normalization."""
 
 import gc
 import os
@@ -16,8 +16,8 @@ from flowerlib.networks import backbones, folding
 layers = keras.layers
 
 
-def settled(model, seed=0):
-    """Give every normalisation statistics and weights that make a difference."""
+def with_statistics(model, seed=0):
+    """Give every batch normalization statistics and weights that make a difference."""
     rng = np.random.default_rng(seed)
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
@@ -29,7 +29,7 @@ def kinds(model):
     return [type(layer).__name__ for layer in model.layers if not isinstance(layer, layers.InputLayer)]
 
 
-def test_a_convolution_with_its_normalisation_by_hand():
+def test_a_convolution_with_its_batch_normalization_by_hand():
     """One pixel: 3 * 2 + 1 = 7; less the mean 5, over the root of 3 + 1, times 4, plus 6: 10. As one: 3 * 4 - 2."""
     pixel = keras.Input((1, 1, 1))
     conv, norm = layers.Conv2D(1, 1), layers.BatchNormalization(epsilon=1.0)
@@ -49,10 +49,10 @@ def test_a_convolution_with_its_normalisation_by_hand():
     "conv",
     [layers.Conv2D(6, 3, use_bias=False), layers.DepthwiseConv2D(3, depth_multiplier=2, bias_initializer="ones")],
 )
-def test_every_kind_of_pair_says_the_same_as_one(conv, center, scale):
+def test_every_kind_of_pair_computes_the_same_as_one(conv, center, scale):
     inputs = keras.Input((8, 8, 3))
     norm = layers.BatchNormalization(center=center, scale=scale)
-    model = settled(keras.Model(inputs, norm(type(conv).from_config(conv.get_config())(inputs))))
+    model = with_statistics(keras.Model(inputs, norm(type(conv).from_config(conv.get_config())(inputs))))
     folded = folding.fold_batch_norm(model)
     assert kinds(folded) == [type(conv).__name__]
     images = np.random.default_rng(1).random((2, 8, 8, 3), np.float32)
@@ -73,7 +73,7 @@ def also_an_output(x):
     return [maps, layers.BatchNormalization()(maps)]
 
 
-def shared_normalisation(x):
+def shared_normalization(x):
     norm = layers.BatchNormalization()
     return layers.Add()([norm(conv()(x)), norm(layers.ReLU()(x))])
 
@@ -85,22 +85,22 @@ def shared_convolution(x):
 
 CASES = {
     "maps that are used elsewhere too": used_twice,
-    "maps that are an answer": also_an_output,
-    "a normalisation of other things too": shared_normalisation,
+    "maps that are an output": also_an_output,
+    "a normalization of other things too": shared_normalization,
     "a convolution of other things too": shared_convolution,
-    "a normalisation of rows": lambda x: layers.BatchNormalization(axis=1)(conv()(x)),
+    "a normalization of rows": lambda x: layers.BatchNormalization(axis=1)(conv()(x)),
     "maps made positive first": lambda x: layers.BatchNormalization()(layers.ReLU()(conv()(x))),
     "a convolution that makes them so": lambda x: layers.BatchNormalization()(
         layers.Conv2D(8, 3, activation="relu")(x)
     ),
-    "a normalisation before its convolution": lambda x: conv()(layers.BatchNormalization()(x)),
+    "a normalization before its convolution": lambda x: conv()(layers.BatchNormalization()(x)),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_cannot_be_folded_is_left_alone(case):
     inputs = keras.Input((8, 8, 8))
-    model = settled(keras.Model(inputs, CASES[case](inputs)))
+    model = with_statistics(keras.Model(inputs, CASES[case](inputs)))
     folded = folding.fold_batch_norm(model)
     assert sorted(kinds(folded)) == sorted(kinds(model))
     images = np.random.default_rng(1).random((2, 8, 8, 8), np.float32)
@@ -115,17 +115,17 @@ def test_the_copy_holds_nothing_of_the_original():
     backbone = backbones.load("EfficientNetLite0", 32, "random")
     model = keras.Sequential([keras.Input((32, 32, 3)), backbone, layers.GlobalAveragePooling2D(), scaling])
     images = 255 * np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
-    first, answers = folding.fold_batch_norm(model), model(images)
+    first, outputs = folding.fold_batch_norm(model), model(images)
     assert np.isfinite(first(images)).all()
     original = [weakref.ref(layer) for layer in (scaling, *backbone.layers[1].layers)]
     np.testing.assert_array_equal(first.layers[-1](np.ones((1, 1280))), scaling(np.ones((1, 1280))))
-    del model, backbone, scaling, answers
+    del model, backbone, scaling, outputs
     gc.collect()
     assert not any(layer() for layer in original)
 
 
 @pytest.mark.parametrize("name", ["EfficientNetLite0", "DenseNet201", "ResNet152V2", "Xception"])
-def test_a_frozen_backbone_sees_what_it_saw(name):
+def test_a_frozen_backbone_has_the_same_features(name):
     """At 96 px: on maps of one pixel, random weights make much of the last digit of a sum."""
     backbone = backbones.load(name, 96, "random")
     images = 255 * np.random.default_rng(0).random((2, 96, 96, 3), np.float32)
@@ -137,7 +137,7 @@ def test_a_frozen_backbone_sees_what_it_saw(name):
 
 
 @pytest.mark.parametrize("name", ["EfficientNetLite0", "EfficientNetB7"])
-def test_where_each_normalisation_follows_a_convolution_none_is_left(name):
+def test_where_each_normalization_follows_a_convolution_none_is_left(name):
     frozen = folding.freeze(backbones.load(name, 32, "random"))
     assert "BatchNormalization" not in kinds(frozen.layers[1])
 
@@ -152,13 +152,13 @@ def test_weights_within_a_layers_layers_are_copied():
     np.testing.assert_array_equal(folding.fold_batch_norm(model)(rows), model(rows))
 
 
-def test_a_compiled_model_is_folded_without_its_optimiser():
-    class Optimiser(keras.optimizers.SGD):
+def test_a_compiled_model_is_folded_without_its_optimizer():
+    class Optimizer(keras.optimizers.SGD):
         """Which Keras cannot make again from what it keeps of it."""
 
     inputs = keras.Input((8, 8, 3))
-    model = settled(keras.Model(inputs, layers.BatchNormalization()(layers.Conv2D(6, 3)(inputs))))
-    model.compile(Optimiser(), "mse")
+    model = with_statistics(keras.Model(inputs, layers.BatchNormalization()(layers.Conv2D(6, 3)(inputs))))
+    model.compile(Optimizer(), "mse")
     folded = folding.fold_batch_norm(model)
     assert (kinds(folded), folded.compiled) == (["Conv2D"], False)
 
@@ -189,16 +189,17 @@ def test_frozen_layers_stay_as_they_are_and_the_others_are_trained():
     inner = backbone.layers[1].layers
     before = [layer.get_weights() for layer in inner]
     images = 255 * np.random.default_rng(0).random((8, 32, 32, 3))
-    model.fit(images, np.eye(8, 3), batch_size=4, verbose=0)
+    for half in (slice(4), slice(4, 8)):
+        model.train_on_batch(images[half], np.eye(8, 3)[half])
     changed = {
         layer.name: [not np.array_equal(*pair) for pair in zip(old, layer.get_weights(), strict=True)]
         for layer, old in zip(inner, before, strict=True)
         if old
     }
-    kept = [name for name in changed if name.endswith("_bn")]
+    unfolded = [name for name in changed if name.endswith("_bn")]
     original = [layer.name for layer in backbones.load("EfficientNetLite0", 32, "random").layers[1].layers]
     late = original[original.index("block3_expand_conv") :]
-    assert kept == [name for name in late if name.endswith("_bn")]
+    assert unfolded == [name for name in late if name.endswith("_bn")]
     first = list(changed).index("block3_expand_conv")
     assert not any(map(any, list(changed.values())[:first]))
     assert all(map(all, list(changed.values())[first:]))
@@ -227,17 +228,17 @@ inputs = keras.Input((8, 8, 3))
 norm = keras.layers.BatchNormalization()
 model = keras.Model(inputs, norm(keras.layers.Conv2D(6, 3)(inputs)))
 norm.set_weights([np.full(6, value) for value in (2.0, 1.0, 0.5, 4.0)])
-folded = folding.fold(model)
+folded = folding.fold_batch_norm(model)
 assert len(folded.layers) == 2
 images = np.random.default_rng(0).random((16, 8, 8, 3), np.float32)
-np.testing.assert_allclose(folded.predict_on_batch(images), model.predict(images, verbose=0), atol=0.03)
+np.testing.assert_allclose(folded.predict_on_batch(images), model.predict_on_batch(images), atol=0.03)
 model = keras.Sequential([keras.Input((8, 8, 3)), model, keras.layers.Conv2D(2, 6), keras.layers.Flatten()])
 before = model.predict_on_batch(images)
-folded = folding.fold(model)
-again = folding.fold(model)
+folded = folding.fold_batch_norm(model)
+again = folding.fold_batch_norm(model)
 for trained, other in ((model, folded), (again, folded)):
     trained.compile("sgd", "mse")
-    trained.fit(images, np.zeros((16, 2)), batch_size=16, verbose=0)
+    trained.train_on_batch(images, np.zeros((16, 2)))
     np.testing.assert_allclose(other.predict_on_batch(images), before, atol=0.1)
     trained.get_weights()
 print("the same")

@@ -49,7 +49,7 @@ def write(path, arrays, prefix="", inside="", parts=1):
                 group[name] = array
 
 
-def fill(path, by_name=True):
+def filled(path, by_name=True):
     model = network()
     loading.load_strictly(model, loading.read_h5(path), by_name=by_name, source=path)
     return {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
@@ -57,7 +57,7 @@ def fill(path, by_name=True):
 
 def refusal(path, **options):
     with pytest.raises(FlowersError) as caught:
-        fill(path, **options)
+        filled(path, **options)
     assert str(path) in str(caught.value)
     return str(caught.value)
 
@@ -66,7 +66,7 @@ def refusal(path, **options):
 @pytest.mark.parametrize("by_name", [True, False])
 def test_every_array_arrives(path, arrays, layout, by_name):
     write(path, arrays, **layout)
-    assert_equal(fill(path, by_name), arrays)
+    assert_equal(filled(path, by_name), arrays)
 
 
 def assert_equal(found, expected):
@@ -87,19 +87,19 @@ def test_keras_reads_the_same_file_the_same_way(path, arrays):
     write(path, arrays)
     theirs = network()
     theirs.load_weights(path)
-    assert_equal(fill(path), {layer.name: layer.get_weights() for layer in theirs.layers if layer.weights})
+    assert_equal(filled(path), {layer.name: layer.get_weights() for layer in theirs.layers if layer.weights})
 
 
 def test_by_order_names_do_not_matter(path, arrays):
     write(path, arrays, prefix="old/")
-    assert_equal(fill(path, by_name=False), arrays)
+    assert_equal(filled(path, by_name=False), arrays)
     assert "old/conv" in refusal(path, by_name=True)
 
 
 def test_only_the_classifier_may_stay_unused(path, arrays):
     head = [np.zeros((5, 1000), "float32"), np.zeros(1000, "float32")]
     write(path, arrays | {"predictions": head})
-    assert_equal(fill(path), arrays)
+    assert_equal(filled(path), arrays)
     for by_name in True, False:
         write(path, arrays | {"more": head})
         assert "more" in refusal(path, by_name=by_name)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from sklearn.metrics import confusion_matrix
 
 from flowerlib import data, predictions
 from flowerlib.config import FlowersError
@@ -26,29 +27,38 @@ def one_by_one(model, flowers, split, flip=False):
 
 @pytest.mark.parametrize("batch_size", [1, 4, 9, 64])
 def test_padding_leaves_no_trace(model, flowers, batch_size):
-    said = predictions.predict(model, data.eval_batches(flowers, "val", batch_size), batch_size)
-    np.testing.assert_allclose(said.probabilities, one_by_one(model, flowers, "val"), atol=1e-6)
+    val = predictions.predict(model, data.eval_batches(flowers, "val", batch_size), batch_size)
+    np.testing.assert_allclose(val.probabilities, one_by_one(model, flowers, "val"), atol=1e-6)
     # Written by the fixture: 23 train records come first, the label is the number modulo 4.
-    assert said.ids.tolist() == [f"{number:09x}" for number in range(23, 32)]
-    assert said.labels.tolist() == [number % 4 for number in range(23, 32)]
+    assert val.ids.tolist() == [f"{number:09x}" for number in range(23, 32)]
+    assert val.labels.tolist() == [number % 4 for number in range(23, 32)]
 
 
 def test_views_are_averaged_by_hand():
     labels, ids = np.array([1, -1]), np.array(["a", "b"])
     views = [
-        Predictions(np.array(said, np.float32), labels, ids)
-        for said in ([[1, 0], [0.25, 0.75]], [[0, 1], [0.75, 0.25]])
+        Predictions(np.array(probabilities, np.float32), labels, ids)
+        for probabilities in ([[1, 0], [0.25, 0.75]], [[0, 1], [0.75, 0.25]])
     ]
     averaged = predictions.average_views(views)
     assert averaged.probabilities.tolist() == [[0.5, 0.5], [0.5, 0.5]]
     assert (averaged.labels is labels, averaged.ids is ids) == (True, True)
 
 
-def test_mirror_averages_an_image_and_its_mirror_image(model, flowers):
-    said = predictions.predict(model, data.eval_batches(flowers, "test", 4), 4, mirror=True)
+def test_the_confusion_matrix_is_that_of_scikit_learn(model, flowers):
+    val = predictions.predict(model, data.eval_batches(flowers, "val", 9), 9)
+    expected = confusion_matrix(val.labels, one_by_one(model, flowers, "val").argmax(axis=1), labels=range(4))
+    np.testing.assert_array_equal(val.confusion(), expected)
+    labels, probabilities = np.array([0, 0, 2, 1]), np.eye(4)[[0, 1, 2, 2]]  # class 3 is nowhere
+    table = Predictions(probabilities, labels, np.array(list("abcd"))).confusion()
+    assert table.tolist() == [[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+
+
+def test_flip_averages_an_image_and_its_mirror_image(model, flowers):
+    test = predictions.predict(model, data.eval_batches(flowers, "test", 4), 4, flip=True)
     expected = (one_by_one(model, flowers, "test") + one_by_one(model, flowers, "test", flip=True)) / 2
-    np.testing.assert_allclose(said.probabilities, expected, atol=1e-6)
-    assert said.labels.tolist() == [-1] * 7
+    np.testing.assert_allclose(test.probabilities, expected, atol=1e-6)
+    assert test.labels.tolist() == [-1] * 7
 
 
 def test_a_diverged_model_is_an_error(flowers):
@@ -63,6 +73,7 @@ import numpy as np
 import tiny
 from flowerlib import predictions
 from flowerlib.accelerator import tf
+from flowerlib.predictions import inference
 
 given = np.load(arguments[0])
 images = given["images"]
@@ -71,12 +82,12 @@ with device.scope():
 model.set_weights([given[f"weight{index}"] for index in range(len(model.weights))])
 ids = [str(index) for index in range(35)]
 batches = tf.data.Dataset.from_tensor_slices((images, np.arange(35), ids)).batch(16)
-said = predictions.predict(model, batches, 16)
+predicted = predictions.predict(model, batches, 16)
 if device.backend == "jax":  # each device has a share of the batch, not all of it
     [share] = {shard.data.shape for shard in inference._run(model)(tf.zeros((16, 24, 24, 3))).addressable_shards}
     assert share == (2, 4), share
-assert said.ids.tolist() == ids and said.labels.tolist() == list(range(35))
-np.save(arguments[1], said.probabilities)
+assert predicted.ids.tolist() == ids and predicted.labels.tolist() == list(range(35))
+np.save(arguments[1], predicted.probabilities)
 """
 
 
@@ -91,30 +102,30 @@ def test_35_images_on_8_devices_equal_one_by_one(backend, model, tmp_path):
 
 
 def test_outputs_are_fetched_while_the_next_batch_runs(model, flowers, monkeypatch):
-    seen = []
+    events = []
 
     class Started:
         def __init__(self):
-            self.number = len([each for each in seen if each.startswith("start")])
-            seen.append(f"start {self.number}")
+            self.number = len([event for event in events if event.startswith("start")])
+            events.append(f"start {self.number}")
 
         def __array__(self, *_, **__):
-            seen.append(f"fetch {self.number}")
+            events.append(f"fetch {self.number}")
             return np.zeros((4, 2), np.float32)
 
     monkeypatch.setattr(inference, "_run", lambda model: lambda inputs: Started())
     list(predictions.iterate_outputs(model, data.eval_batches(flowers, "val", 4), 4))
-    assert seen == ["start 0", "start 1", "fetch 0", "start 2", "fetch 1", "fetch 2"]
+    assert events == ["start 0", "start 1", "fetch 0", "start 2", "fetch 1", "fetch 2"]
 
 
 def test_ids_in_which_any_letter_stands_come_through(model, records, write_flowers, tmp_path):
     records["val"][0][0]["id"] = "gänse/löwe 花.jpg".encode()
     flowers = data.find(path=write_flowers(tmp_path, records))
-    said = predictions.predict(model, data.eval_batches(flowers, "val", 4), 4)
-    assert said.ids[0] == data.labels_and_ids(flowers, "val")[1][0] == "gänse/löwe 花.jpg"
+    val = predictions.predict(model, data.eval_batches(flowers, "val", 4), 4)
+    assert val.ids[0] == data.labels_and_ids(flowers, "val")[1][0] == "gänse/löwe 花.jpg"
 
 
-def test_mirrored_batches_are_those_of_numpy(flowers):
+def test_mirror_images_are_those_of_numpy(flowers):
     for images, mirrored, labels, ids in data.with_mirror_images(data.eval_batches(flowers, "val", 4)):
         np.testing.assert_array_equal(mirrored, images.numpy()[:, :, ::-1])
         assert mirrored.dtype == images.dtype
@@ -163,7 +174,7 @@ def example(count=3, first_id=0):
 
 def leave_run(folder, name="10_net"):
     folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps({"name": name}))
+    (folder / "run.json").write_text(json.dumps({"name": name, "smoke_test": name.endswith("-smoke-test")}))
     predictions.save(folder / "predictions.npz", example(3), example(2, 3), ("a", "b", "c", "d"))
 
 
@@ -219,12 +230,29 @@ def test_a_run_mounted_under_two_names_is_one_run(kaggle):
     assert [run.name for run in predictions.find_runs()] == ["10_a"]
 
 
-def test_a_rehearsal_and_a_stopped_run_are_left_out_where_the_whole_run_is_there(kaggle, capsys):
-    for name in ("10_a", "10_a-smoke-test", "10_a-unfinished", "11_b-smoke-test"):
+def test_smoke_tests_are_left_out_where_there_is_another_run_and_stopped_ones_where_the_whole_is(kaggle, capsys):
+    for name in ("10_a", "10_a-smoke-test", "10_a-unfinished", "11_b-smoke-test", "12_c-unfinished"):
         leave_run(Path("runs") / name, name)
-    assert [run.name for run in predictions.find_runs()] == ["10_a", "11_b-smoke-test"]
-    said = [f"10_a-{kind} is left out: the run without that ending is there." for kind in ("smoke_test", "unfinished")]
-    assert capsys.readouterr().out.splitlines() == said
+    assert [run.name for run in predictions.find_runs()] == ["10_a", "12_c-unfinished"]
+    left_out = ("10_a-smoke-test", "10_a-unfinished", "11_b-smoke-test")
+    assert capsys.readouterr().out.splitlines() == [f"{name} is left out: there is a whole run." for name in left_out]
+
+
+def test_where_there_are_smoke_tests_only_they_are_taken(kaggle, capsys):
+    for name in ("10_a-smoke-test", "11_b-smoke-test"):
+        leave_run(Path("runs") / name, name)
+    assert [run.name for run in predictions.find_runs()] == ["10_a-smoke-test", "11_b-smoke-test"]
+    assert capsys.readouterr().out == ""
+
+
+def test_runs_that_are_named_are_taken_and_no_others(kaggle, capsys):
+    for name in ("10_a", "10_a-smoke-test", "11_b", "12_c"):
+        leave_run(Path("runs") / name, name)
+    assert [run.name for run in predictions.find_runs(("12_c", "10_a"))] == ["10_a", "12_c"]
+    assert [run.name for run in predictions.find_runs(["10_a-smoke-test"])] == ["10_a-smoke-test"]  # asked for
+    assert capsys.readouterr().out == ""
+    with pytest.raises(FlowersError, match="no run 13_d; there are 10_a, 10_a-smoke-test, 11_b, 12_c"):
+        predictions.find_runs(["13_d", "10_a"])
 
 
 def test_no_run_and_one_run_twice_are_errors(kaggle):
@@ -237,8 +265,8 @@ def test_no_run_and_one_run_twice_are_errors(kaggle):
 
 
 def test_a_submission_to_the_byte(tmp_path):
-    said = Predictions(np.eye(4, dtype="float32")[[2, 0, 3]], np.full(3, -1), np.array(["0a", "00", "ff"]))
-    predictions.write_submission(said, tmp_path / "submission.csv", count=3)
+    test = Predictions(np.eye(4, dtype="float32")[[2, 0, 3]], np.full(3, -1), np.array(["0a", "00", "ff"]))
+    predictions.write_submission(test, tmp_path / "submission.csv", count=3)
     assert (tmp_path / "submission.csv").read_bytes() == b"id,label\n0a,2\n00,0\nff,3\n"
 
 

@@ -41,9 +41,9 @@ def test_all_records_are_those_that_tensorflow_reads_in_the_order_of_the_files(c
 
 
 def test_any_order_and_any_repetition_is_served(contents, tmp_path):
-    records, truth = Records(written(tmp_path, contents), "key"), flat(contents)
+    records, expected = Records(written(tmp_path, contents), "key"), flat(contents)
     positions = [8, 0, 3, 3, 1]
-    assert records.fetch(np.array(positions)).tolist() == [truth[position] for position in positions]
+    assert records.fetch(np.array(positions)).tolist() == [expected[position] for position in positions]
 
 
 @pytest.mark.parametrize(("cut", "left"), [(1, 8), (16 + 300, 8), (16 + 300 + 1, 7)])
@@ -90,5 +90,5 @@ def test_a_copy_that_was_damaged_is_named_and_fetched_again(contents, tmp_path, 
     whole = copy.read_bytes()
     copy.write_bytes(whole[:50] + bytes([whole[50] ^ 1]) + whole[51:])
     assert Records(paths, "key").fetch(np.arange(9)).tolist() == flat(contents)
-    said = f"`{copy}` is damaged, or has no checksum: set aside as `.aside-1.0.tfrec`, and made again.\n"
-    assert capsys.readouterr().out == said
+    printed = f"`{copy}` is damaged, or has no checksum: set aside as `.aside-1.0.tfrec`, and made again.\n"
+    assert capsys.readouterr().out == printed

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
-from flowerlib import augmentation, data
+from flowerlib import augmentation, data, training
 from flowerlib.accelerator import keras
 from flowerlib.config import FlowersError
 from flowerlib.training import feature_file, features
@@ -22,26 +22,30 @@ def feature_extractor():
 
 
 @pytest.fixture(scope="module")
-def seen(feature_extractor, flowers, tmp_path_factory):
-    return features.extract(feature_extractor, flowers, "val", 4, varied=2, folder=tmp_path_factory.mktemp("kept"))
+def extracted(feature_extractor, flowers, tmp_path_factory):
+    return features.extract(
+        feature_extractor, flowers, "val", 4, num_augmented=2, folder=tmp_path_factory.mktemp("kept")
+    )
 
 
 def pixels(flowers, split="val"):
     return np.concatenate([images for images, _, _ in data.eval_batches(flowers, split, 1)])
 
 
-def test_features_are_those_of_the_image_its_mirror_image_and_its_variations(feature_extractor, seen, flowers):
+def test_features_are_those_of_the_image_its_mirror_image_and_augmented_views(feature_extractor, extracted, flowers):
     images = pixels(flowers)
-    assert (seen.values.shape, seen.values.dtype) == ((4, 9, 6), np.float16)
-    vary = augmentation.Augmentation()
+    assert (extracted.values.shape, extracted.values.dtype) == ((4, 9, 6), np.float16)
+    augment = augmentation.Augmentation()
     batches = [images[start : start + 4] for start in range(0, 9, 4)]
-    varied = [np.concatenate([vary(batch, [view, number]) for number, batch in enumerate(batches)]) for view in (1, 2)]
-    for view, batch in zip(seen.values, (images, images[:, :, ::-1], *varied), strict=True):
+    augmented = [
+        np.concatenate([augment(batch, [view, number]) for number, batch in enumerate(batches)]) for view in (1, 2)
+    ]
+    for view, batch in zip(extracted.values, (images, images[:, :, ::-1], *augmented), strict=True):
         one_by_one = np.concatenate([np.asarray(feature_extractor(image[None])) for image in batch])
         np.testing.assert_allclose(view, one_by_one, rtol=2**-10, atol=1e-3)
     _, labels, ids = next(iter(data.eval_batches(flowers, "val", 9)))
-    np.testing.assert_array_equal(seen.labels, labels)
-    assert seen.ids.tolist() == [record_id.decode() for record_id in ids.numpy()]
+    np.testing.assert_array_equal(extracted.labels, labels)
+    assert extracted.ids.tolist() == [record_id.decode() for record_id in ids.numpy()]
 
 
 def test_what_was_computed_is_read_again_and_not_mistaken_for_anything_else(
@@ -56,16 +60,18 @@ def test_what_was_computed_is_read_again_and_not_mistaken_for_anything_else(
     for changed in (
         features.extract(brighter, flowers, "val", 4, folder=tmp_path),
         features.extract(other, flowers, "val", 4, folder=tmp_path),
+        features.extract(feature_extractor, flowers, "val", 4, flip=False, folder=tmp_path),
+        features.extract(feature_extractor, replace(flowers, limit=9), "val", 4, folder=tmp_path),
         features.extract(feature_extractor, replace(flowers, fingerprint="another"), "val", 4, folder=tmp_path),
-        features.extract(feature_extractor, flowers, "val", 4, varied=1, folder=tmp_path),
+        features.extract(feature_extractor, flowers, "val", 4, num_augmented=1, folder=tmp_path),
         features.extract(
-            feature_extractor, flowers, "val", 4, varied=1, augment=augmentation.IDENTITY, folder=tmp_path
+            feature_extractor, flowers, "val", 4, num_augmented=1, augment=augmentation.IDENTITY, folder=tmp_path
         ),
     ):
         assert changed.values.filename != first.values.filename
-    assert len(list(tmp_path.glob("*/val.npy"))) == 6
+    assert len(list(tmp_path.glob("*/val.npy"))) == 8
     assert len(list(tmp_path.rglob(".*"))) == 0
-    monkeypatch.setattr(features.predictions, "outputs", None)
+    monkeypatch.setattr(features.predictions, "iterate_outputs", None)
     again = features.extract(feature_extractor, flowers, "val", 4, folder=tmp_path)
     np.testing.assert_array_equal(again.values, first.values)
 
@@ -94,7 +100,7 @@ def kept(half, view, start, block):
     keep(half, view, start, block)
 feature_file.PartialFile.write_block = kept
 flowers, folder = data.find(path=root), Path(folder)
-features.extract(tiny.feature_extractor(), flowers, "train", 2, varied=2, folder=folder, progress=False)
+features.extract(tiny.feature_extractor(), flowers, "train", 2, num_augmented=2, folder=folder, progress=False)
 """
 
 
@@ -108,7 +114,7 @@ def test_killed_and_called_again_it_computes_nothing_twice_and_leaves_the_same_b
 
     code, whole = run("undisturbed", 0)
     assert code == 0
-    stop = round(0.6 * len(whole))  # so many are kept, the next is lost: it was computed but not written
+    stop = round(0.6 * len(whole))  # as many are kept; the next is lost: it was computed but not written
     code, _ = run("stopped", stop)
     assert code == -signal.SIGKILL
     code, calls = run("stopped", 0)
@@ -132,13 +138,15 @@ def test_a_damaged_file_is_named_set_aside_and_computed_again(feature_extractor,
     again = features.extract(feature_extractor, flowers, "val", 4, folder=tmp_path)
     assert path.read_bytes() == whole
     assert np.isfinite(again.values).all()
-    said = f"`{path}` is damaged, or has no checksum: set aside as `.aside-1.val.npy`, and made again.\n"
-    assert capsys.readouterr().out == said
+    printed = f"`{path}` is damaged, or has no checksum: set aside as `.aside-1.val.npy`, and made again.\n"
+    assert capsys.readouterr().out == printed
     assert path.with_name(".aside-1.val.npy").read_bytes() == damaged
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut short", "no half", "an empty line", "no number"])
-def test_a_damaged_half_goes_on_from_where_it_is_sound(feature_extractor, flowers, tmp_path, monkeypatch, damage):
+def test_a_damaged_partial_file_is_resumed_from_where_it_is_sound(
+    feature_extractor, flowers, tmp_path, monkeypatch, damage
+):
     whole = Path(
         features.extract(feature_extractor, flowers, "train", 4, folder=tmp_path / "whole").values.filename
     ).read_bytes()
@@ -189,8 +197,8 @@ def slowly(half, view, start, block):
     keep(half, view, start, block)
 feature_file.PartialFile.write_block = slowly
 folder, flowers = Path(sys.argv[1]), data.find(path=sys.argv[2])
-seen = features.extract(tiny.feature_extractor(), flowers, "train", 8, folder=folder, progress=False)
-print(abs(seen.values).sum(dtype=float))
+extracted = features.extract(tiny.feature_extractor(), flowers, "train", 8, folder=folder, progress=False)
+print(abs(extracted.values).sum(dtype=float))
 """
 
 
@@ -198,13 +206,13 @@ def test_of_two_processes_one_computes_and_the_other_waits_for_it(flowers, tmp_p
     environment = os.environ | {"PYTHONPATH": tiny.PYTHONPATH}
     command = [sys.executable, "-c", AT_ONCE, str(tmp_path), flowers.root]
     both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate()[0].splitlines() for process in both]
+    printed = [process.communicate()[0].splitlines() for process in both]
     assert [process.returncode for process in both] == [0, 0]
-    one, other = sorted(said, key=len, reverse=True)
+    one, other = sorted(printed, key=len, reverse=True)
     assert one[:-1] == ["computed 0", "computed 8", "computed 16"]
     assert float(one[-1]) > 0
     assert other[-1] == one[-1]
-    first = both[said.index(one)].pid
+    first = both[printed.index(one)].pid
     assert other[:-1] in ([f"Process {first} makes `{next(tmp_path.rglob('train.npy'))}`; waiting for it."], [])
 
 
@@ -213,7 +221,7 @@ def test_without_room_nothing_is_computed(feature_extractor, flowers, tmp_path, 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    monkeypatch.setattr(features.predictions, "outputs", pytest.fail)
+    monkeypatch.setattr(features.predictions, "iterate_outputs", pytest.fail)
     with pytest.raises(FlowersError, match=r"no room for features: they take 0 MB in `.*`; make room there, or name"):
         features.extract(feature_extractor, flowers, "val", 4, folder=tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
@@ -255,13 +263,13 @@ def test_evaluation_is_in_file_order_and_whole():
     assert [record_id.decode() for record_id in ids] == numbered().ids.tolist()
 
 
-def test_a_head_on_features_says_what_the_whole_network_says(flowers, tmp_path):
+def test_a_head_on_features_predicts_what_the_whole_network_predicts(flowers, tmp_path):
     whole = tiny.network(4)
     feature_extractor, head = keras.Sequential([keras.Input((24, 24, 3)), *whole.layers[:-1]]), whole.layers[-1]
-    seen = features.extract(feature_extractor, flowers, "val", 4, varied=1, folder=tmp_path)
+    extracted = features.extract(feature_extractor, flowers, "val", 4, num_augmented=1, folder=tmp_path)
     images = np.concatenate([images for images, _, _ in data.eval_batches(flowers, "val", 9)])
     expected = (np.asarray(whole(images)) + np.asarray(whole(images[:, :, ::-1]))) / 2
-    np.testing.assert_allclose(features.predict(head, seen, 4).probabilities, expected, atol=1e-3)
+    np.testing.assert_allclose(features.predict(head, extracted, 4).probabilities, expected, atol=1e-3)
 
 
 def test_the_order_is_the_same_for_iterators_that_take_turns():
@@ -274,20 +282,55 @@ def test_the_order_is_the_same_for_iterators_that_take_turns():
 
 
 def test_without_the_mirror_image_there_is_a_view_less_and_the_others_are_the_same(
-    feature_extractor, seen, flowers, tmp_path
+    feature_extractor, extracted, flowers, tmp_path
 ):
-    once = features.extract(feature_extractor, flowers, "val", 4, mirror=False, varied=2, folder=tmp_path)
-    assert (once.plain, seen.plain) == (1, 2)
-    np.testing.assert_array_equal(once.values, seen.values[[0, 2, 3]])
+    once = features.extract(feature_extractor, flowers, "val", 4, flip=False, num_augmented=2, folder=tmp_path)
+    assert (once.num_original, extracted.num_original) == (1, 2)
+    np.testing.assert_array_equal(once.values, extracted.values[[0, 2, 3]])
     head = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4, activation="softmax")])
     expected = np.asarray(head(once.values[0].astype("float32")))
     np.testing.assert_allclose(features.predict(head, once, 4).probabilities, expected, atol=1e-6)
 
 
-def test_what_is_held_out_is_every_so_many_images_with_all_their_views(seen):
-    others, held = features.split_holdout(seen, every=4)
-    assert held.ids.tolist() == seen.ids[[0, 4, 8]].tolist()
-    assert others.ids.tolist() == seen.ids[[1, 2, 3, 5, 6, 7]].tolist()
-    np.testing.assert_array_equal(held.values, seen.values[:, [0, 4, 8]])
-    np.testing.assert_array_equal(others.labels, seen.labels[[1, 2, 3, 5, 6, 7]])
-    assert held.plain == others.plain == 2
+def test_the_holdout_is_every_fourth_image_with_all_its_views(extracted):
+    rest, holdout = features.split_holdout(extracted, every=4)
+    assert holdout.ids.tolist() == extracted.ids[[0, 4, 8]].tolist()
+    assert rest.ids.tolist() == extracted.ids[[1, 2, 3, 5, 6, 7]].tolist()
+    np.testing.assert_array_equal(holdout.values, extracted.values[:, [0, 4, 8]])
+    np.testing.assert_array_equal(rest.labels, extracted.labels[[1, 2, 3, 5, 6, 7]])
+    assert holdout.num_original == rest.num_original == 2
+
+
+@pytest.fixture
+def run(flowers):
+    config = training.TrainConfig("tiny", "none", 24, 8, 2, num_augmented_views=3, extract_batch_size=4)
+    return training.Run(config, flowers, tiny.CPU)
+
+
+def test_each_split_is_extracted_and_train_with_augmented_views(feature_extractor, run, extracted):
+    found = training.extract_features(run, feature_extractor)
+    assert {split: each.values.shape for split, each in found.items()} == {
+        "train": (5, 23, 6),
+        "val": (2, 9, 6),
+        "test": (2, 7, 6),
+    }
+    np.testing.assert_array_equal(found["val"].values, extracted.values[:2])
+    augmented = features.extract(feature_extractor, run.flowers, "train", 4, num_augmented=3)
+    assert augmented.values.filename == found["train"].values.filename  # the same key: batches of four
+    for split, each in found.items():
+        labels, ids = data.labels_and_ids(run.flowers, split)
+        np.testing.assert_array_equal(each.labels, labels)
+        np.testing.assert_array_equal(each.ids, ids)
+        assert each.num_original == 2
+
+
+def test_a_smoke_test_extracts_the_features_of_a_few_original_images_alone(feature_extractor, run, extracted):
+    flowers = replace(run.flowers, limit=5)
+    smoke = replace(run, flowers=flowers).with_config(smoke_test=True, num_augmented_views=0)
+    found = training.extract_features(smoke, feature_extractor)
+    assert {split: each.values.shape for split, each in found.items()} == dict.fromkeys(data.SPLITS, (1, 5, 6))
+    np.testing.assert_array_equal(found["val"].values[0], extracted.values[0, :5])
+    assert {each.num_original for each in found.values()} == {1}
+    assert found["val"].ids.tolist() == extracted.ids[:5].tolist()
+    again = training.extract_features(smoke, feature_extractor)  # from the cache
+    assert again["train"].ids.tolist() == found["train"].ids.tolist()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
-from flowerlib import predictions
+from flowerlib import networks, predictions
 from flowerlib.accelerator import keras
 from flowerlib.networks import folding
 from flowerlib.photos import classification, export
@@ -18,35 +18,28 @@ from flowerlib.training import heads
 from flowerlib.training.features import Features
 
 TRAIN = """
-from functools import partial
-
 import numpy as np
-from flowerlib.networks import backbones, folding
-from flowerlib import data, predictions, training
-from flowerlib.training import heads, record
+from flowerlib import data, networks, predictions, training
+from flowerlib.networks import folding
 from flowerlib.accelerator import keras
 
 assert keras.config.dtype_policy().name == arguments[1]
 keras.utils.set_random_seed(0)
-flowers = data.find(path=arguments[0])
-run = training.Run(
-    "lite0", "EfficientNetLite0", True, 64, 8, 1, 0, 1e-4, 0.05, 0.1, 0.3, "none", 0, steps=2, head_lr_multiplier=10.0
+config = training.TrainConfig(
+    "lite0", "EfficientNetLite0", 64, batch_size=8, epochs=1, warmup_epochs=0, peak_lr=1e-4, label_smoothing=0.1,
+    dropout=0.3, steps=2, head_lr_multiplier=10.0,
 )
+run = training.Run(config, data.find(path=arguments[0]), device)
 with device.scope():
-    backbone = backbones.load(run.backbone, run.image_size)
-    head = heads.linear(len(flowers.classes), run.dropout)
+    backbone = networks.load(config.backbone, config.image_size)
+    head = networks.head(len(run.classes), config.dropout)
     pixels = keras.Input((64, 64, 3))
     model = keras.Sequential([pixels, backbone, keras.layers.GlobalAveragePooling2D(dtype="float32"), head])
-    model.compile(training.optimizer(run, flowers), keras.losses.CategoricalCrossentropy(label_smoothing=0.1))
-train = partial(data.train_batches, flowers, run.batch_size, image_size=64)
-val, test = (data.eval_batches(flowers, split, run.eval_batch_size, image_size=64) for split in ("val", "test"))
-history = training.fit(model, train, val, run, flowers, device, verbose=0)
-history["accuracy"] = [0.5]
-said, answers = (predictions.predict(model, batches, run.eval_batch_size) for batches in (val, test))
-record.save_run(
-    run, model, history, flowers=flowers, device=device, weights="pretrained", val=said, test=answers
-)
-same = predictions.predict(folding.to_float32(model), val, run.eval_batch_size)
+    model.compile(training.optimizer(run), training.loss(run), metrics=["accuracy"])
+history = training.fit(run, model, training.train_batches(run), verbose=0)
+val, test = training.predict(run, model)
+training.save(run, model, history, val, test)
+same = predictions.predict(folding.to_float32(model), training.eval_batches(run, "val"), config.eval_batch_size)
 np.save("float32.npy", same.probabilities)
 """
 
@@ -55,12 +48,9 @@ np.save("float32.npy", same.probabilities)
 def run(request, flowers, tmp_path_factory):
     """The folder of EfficientNet-Lite0, trained for two steps by eight devices in mixed precision."""
     place = tmp_path_factory.mktemp(request.param)
-    here = os.getcwd()
-    os.chdir(place)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
         tiny.run_on_8_devices("jax", TRAIN, flowers.root, request.param, FLOWERS_PRECISION=request.param)
-    finally:
-        os.chdir(here)
     return place / "runs/lite0"
 
 
@@ -70,21 +60,21 @@ def test_what_is_saved_names_no_mixed_precision_and_the_record_does(run):
     assert json.loads((run / "run.json").read_text())["precision"].startswith("mixed_")
 
 
-def test_it_answers_on_a_cpu_as_it_did_where_it_was_trained(run, photographs_of_val):
-    said = predictions.load(run).val
-    files = [photographs_of_val / f"{record_id}.jpg" for record_id in said.ids]
+def test_it_predicts_on_a_cpu_what_it_did_where_it_was_trained(run, photographs_of_val):
+    val = predictions.load(run).val
+    files = [photographs_of_val / f"{record_id}.jpg" for record_id in val.ids]
     loaded = classification.load(run)
     mine = loaded.probabilities(np.stack([loaded.pixels(file) for file in files]), mirror=False)
     assert mine.dtype == np.float32
     np.testing.assert_allclose(mine, np.load(run.parents[1] / "float32.npy"), atol=1e-4)
     # In mixed precision each of fifty layers rounds: bfloat16 has 8 bits, float16 has 11.
     rounding = 2e-2 if "bfloat16" in run.parents[1].name else 4e-3
-    assert abs(mine - said.probabilities).mean() < rounding
+    assert abs(mine - val.probabilities).mean() < rounding
 
 
 @pytest.mark.parametrize("to", ["onnx", "litert", "savedmodel"])
 def test_it_is_exported_as_one_trained_in_float32_is(run, photographs_of_val, tmp_path, to):
-    """`export` itself holds every answer against the saved one's, to 1e-4."""
+    """`export` itself compares every output with the saved one's, to 1e-4."""
     assert "equal to within" in export.export(run, to, [photographs_of_val], tmp_path / "exported")
 
 
@@ -96,24 +86,24 @@ def in_bfloat16():
 
 
 @pytest.mark.usefixtures("in_bfloat16")
-def test_scaling_keeps_the_digits_of_features_far_from_zero():
-    """A mean of ten spreads: in bfloat16 the least step near 10 is 1/16 of a spread."""
+def test_standardization_keeps_the_digits_of_features_far_from_zero():
+    """A mean of ten deviations: in bfloat16 the least step near 10 is 1/16 of one."""
     values = np.random.default_rng(0).normal(10.0, 1.0, (1, 200, 3)).astype("float16")
-    seen = Features(values, np.zeros(200, int), np.arange(200).astype(str), plain=1)
+    train = Features(values, np.zeros(200, int), np.arange(200).astype(str), num_original=1)
     rows = values[0].astype("float32")
-    scaled = np.asarray(heads.standardization(seen)(rows))
-    np.testing.assert_allclose(scaled, (rows - rows.mean(axis=0)) / rows.std(axis=0), atol=1e-3)
+    standardized = np.asarray(heads.standardization(train)(rows))
+    np.testing.assert_allclose(standardized, (rows - rows.mean(axis=0)) / rows.std(axis=0), atol=1e-3)
 
 
 @pytest.mark.usefixtures("in_bfloat16")
 def test_a_head_computes_in_float32_throughout():
-    head = heads.linear(4, 0.5)
+    head = networks.head(4, 0.5)
     assert {layer.compute_dtype for layer in head.layers} == {"float32"}
     assert head(np.full((1, 8), 1.001, "float32")).dtype == "float32"
 
 
 @pytest.mark.usefixtures("in_bfloat16")
-def test_a_copy_in_float32_has_the_weights_and_says_what_a_network_made_in_float32_says():
+def test_a_copy_in_float32_has_the_weights_and_the_outputs_of_a_network_made_in_float32():
     def network():
         pixels = keras.Input((16, 16, 3))
         maps = keras.layers.Activation("relu")(keras.layers.BatchNormalization()(keras.layers.Conv2D(8, 3)(pixels)))
@@ -140,5 +130,5 @@ def test_a_precision_that_there_is_not_is_an_error():
     done = subprocess.run(
         [sys.executable, "-c", REFUSED], env=os.environ | {"FLOWERS_PRECISION": "bf16"}, capture_output=True, text=True
     )
-    said = "`FLOWERS_PRECISION` (=bf16) must be one of float32, mixed_bfloat16, mixed_float16, or unset"
-    assert done.stderr.splitlines()[-1].endswith(said)
+    message = "`FLOWERS_PRECISION` (=bf16) must be one of float32, mixed_bfloat16, mixed_float16, or unset"
+    assert done.stderr.splitlines()[-1].endswith(message)

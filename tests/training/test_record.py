@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import h5py
 import matplotlib.image
@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import tiny
 
-from flowerlib import data, predictions, training
+from flowerlib import data, figures, predictions, training
 from flowerlib.accelerator import Device, keras
 from flowerlib.config import FlowersError
-from flowerlib.training import features, record
+from flowerlib.training import Features, record
 
-CPU = Device("cpu", "a test", 1, "tensorflow")
-RUN = training.TrainConfig(
-    "10_tiny", "DenseNet201", True, 16, 8, 3, 1, 0.05, 0.01, 0.1, 0.0, "none", 0, smoke_test=True, steps=2, eval_size=24
+CONFIG = training.TrainConfig(
+    "10_tiny", "DenseNet201", image_size=16, batch_size=8, epochs=3, peak_lr=0.05, eval_size=24, steps=2,
+    smoke_test=True,
 )  # fmt: skip
 HISTORY = {
     "loss": [1.2, 1.0, 0.9],
@@ -31,24 +31,38 @@ HISTORY = {
     "seconds": [10.0, 2.0, 4.0],
     "compiled": [1.0, 0.0, 0.0],
 }
+STOPPED = {name: values[:2] for name, values in HISTORY.items()}
 
 
 @pytest.fixture(scope="module")
-def left(flowers, tmp_path_factory):
-    """A finished run: its folder, its record, its model and its predictions."""
-    folder = tmp_path_factory.mktemp("work")
+def run(flowers):
+    return training.Run(CONFIG, flowers, Device("cpu", "a test", 1, "tensorflow"))
+
+
+@pytest.fixture(scope="module")
+def predicted(flowers):
+    """A model and its predictions for val and test."""
     model = tiny.network(4)
+    batches = (data.eval_batches(flowers, split, 8) for split in ("val", "test"))
+    return model, *(predictions.predict(model, each, 8, flip=True) for each in batches)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def left(run, predicted, tmp_path_factory):
+    """A finished run: its folder, its record, its model and its predictions."""
+    folder, (model, val, test) = tmp_path_factory.mktemp("work"), predicted
     model.compile("adam", "categorical_crossentropy")
-    model.fit(np.zeros((2, 24, 24, 3)), np.eye(4)[:2], verbose=0)  # an optimiser's state, which must not be saved
-    val, test = (
-        predictions.predict(model, data.eval_batches(flowers, split, 8), 8, mirror=True) for split in ("val", "test")
-    )
-    before = os.getcwd()
-    os.chdir(folder)
-    try:
-        saved = record.save_run(RUN, model, HISTORY, flowers=flowers, device=CPU, weights="random", val=val, test=test)
-    finally:
-        os.chdir(before)
+    model.train_on_batch(np.zeros((2, 24, 24, 3)), np.eye(4)[:2])  # an optimizer's state, which must not be saved
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("KERAS_HOME", str(folder))  # so that no pretrained weights are found
+        saved = training.save(run, model, HISTORY, val, test)
     return folder / "runs/10_tiny", saved, model, val
 
 
@@ -58,10 +72,10 @@ def test_these_files_and_no_others_are_left(left):
     assert names == {"run.json", "predictions.npz", "curves.png"} | model
 
 
-def test_the_record_says_what_was_run(left, flowers):
+def test_the_record_tells_what_was_run(left, flowers):
     folder, saved, _, val = left
     written = json.loads((folder / "run.json").read_text())
-    assert written == saved
+    assert written == json.loads(json.dumps(saved))
     expected = {
         "name": "10_tiny",
         "smoke_test": True,
@@ -73,6 +87,7 @@ def test_the_record_says_what_was_run(left, flowers):
         "layers": 2,
         "epochs": 3,
         "complete": True,
+        "submission": "submission.csv",
         "first_epoch_seconds": 10.0,
         "seconds_per_epoch": 3.0,
         "best_epoch": 2,
@@ -83,31 +98,32 @@ def test_the_record_says_what_was_run(left, flowers):
     assert written["data"] == {
         "fingerprint": flowers.fingerprint, "image_size": 24, "num_classes": 4, "train": 23, "val": 9, "test": 7,
     }  # fmt: skip
+    assert written["config"] == asdict(CONFIG) | {"tta_sizes": []}  # JSON has lists only
     assert written["versions"]["keras"] == keras.__version__
     assert written["val_accuracy"] == pytest.approx((val.probabilities.argmax(axis=1) == val.labels).mean())
 
 
 def test_the_model_folder_stands_alone(left, flowers):
-    """Another process, without flowerlib, loads it and says the same."""
+    """Another process, without flowerlib, loads it and computes the same."""
     folder, _, model, _ = left
     images = next(iter(data.eval_batches(flowers, "val", 9)))[0].numpy()
     np.save(folder.parent / "images.npy", images)
     script = (
         "import sys, keras, numpy as np\n"
         "model = keras.models.load_model('model.keras')\n"
-        "np.save('said.npy', model.predict_on_batch(np.load('../../images.npy')))\n"
+        "np.save('outputs.npy', model.predict_on_batch(np.load('../../images.npy')))\n"
         "assert 'flowerlib' not in sys.modules"
     )
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
     subprocess.run([sys.executable, "-c", script], cwd=folder / "model", env=environment, check=True)
-    said = np.load(folder / "model/said.npy")
-    (folder / "model/said.npy").unlink()
-    np.testing.assert_allclose(said, np.asarray(model(images)), atol=1e-6)
+    outputs = np.load(folder / "model/outputs.npy")
+    (folder / "model/outputs.npy").unlink()
+    np.testing.assert_allclose(outputs, np.asarray(model(images)), atol=1e-6)
     assert json.loads((folder / "model/classes.json").read_text()) == list(flowers.classes)
     preprocessing = json.loads((folder / "model/preprocessing.json").read_text())
-    # The size at which it is judged, not the one it was trained at.
-    said = {"stored_size": 24, "image_size": 24, "fit": "crop", "channels": "RGB", "pixels": [0, 255]}
-    assert preprocessing == said
+    # The size of validation, not that of training.
+    expected = {"stored_size": 24, "image_size": 24, "fit": "crop", "channels": "RGB", "pixels": [0, 255]}
+    assert preprocessing == expected
 
 
 def test_the_curves_are_a_picture(left):
@@ -129,51 +145,43 @@ def test_timing_leaves_out_every_epoch_that_compiled():
     assert record.timing([10.0], [1]) == {"epochs": 1, "first_epoch_seconds": 10.0, "seconds_per_epoch": None}
 
 
-def test_the_saved_model_has_no_optimiser(left):
+def test_the_saved_model_has_no_optimizer(left):
     with zipfile.ZipFile(left[0] / "model/model.keras") as archive:
         with h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as weights:
             assert "optimizer" not in weights
         assert json.loads(archive.read("config.json"))["compile_config"] == {}
 
 
-def test_only_a_whole_run_gives_up_what_a_resume_needs(flowers, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    model = tiny.network(4)
-    said = predictions.predict(model, data.eval_batches(flowers, "val", 8), 8)
-    kept = training.resume_file(RUN)
-    kept.parent.mkdir(parents=True)
-    for history, whole in (({name: values[:2] for name, values in HISTORY.items()}, False), (HISTORY, True)):
-        kept.touch()
-        saved = record.save_run(RUN, model, history, flowers=flowers, device=CPU, weights="random", val=said, test=said)
-        assert saved["complete"] == whole
-        assert kept.exists() != whole
+def test_the_submission_lies_beside_the_runs(left, predicted):
+    rows = (left[0].parents[1] / "submission.csv").read_text().splitlines()
+    _, _, test = predicted
+    assert rows == ["id,label", *(f"{name},{label}" for name, label in zip(test.ids, test.predicted, strict=True))]
 
 
-def save(model, flowers, said, history=HISTORY, run=RUN, **more):
-    return record.save_run(
-        run, model, history, flowers=flowers, device=CPU, weights="random", val=said, test=said, **more
-    )
+def test_a_checkpoint_is_removed_when_the_run_is_whole(run, predicted, folder):
+    checkpoint = training.resume_file(CONFIG)
+    checkpoint.parent.mkdir(parents=True)
+    model, val, test = predicted
+    for history, whole in ((STOPPED, False), (HISTORY, True)):
+        checkpoint.touch()
+        assert training.save(run, model, history, val, test)["complete"] == whole
+        assert checkpoint.exists() != whole
 
 
-@pytest.fixture
-def said(flowers, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return predictions.predict(tiny.network(4), data.eval_batches(flowers, "val", 8), 8)
-
-
-def test_what_took_long_is_kept_though_a_later_step_fails(flowers, said, tmp_path, monkeypatch):
+def test_what_took_long_is_kept_though_a_later_step_fails(run, predicted, folder, monkeypatch):
     """A figure cannot be drawn, or the features are of other images than the thumbnails."""
-    curves = record.plots.curves
-    monkeypatch.setattr(record.plots, "curves", broken_figure)
-    with pytest.raises(OSError, match="no font"):
-        save(tiny.network(4), flowers, said)
-    monkeypatch.setattr(record.plots, "curves", curves)
-    kept = tmp_path / "runs/10_tiny"
+    model, val, test = predicted
+    with monkeypatch.context() as patch:
+        patch.setattr(figures, "curves", broken_figure)
+        with pytest.raises(OSError, match="no font"):
+            training.save(run, model, HISTORY, val, test)
+    kept = folder / "runs/10_tiny"
     assert {path.name for path in kept.iterdir()} == {"predictions.npz", "model", "run.json"}
+    assert (folder / "submission.csv").exists()
     shutil.rmtree(kept)
-    other = features.Features(np.zeros((1, 23, 6), "float16"), np.zeros(23, int), np.full(23, "another"), plain=1)
+    other = Features(np.zeros((1, 23, 6), "float16"), np.zeros(23, int), np.full(23, "another"), num_original=1)
     with pytest.raises(FlowersError, match="of other images"):
-        save(tiny.network(4), flowers, said, seen=other)
+        training.save(run, model, HISTORY, val, test, other)
     assert {path.name for path in kept.iterdir()} == {"predictions.npz", "model", "run.json", "curves.png"}
 
 
@@ -181,33 +189,40 @@ def broken_figure(*_, **__):
     raise OSError("no font")
 
 
-def test_a_run_that_was_stopped_is_left_beside_a_longer_one(flowers, said, tmp_path, capsys, monkeypatch):
-    run = replace(RUN, smoke_test=False)
-    whole = save(tiny.network(4), flowers, said, run=run)
-    stopped = {name: values[:2] for name, values in HISTORY.items()}
-    left = save(tiny.network(4), flowers, said, stopped, run)
-    assert json.loads((tmp_path / "runs/10_tiny/run.json").read_text()) == whole
-    assert json.loads((tmp_path / "runs/10_tiny-unfinished/run.json").read_text()) == left
+def test_a_run_that_was_stopped_is_left_beside_a_longer_one(run, predicted, folder, capsys, monkeypatch):
+    run = run.with_config(smoke_test=False)
+    model, val, test = predicted
+    whole = training.save(run, model, HISTORY, val, test)
+    left = training.save(run, model, STOPPED, val, test)
+    for name, saved in (("10_tiny", whole), ("10_tiny-unfinished", left)):
+        assert json.loads((folder / f"runs/{name}/run.json").read_text()) == json.loads(json.dumps(saved))
     assert (left["name"], left["epochs"], whole["epochs"]) == ("10_tiny-unfinished", 2, 3)
+    assert (left["submission"], whole["submission"]) == ("submission_unfinished.csv", "submission.csv")
+    assert {path.name for path in folder.glob("*.csv")} == {"submission_unfinished.csv", "submission.csv"}
     assert "`runs/10_tiny` holds a longer run (3 epochs of 23 images" in capsys.readouterr().out
     monkeypatch.setenv("FLOWERS_FORCE", "1")
-    assert save(tiny.network(4), flowers, said, stopped, run)["name"] == "10_tiny"
+    assert training.save(run, model, STOPPED, val, test)["name"] == "10_tiny"
 
 
-def test_the_headline_marks_a_smoke_test(left):
-    assert record.headline(left[1]).startswith("SMOKE TEST, no result: 10_tiny: macro F1 0.")
-    assert record.headline(left[1] | {"smoke_test": False}).startswith("10_tiny: macro F1 0.")
+def test_the_headline_is_printed_and_marks_a_smoke_test_and_a_run_that_was_stopped(run, predicted, folder, capsys):
+    model, val, test = predicted
+    saved = training.save(run, model, HISTORY, val, test)
+    scores = val.scores()
+    result = "10_tiny: macro F1 {macro_f1:.4f}, accuracy {accuracy:.4f}, log loss {loss:.4f} on val".format(**scores)
+    assert capsys.readouterr().out.splitlines() == [f"SMOKE TEST, ignore: {result} after 3 epochs"]
+    assert record.headline(saved | {"smoke_test": False}) == f"{result} after 3 epochs"
+    stopped = saved | {"smoke_test": False, "complete": False, "epochs": 2}
+    assert record.headline(stopped) == f"{result} after 2 epochs of 3: it was stopped"
 
 
-def test_timings_of_several_devices_stand_side_by_side(flowers, tmp_path, monkeypatch):
+def test_timings_of_several_devices_stand_side_by_side(run, tmp_path, monkeypatch):
     (tmp_path / "input/another-kernel").mkdir(parents=True)
     monkeypatch.setenv("FLOWERS_KAGGLE", str(tmp_path))
     monkeypatch.chdir(tmp_path / "input/another-kernel")
-    record.save_timing(RUN, [10.0, 2.0, 4.0], flowers=flowers, device=CPU)
-    tpu = Device("tpu", "TPU v5 lite", 8, "jax")
+    training.save_timing(run, [10.0, 2.0, 4.0])
     monkeypatch.chdir(tmp_path)
-    record.save_timing(RUN, [30.0, 1.0], flowers=flowers, device=tpu)
-    table = record.find_timings()
+    training.save_timing(replace(run, device=Device("tpu", "TPU v5 lite", 8, "jax")), [30.0, 1.0])
+    table = training.find_timings()
     assert table.sort_values("device").to_dict("records") == [
         {
             "device": "1 x CPU (a test), tensorflow",

@@ -1,37 +1,27 @@
 import json
-import math
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import tiny
 from sklearn.metrics import f1_score
+from tiny import CPU
 
 from flowerlib import augmentation, config, data, training
-from flowerlib.accelerator import Device, keras, tf
+from flowerlib.accelerator import keras, tf
 from flowerlib.config import FlowersError
 from flowerlib.training import loop
+from flowerlib.training.checkpoints import Checkpoint
 
-CHOICES = {
-    "name": "10_tiny",
-    "backbone": "DenseNet201",
-    "fine_tune": True,
-    "image_size": 24,
-    "batch_size": 8,
-    "epochs": 4,
-    "warmup_epochs": 1,
-    "peak_lr": 0.05,
-    "weight_decay": 0.01,
-    "label_smoothing": 0.1,
-    "dropout": 0.3,
-    "mix": "none",
-    "seed": 0,
-}
-CPU, TPU = Device("cpu", "test", 1, "tensorflow"), Device("tpu", "test", 8, "jax")
+CONFIG = training.TrainConfig(
+    "10_tiny", "DenseNet201", image_size=24, batch_size=8, epochs=4, peak_lr=0.05, weight_decay=0.01,
+    label_smoothing=0.1, dropout=0.3,
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -40,102 +30,35 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run():
-    return training.TrainConfig(**CHOICES)
+def run(flowers):
+    return training.Run(CONFIG, flowers, CPU)
 
 
-def compiled(run, flowers):
-    model = tiny.network(4, dropout=run.dropout, seed=run.seed)
-    optimizer = keras.optimizers.AdamW(training.learning_rate(run, flowers), weight_decay=run.weight_decay)
+def compiled(run):
+    model = tiny.network(4, dropout=run.config.dropout, seed=run.config.seed)
+    optimizer = keras.optimizers.AdamW(training.learning_rate(run), weight_decay=run.config.weight_decay)
     model.compile(optimizer, keras.losses.CategoricalCrossentropy(), metrics=["accuracy"])
     return model
 
 
-def batches(run, flowers, vary=None):
-    def train(start=0):
-        return data.train_batches(
-            flowers, run.batch_size, augment=vary or augmentation.Augmentation(), seed=run.seed, start=start
-        )
-
-    return train, data.eval_batches(flowers, "val", run.eval_batch_size)
+def batches(run, augment=None):
+    return training.train_batches(run, augment or augmentation.Augmentation())
 
 
-def test_learning_rate_by_hand(run, flowers):
-    """23 images in batches of 8: 2 steps an epoch, so 2 steps of climb, then half a cosine over 6."""
-    schedule = training.learning_rate(run, flowers)
-    fall = [0.05 * (1 + math.cos(math.pi * step / 6)) / 2 for step in range(7)]
-    expected = [0, 0.025, *fall]
-    np.testing.assert_allclose([float(schedule(step)) for step in range(9)], expected, atol=1e-8)
+def fit(run, model=None):
+    return training.fit(run, model or compiled(run), batches(run), verbose=0)
 
 
-@pytest.mark.parametrize("head_lr_multiplier", [1.0, 10.0])
-def test_the_head_learns_so_many_times_as_fast(run, flowers, head_lr_multiplier):
-    """Adam's first step is the learning rate, whatever the gradient; here without decay."""
-    keras.utils.set_random_seed(0)
-    first, last = keras.layers.Dense(3), keras.layers.Dense(4)
-    model = keras.Sequential([keras.Input((5,)), first, last])
-    adamw = training.optimizer(
-        replace(run, weight_decay=0.0, warmup_epochs=0, head_lr_multiplier=head_lr_multiplier), flowers
-    )
-    model.compile(adamw, "mse")
-    before = model.get_weights()
-    rng = np.random.default_rng(0)
-    model.fit(rng.normal(size=(8, 5)), rng.normal(size=(8, 4)), epochs=1, batch_size=8, verbose=0)
-    moved = [abs(new - old) for new, old in zip(model.get_weights(), before, strict=True)]
-    for change, rate in zip(moved, [0.05, 0.05, 0.05 * head_lr_multiplier, 0.05 * head_lr_multiplier], strict=True):
-        np.testing.assert_allclose(change, rate, rtol=1e-3)
-
-
-def test_plan_shrinks_on_a_cpu_and_says_so_in_one_line(flowers, capsys):
-    planned = training.configure(CPU, **CHOICES, eval_size=224)
-    assert planned.smoke_test
-    assert planned.eval_size is None  # as small as in training
-    assert planned.stored_size is None
-    assert planned.steps_per_epoch(flowers) == planned.steps
-    assert (planned.name, planned.submission.name) == ("10_tiny-smoke-test", "submission_smoke_test.csv")
-    said = capsys.readouterr().out
-    assert said.startswith("SMOKE TEST on CPU")
-    assert said.count("\n") == 1
-    kept = {"backbone", "fine_tune", "peak_lr", "weight_decay", "label_smoothing", "dropout", "mix", "seed"}
-    assert {name: asdict(planned)[name] for name in kept} == {name: CHOICES[name] for name in kept}
-
-
-def test_plan_gives_each_replica_its_batch(capsys):
-    assert training.configure(TPU, **CHOICES) == training.TrainConfig(**CHOICES | {"batch_size": 64})
-    assert capsys.readouterr().out == ""
-
-
-def test_the_rate_follows_the_batch_by_the_square_root():
-    """Given for 32; eight replicas of 8 make 64, and the rate is sqrt(64 / 32) times as high."""
-    planned = training.configure(TPU, lr_batch_size=32, **CHOICES)
-    assert (planned.batch_size, planned.peak_lr) == (64, pytest.approx(0.05 * math.sqrt(2)))
-    assert training.configure(TPU, lr_batch_size=64, **CHOICES).peak_lr == 0.05
-
-
-def test_a_run_that_must_not_shrink_does_not():
-    assert training.configure(CPU, shrink=False, **CHOICES) == training.TrainConfig(**CHOICES)
-
-
-def test_the_profile_overrides_the_device(monkeypatch):
-    monkeypatch.setenv("FLOWERS_PROFILE", "full")
-    assert not training.configure(CPU, **CHOICES).smoke_test
-    monkeypatch.setenv("FLOWERS_PROFILE", "smoke")
-    assert training.configure(TPU, **CHOICES).smoke_test
-    monkeypatch.setenv("FLOWERS_PROFILE", "fast")
-    with pytest.raises(FlowersError, match=r"`FLOWERS_PROFILE` \(=fast\) must be full or smoke"):
-        training.configure(CPU, **CHOICES)
-
-
-def test_training_learns_and_tells_the_truth_about_val(run, flowers):
-    run = replace(run, epochs=12, dropout=0.0)
-    model = compiled(run, flowers)
-    train, val = batches(run, flowers)
-    history = training.fit(model, train, val, run, flowers, CPU)
+def test_training_learns_and_its_scores_are_those_of_val(run):
+    run = run.with_config(epochs=12, dropout=0.0)
+    model = compiled(run)
+    history = fit(run, model)
     assert {name: len(values) for name, values in history.items()} == dict.fromkeys(
         ("loss", "accuracy", "val_loss", "val_accuracy", "val_macro_f1", "seconds", "compiled"), 12
     )
     assert history["loss"][-1] < 0.7 * history["loss"][0]
 
+    val = training.eval_batches(run, "val")
     images, labels = (np.concatenate(part) for part in list(zip(*val.as_numpy_iterator(), strict=True))[:2])
     probabilities = np.asarray(model(images))
     predicted = probabilities.argmax(axis=1)
@@ -145,24 +68,29 @@ def test_training_learns_and_tells_the_truth_about_val(run, flowers):
     assert training.best_epoch(history) == 1 + history["val_macro_f1"].index(max(history["val_macro_f1"]))
 
 
+def test_validation_has_the_size_of_training_unless_another_is_given(run):
+    for sizes, expected in (({}, 24), ({"eval_size": 32}, 32), ({"image_size": 16}, 16)):
+        assert next(iter(training.eval_batches(run.with_config(**sizes), "val")))[0].shape == (9, expected, expected, 3)
+    assert next(iter(training.eval_batches(run, "val", 40)))[0].shape == (9, 40, 40, 3)
+
+
 @pytest.fixture
-def each_epoch_kept(monkeypatch):
-    monkeypatch.setattr(loop, "KEEP_EVERY", 0.0)
+def checkpoint_after_each_epoch(monkeypatch):
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
 
 
-@pytest.mark.usefixtures("each_epoch_kept")
-def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(run, flowers):
-    whole = compiled(run, flowers)
-    undisturbed = training.fit(whole, *batches(run, flowers), replace(run, name="whole"), flowers, CPU)
+@pytest.mark.usefixtures("checkpoint_after_each_epoch")
+def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(run):
+    whole = compiled(run)
+    undisturbed = fit(run.with_config(name="whole"), whole)
 
-    train, val = batches(run, flowers)
-    model = compiled(run, flowers)
+    train = batches(run)
     with pytest.raises(tf.errors.OpError):
-        training.fit(model, lambda start: train(start).take(5).concatenate(broken(train())), val, run, flowers, CPU)
+        training.fit(run, compiled(run), lambda start: train(start=start).take(5).concatenate(broken(train())))
 
-    resumed = compiled(run, flowers)
+    resumed = compiled(run)
     resumed.set_weights([weight + 1 for weight in resumed.get_weights()])  # they must come from the file
-    history = training.fit(resumed, *batches(run, flowers), run, flowers, CPU)  # made anew, as in a new session
+    history = fit(run, resumed)  # made anew, as in a new session
     for name in ("loss", "val_loss", "val_accuracy", "val_macro_f1"):
         np.testing.assert_allclose(history[name], undisturbed[name], rtol=1e-4, err_msg=name)
     for mine, theirs in zip(resumed.get_weights(), whole.get_weights(), strict=True):
@@ -180,27 +108,24 @@ def broken(train):
 
 
 RESUME_ON_8 = """
-from dataclasses import replace
-
 import numpy as np
 import test_training as t
-from flowerlib.networks import backbones
-from flowerlib import data, training
+from flowerlib import data, networks, predictions, training
 from flowerlib.training import features
-from flowerlib.accelerator import keras
+from flowerlib.accelerator import keras, tf
 
 flowers = data.find(path=arguments[0])
-run = training.Run(**t.CHOICES | {"epochs": 2, "dropout": 0.0})
+run = training.Run(t.CONFIG, flowers, device).with_config(epochs=2, dropout=0.0)
 
 
-def fit(run, **options):
+def fit(run):
     with device.scope():
-        model = t.compiled(run, flowers)
-    return model, training.fit(model, *t.batches(run, flowers), run, flowers, device, verbose=0, **options)
+        model = t.compiled(run)
+    return model, t.fit(run, model)
 
 
-whole, undisturbed = fit(replace(run, name="whole"))
-fit(run, hours=0)
+whole, undisturbed = fit(run.with_config(name="whole"))
+fit(run.with_config(hours=0))
 resumed, history = fit(run)
 np.testing.assert_allclose(history["val_loss"], undisturbed["val_loss"], rtol=1e-4)
 np.testing.assert_allclose(history["loss"], undisturbed["loss"], rtol=1e-4)
@@ -209,16 +134,19 @@ np.testing.assert_allclose(history["loss"], undisturbed["loss"], rtol=1e-4)
 with device.scope():
     head = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, activation="softmax")])
 values = np.random.default_rng(0).standard_normal((2, 35, 6)).astype("float32")
-seen = features.Features(values, np.zeros(35, int), np.arange(35).astype(str))
+extracted = features.Features(values, np.zeros(35, int), np.arange(35).astype(str))
 kernel, bias = (np.asarray(weight) for weight in head.get_weights())
 logits = np.exp(values @ kernel + bias)
 expected = (logits / logits.sum(axis=2, keepdims=True)).mean(axis=0)
-np.testing.assert_allclose(features.predict(head, seen, 16).probabilities, expected, atol=1e-5)
+np.testing.assert_allclose(features.predict(head, extracted, 16).probabilities, expected, atol=1e-5)
 
-# A random network is settled, with the same statistics on every replica, as it is on one.
+# The batch statistics of a random network are calibrated on every replica as they are on one.
 with device.scope():
-    network = backbones.load("EfficientNetLite0", 64, "random")
-assert np.isfinite(network.predict(np.zeros((8, 64, 64, 3), "float32"), verbose=0)).all()
+    network = networks.load("EfficientNetLite0", 64, "random")
+    pooled = keras.Sequential([keras.Input((64, 64, 3)), network, keras.layers.GlobalAveragePooling2D()])
+pixels = tf.data.Dataset.from_tensors((tf.zeros((8, 64, 64, 3)), tf.zeros(8), tf.fill([8], "a")))
+[(outputs, _, _)] = predictions.iterate_outputs(pooled, pixels, 8)
+assert outputs.shape == (1, 8, 1280) and np.isfinite(outputs).all()
 """
 
 
@@ -227,91 +155,130 @@ def test_resume_and_heads_on_8_devices(backend, flowers):
     assert "Resuming after epoch 1" in tiny.run_on_8_devices(backend, RESUME_ON_8, flowers.root)
 
 
-def test_other_choices_begin_anew(run, flowers, capsys):
-    training.fit(compiled(run, flowers), *batches(run, flowers), run, flowers, CPU, hours=0)
-    other = replace(run, peak_lr=0.01)
-    history = training.fit(compiled(other, flowers), *batches(other, flowers), other, flowers, CPU)
-    assert len(history["loss"]) == 4
-    assert "Going on" not in capsys.readouterr().out
+@pytest.fixture(scope="module")
+def checkpoint(flowers, tmp_path_factory):
+    """What a run leaves that was stopped after the first of its four epochs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place := tmp_path_factory.mktemp("stopped"))
+        fit(training.Run(CONFIG, flowers, CPU).with_config(hours=0))
+    return place / training.resume_file(CONFIG)
 
 
-def test_other_data_begin_anew(run, flowers, capsys):
-    training.fit(compiled(run, flowers), *batches(run, flowers), run, flowers, CPU, hours=0)
-    other = replace(flowers, fingerprint="000000000000")
-    training.fit(compiled(run, other), *batches(run, other), run, other, CPU, hours=0)
+@pytest.fixture
+def stopped(run, checkpoint):
+    """A run with that checkpoint; its time is over after one more epoch."""
+    run.config.folder.mkdir(parents=True)
+    shutil.copy(checkpoint, training.resume_file(run.config))
+    return run.with_config(hours=1e-9)
+
+
+def test_another_configuration_begins_anew(stopped, capsys):
+    assert len(fit(stopped.with_config(peak_lr=0.01))["loss"]) == 1
+    printed = capsys.readouterr().out
+    assert "has other config; it is set aside" in printed
+    assert "Resuming" not in printed
+
+
+def test_what_changes_nothing_in_training_does_not_keep_a_run_from_resuming(stopped, capsys):
+    """Another time budget, above all: who has more time goes on."""
+    assert len(fit(stopped.with_config(hours=2e-9, tta_sizes=(24, 32), tta_flip=True))["loss"]) == 2
+    assert "Resuming after epoch 1" in capsys.readouterr().out
+
+
+def test_other_data_begin_anew(stopped, capsys):
+    other = replace(stopped, flowers=replace(stopped.flowers, fingerprint="000000000000"))
+    assert len(fit(other)["loss"]) == 1
     assert "has other data; it is set aside as `.aside-1.resume.npz`, training begins anew" in capsys.readouterr().out
 
 
-def test_other_variations_begin_anew(run, flowers, capsys):
-    training.fit(compiled(run, flowers), *batches(run, flowers), run, flowers, CPU, hours=0)
-    capsys.readouterr()
-    training.fit(compiled(run, flowers), *batches(run, flowers, augmentation.IDENTITY), run, flowers, CPU, hours=0)
-    said = capsys.readouterr().out
-    assert "has other first batch; it is set aside" in said
-    assert "Going on" not in said
+def test_another_augmentation_begins_anew(stopped, capsys):
+    history = training.fit(stopped, compiled(stopped), batches(stopped, augmentation.IDENTITY), verbose=0)
+    assert len(history["loss"]) == 1
+    printed = capsys.readouterr().out
+    assert "has other first batch; it is set aside" in printed
+    assert "Resuming" not in printed
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut short"])
-def test_what_was_kept_and_is_damaged_is_named_and_set_aside(run, flowers, capsys, damage):
-    training.fit(compiled(run, flowers), *batches(run, flowers), run, flowers, CPU, hours=0)
-    kept = training.resume_file(run)
-    content = bytearray(kept.read_bytes())
-    with zipfile.ZipFile(kept) as archive:
+def test_a_damaged_checkpoint_is_named_and_set_aside(stopped, capsys, damage):
+    checkpoint = training.resume_file(stopped.config)
+    content = bytearray(checkpoint.read_bytes())
+    with zipfile.ZipFile(checkpoint) as archive:
         content[archive.getinfo("1.npy").header_offset + 150] ^= 1  # in the array
-    kept.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
-    history = training.fit(compiled(run, flowers), *batches(run, flowers), run, flowers, CPU)
-    assert len(history["loss"]) == 4
+    checkpoint.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
+    assert len(fit(stopped)["loss"]) == 1
     assert "runs/10_tiny/resume.npz` has other bytes than were written, as it seems" in capsys.readouterr().out
-    assert kept.with_name(".aside-1.resume.npz").exists()
+    assert checkpoint.with_name(".aside-1.resume.npz").exists()
+
+
+def test_a_checkpoint_gives_back_weights_optimizer_and_history(run):
+    def prepared():
+        model = compiled(run)
+        model._symbolic_build(data_batch=first.element_spec)
+        return model, Checkpoint(run, model, first)
+
+    first = batches(run)(start=0)
+    model, checkpoint = prepared()
+    assert checkpoint.read() == {}
+    model.train_on_batch(*next(iter(first)))
+    checkpoint.write({"loss": [1.5]})
+    other, again = prepared()
+    assert again.read() == {"loss": [1.5]}
+    states = ([*each.variables, *each.optimizer.variables] for each in (model, other))
+    for mine, theirs in zip(*states, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert int(other.optimizer.iterations) == 1
 
 
 @pytest.mark.parametrize("start", [0, 1, 2, 3, 7, 46])
-def test_batches_from_a_later_one_on_are_the_same_and_the_others_are_not_made(run, flowers, start):
+def test_batches_from_a_later_one_on_are_the_same_and_the_others_are_not_made(run, start):
     """23 images in batches of 8, so that an epoch's end lies within a batch; 46 batches are 16 epochs."""
-    train, _ = batches(run, flowers)
     made = []
 
     def counted(images, seed):
         tf.py_function(lambda: made.append(1), [], [])
         return augmentation.Augmentation()(images, seed)
 
-    later = data.train_batches(flowers, run.batch_size, augment=counted, seed=run.seed, start=start)
-    for mine, theirs in zip(later.take(5), train(0).skip(start).take(5), strict=True):
+    later = batches(run, counted)(start=start)
+    for mine, theirs in zip(later.take(5), batches(run)(start=0).skip(start).take(5), strict=True):
         np.testing.assert_array_equal(mine[0], theirs[0])
         np.testing.assert_array_equal(mine[1], theirs[1])
     assert len(made) <= 5 + data.PREFETCH + data.NUM_PARALLEL_CALLS + 1
 
 
-def test_what_a_resume_needs_is_kept_every_few_minutes_and_at_the_end(run, flowers, monkeypatch):
-    kept, keep = [], loop.write_checkpoint
-    monkeypatch.setattr(loop, "write_checkpoint", lambda *arguments: kept.append(arguments) or keep(*arguments))
-    training.fit(compiled(run, flowers), *batches(run, flowers), run, flowers, CPU)
-    assert len(kept) == 1  # four epochs took a second or two
-    monkeypatch.setattr(loop, "KEEP_EVERY", 0.0)
-    training.fit(compiled(run, flowers), *batches(run, flowers), replace(run, name="again"), flowers, CPU)
-    assert len(kept) == 5
+def test_a_checkpoint_is_written_every_few_minutes_and_at_the_end(run, monkeypatch):
+    written, write = [], Checkpoint.write
+    monkeypatch.setattr(Checkpoint, "write", lambda *arguments: written.append(arguments) or write(*arguments))
+    run = run.with_config(epochs=2)
+    fit(run)
+    assert len(written) == 1  # two epochs took seconds
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    fit(run.with_config(name="again"))
+    assert len(written) == 3
+    fit(run.with_config(name="smoke", smoke_test=True))
+    assert len(written) == 3
 
 
-def finished(run, flowers, **changes):
+def finished(run, **changes):
     """Leave the record of a run of five epochs."""
-    record = {"epochs": 5, "data": {"train": flowers.count("train")}, "smoke_test": False, "val_macro_f1": 0.9}
-    run.folder.mkdir(parents=True, exist_ok=True)
-    (run.folder / "run.json").write_text(json.dumps(record | changes))
+    record = {"epochs": 5, "data": {"train": 23}, "smoke_test": False, "val_macro_f1": 0.9}
+    run.config.folder.mkdir(parents=True, exist_ok=True)
+    (run.config.folder / "run.json").write_text(json.dumps(record | changes))
 
 
-def test_a_shorter_run_does_not_replace_a_longer_one_unless_it_is_forced(run, flowers, monkeypatch):
-    finished(run, flowers)
+def test_a_shorter_run_does_not_replace_a_longer_one_unless_it_is_forced(run, monkeypatch):
+    finished(run)
     before = r"runs/10_tiny` holds a longer run \(5 epochs of 23 images, macro F1 0.9000 on val\), .*run --force"
     with pytest.raises(FlowersError, match=before):
-        training.fit(compiled(run, flowers), *batches(run, flowers), run, flowers, CPU)
+        fit(run)
     monkeypatch.setenv("FLOWERS_FORCE", "1")
-    assert len(training.fit(compiled(run, flowers), *batches(run, flowers), run, flowers, CPU)["loss"]) == 4
+    assert len(fit(run.with_config(hours=0))["loss"]) == 1
 
 
 @pytest.mark.parametrize("there", [{"epochs": 4}, {"smoke_test": True}, {"data": {"train": 18}}, {"data": None}])
-def test_a_run_replaces_what_is_as_long_or_no_result(run, flowers, there):
-    finished(run, flowers, **there)
-    assert len(training.fit(compiled(run, flowers), *batches(run, flowers), run, flowers, CPU, hours=0)["loss"]) == 1
+def test_a_run_replaces_what_is_as_long_or_no_result(run, there):
+    finished(run, **there)
+    assert len(fit(run.with_config(hours=0))["loss"]) == 1
 
 
 TRAIN = """
@@ -320,58 +287,42 @@ sys.path[:0] = sys.argv[1].split(":")
 import test_training as t
 from flowerlib import data, training
 
-flowers, run = data.find(path=sys.argv[2]), training.Run(**t.CHOICES)
-train, val = t.batches(run, flowers)
 print("begins", flush=True)
-training.fit(t.compiled(run, flowers), train, val, run, flowers, t.CPU, verbose=0)
+t.fit(training.Run(t.CONFIG, data.find(path=sys.argv[2]), t.CPU))
 """
 
 
-def test_a_second_training_in_the_same_folder_is_refused_with_the_first_ones_process(run, flowers):
-    command = [sys.executable, "-c", TRAIN, tiny.PYTHONPATH, flowers.root]
-    with config.exclusive_lock(run.folder / ".lock", pytest.fail):
+def test_a_second_training_in_the_same_folder_is_refused_with_the_first_ones_process(run):
+    command = [sys.executable, "-c", TRAIN, tiny.PYTHONPATH, run.flowers.root]
+    with config.exclusive_lock(run.config.folder / ".lock", pytest.fail):
         done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1
+    assert (done.returncode, done.stdout) == (1, "begins\n")
     refused = f"process {os.getpid()} trains in `runs/10_tiny` too; let it end, or give this run another name"
     assert done.stderr.splitlines()[-1].endswith(refused)
 
 
-def test_a_batch_larger_than_the_split_and_an_endless_warm_up_are_errors(run, flowers):
+def test_a_batch_larger_than_the_split_is_an_error(run):
     with pytest.raises(FlowersError, match=r"`batch_size` \(=24\) must be at most the 23 training images"):
-        replace(run, batch_size=24).steps_per_epoch(flowers)
-    with pytest.raises(FlowersError, match=r"`epochs` \(=3\) must be more than `warmup_epochs` \(=3\)"):
-        training.configure(CPU, **CHOICES | {"epochs": 3, "warmup_epochs": 3})
+        fit(run.with_config(batch_size=24))
 
 
-def test_scales_and_biases_do_not_decay(run, flowers):
-    """One step of no gradient: AdamW multiplies what decays by 1 - lr * decay, and leaves the rest."""
-    optimizer = training.optimizer(replace(run, warmup_epochs=0, weight_decay=0.5, peak_lr=0.1), flowers)
-    names = ("kernel", "bias", "gamma", "beta")
-    variables = [keras.Variable(np.ones(2, "float32"), name=name) for name in names]
-    optimizer.build(variables)
-    optimizer.apply([np.zeros(2, "float32")] * 4)
-    after = {name: float(variable[0]) for name, variable in zip(names, variables, strict=True)}
-    assert after == pytest.approx({"kernel": 1 - 0.1 * 0.5, "bias": 1, "gamma": 1, "beta": 1})
-
-
-def test_no_epoch_begins_that_does_not_fit_into_the_time(run, flowers, capsys):
-    history = training.fit(compiled(run, flowers), *batches(run, flowers), run, flowers, CPU, hours=0)
-    assert len(history["loss"]) == 1
+def test_no_epoch_begins_that_does_not_fit_into_the_time(run, capsys):
+    assert len(fit(run.with_config(hours=0))["loss"]) == 1
     assert "Stopping after epoch 1" in capsys.readouterr().out
 
 
-def test_time_epochs_times_each_epoch(run, flowers):
-    model = compiled(run, flowers)
-    seconds = training.time_epochs(model, batches(run, flowers)[0](0), run, flowers, CPU)
+def test_time_epochs_times_each_epoch(run):
+    model = compiled(run)
+    seconds = training.time_epochs(run, model, batches(run))
     assert len(seconds) == 4
     assert min(seconds) > 0
-    assert not training.resume_file(run).exists()
+    assert not training.resume_file(run.config).exists()
     assert int(model.optimizer.iterations) == 8
 
 
-def test_a_step_is_traced_once(run, flowers):
-    model, traced = compiled(run, flowers), []
+def test_a_step_is_traced_once(run):
+    model, traced = compiled(run), []
     step = model.train_step
     model.train_step = lambda batch: traced.append(batch) or step(batch)
-    training.fit(model, *batches(run, flowers), run, flowers, CPU, verbose=0)
+    fit(run, model)
     assert len(traced) == 1
