@@ -34,7 +34,7 @@ from flowerlib.serving.connections import Connection, Connections
 from flowerlib.serving.hosts import Hosts, known_hosts
 
 Result = TypeVar("Result")
-BATCH = classification.BATCH  # images that the network gets at once, at most
+BATCH = classification.BATCH_SIZE  # images that the network gets at once, at most
 WAIT = 0.005  # seconds that a first image waits for others: little beside what the network takes
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"}
 CLOSE = {"Connection": "close"}  # the rest of a request that is refused is not read
