@@ -1,4 +1,4 @@
-"""Spread work over all cores, in processes of their own."""
+"""Map a function over jobs in parallel, one worker process per core."""
 
 import os
 import sys
@@ -10,7 +10,8 @@ from threading import Thread
 from types import ModuleType
 from typing import TypeVar
 
-MAX_WORKERS = 16  # workers: beyond that, starting them costs more than they save
+MAX_WORKERS = 16  # with more, starting the processes takes longer than they save
+JOBS_PER_MESSAGE = 8  # sent to a worker at a time: jobs of milliseconds would mostly wait for the next one
 Job, Result = TypeVar("Job"), TypeVar("Result")
 
 
@@ -19,8 +20,23 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _end_with_the_caller() -> None:
-    """Let a worker end when the process that started it is killed: it would wait for work for ever."""
+@contextmanager
+def parallel_map(function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Iterator[Result]]:
+    """Yield the results of `function` for each job, in the order of the jobs, computed on all cores.
+
+    Spawns fresh processes: forking a process that runs TensorFlow's threads can deadlock.
+    """
+    pool = ProcessPoolExecutor(min(num_cores(), MAX_WORKERS), get_context("spawn"), initializer=_exit_with_parent)
+    try:
+        with _without_main_module():
+            results = pool.map(function, jobs, chunksize=JOBS_PER_MESSAGE)  # starts the processes
+        yield results
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _exit_with_parent() -> None:
+    """End this worker when the process that started it is killed, instead of waiting for jobs for ever."""
 
     def wait() -> None:
         parent_process().join()
@@ -30,17 +46,14 @@ def _end_with_the_caller() -> None:
 
 
 @contextmanager
-def parallel_map(function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Iterator[Result]]:
-    """Yield `function` of each job, in their order, computed by all cores."""
-    # Fresh processes: forking one that runs TensorFlow's threads can hang. They would first run the caller's script
-    # again, which is slow and, unless the script is guarded by `if __name__ == "__main__"`, fails: so they get none.
-    pool = ProcessPoolExecutor(min(num_cores(), MAX_WORKERS), get_context("spawn"), initializer=_end_with_the_caller)
+def _without_main_module() -> Iterator[None]:
+    """Keep spawned processes from running the caller's script again.
+
+    That is slow and fails, unless the script is guarded by `if __name__ == "__main__"`; the code of a notebook is not.
+    """
     main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
     try:
-        sys.modules["__main__"] = ModuleType("__main__")
-        results = pool.map(function, jobs, chunksize=8)
-        sys.modules["__main__"] = main
-        yield results
+        yield
     finally:
         sys.modules["__main__"] = main
-        pool.shutdown(cancel_futures=True)
