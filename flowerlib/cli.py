@@ -4,12 +4,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from flowerlib.config import FlowersError, competition_mounts, sample_dir
 from flowerlib.kaggle import cli as kaggle
+from flowerlib.kaggle.options import renamed
 
 app = typer.Typer(
     help="Classify flowers: run the notebook series, here or on Kaggle; make a sample, check data, fetch weights.",
@@ -62,10 +63,10 @@ def run(
 
 @app.command("sample", epilog="Example: flowerlib sample my-flowers --images 500 --seed 1")
 def draw_sample(
-    out: Annotated[Path, typer.Argument(help="The folder to make.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Output folder.", show_default=False)],
     size: Annotated[int, typer.Option(help="Side of the images in pixels: 192, 224, 331 or 512.")] = 192,
-    images: Annotated[int, typer.Option(help="How many, over train, val and test.")] = 1500,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    images: Annotated[int, typer.Option(help="Number of images in train, val and test together.")] = 1500,
+    seed: Annotated[int, typer.Option(help="Random seed; the same seed gives the same bytes.")] = 0,
 ) -> None:
     """Draw a synthetic dataset, to try everything without the real one."""
     from flowerlib import sample
@@ -75,44 +76,41 @@ def draw_sample(
 
 @app.command(epilog="Example: flowerlib folder photographs my-flowers && flowerlib run 00_quickstart --data my-flowers")
 def folder(
-    source: Annotated[Path, typer.Argument(help="A folder with a folder for each class, or a CSV file of path,label.")],
-    out: Annotated[Path, typer.Argument(help="The folder to write: a dataset in the competition's layout.")],
+    source: Annotated[Path, typer.Argument(help="A folder with one folder per class, or a CSV file of path,label.")],
+    out: Annotated[Path, typer.Argument(help="Output folder: a dataset in the competition's layout.")],
     size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 192,
-    val: Annotated[float, typer.Option(help="Share of each class that training is judged on.")] = 0.15,
-    test: Annotated[float, typer.Option(help="Share of each class that is predicted at the end.")] = 0.15,
-    fit: Annotated[str, typer.Option(help="crop keeps the middle square of a photograph, pad all of it.")] = "crop",
-    seed: Annotated[int, typer.Option(help="Of the division and the order.")] = 0,
+    val: Annotated[float, typer.Option(help="Share of each class for the validation split.")] = 0.15,
+    test: Annotated[float, typer.Option(help="Share of each class for the test split.")] = 0.15,
+    fit: Annotated[
+        Literal["crop", "pad"], typer.Option(help="crop keeps the middle square of a photograph; pad keeps all of it.")
+    ] = "crop",
+    seed: Annotated[int, typer.Option(help="Random seed of the splits and the order of the images.")] = 0,
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="Leave out files that cannot be read, instead of stopping.")
     ] = False,
 ) -> None:
-    """Turn your own photographs into a dataset.
+    """Convert your own photographs into a dataset.
 
-    Squares of one size, divided into train, val and test, in the competition's layout.
-    OUT/files.csv says what became of every file, OUT/preview.png shows some.
+    Squares of one size in stratified splits; near-duplicates stay in one split.
+    OUT/files.csv lists every file with its split, OUT/preview.png shows some.
     """
-    from flowerlib.photos import folder as photographs
+    from flowerlib.photos import folder
 
-    print(
-        photographs.convert(
-            source, out, image_size=size, val=val, test=test, fit=fit, seed=seed, skip_broken=skip_broken
-        )
-    )
+    options = {"image_size": size, "val": val, "test": test, "fit": fit, "seed": seed, "skip_broken": skip_broken}
+    print(folder.convert(source, out, **options))
 
 
 @app.command(epilog="Example: flowerlib predict holiday/*.jpg --model outputs/runs/00_quickstart --top 3")
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Images, or folders with images.")],
-    model: Annotated[
-        Path, typer.Option(help="outputs/runs/NAME, as a notebook left it, or its model/.", show_default=False)
-    ],
-    top: Annotated[int, typer.Option(min=1, help="How many names for each.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="CSV of file,rank,class,probability.")] = False,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Images, or folders with images.")],
+    model: Annotated[Path, typer.Option(help="A run folder, such as outputs/runs/00_quickstart.", show_default=False)],
+    top: Annotated[int, typer.Option(min=1, help="Number of classes to print for each image.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: file,rank,class,probability.")] = False,
 ) -> None:
-    """Name the flowers in photographs.
+    """Classify photographs with a trained model.
 
-    Those that cannot be read are named too, and make the exit code 1.
+    Files that cannot be read are named on stderr, and make the exit code 1.
     """
     from flowerlib.photos import classification
 
@@ -121,23 +119,29 @@ def predict(
     classification.report(classification.load(model), images, top, "json" if as_json else "csv" if as_csv else "text")
 
 
-@app.command(epilog="Example: flowerlib export outputs/runs/00_quickstart --to onnx --images holiday/")
+@app.command(epilog="Example: flowerlib export outputs/runs/00_quickstart --format onnx --images holiday/")
 def export(
-    run: Annotated[Path, typer.Argument(help="What a notebook left: outputs/runs/NAME.", show_default=False)],
-    to: Annotated[str, typer.Option(help="onnx, litert or savedmodel.", show_default=False)],
-    images: Annotated[
-        list[Path] | None, typer.Option(help="Images or folders to compare on; its training pictures unless given.")
+    run: Annotated[Path, typer.Argument(help="A run folder, such as outputs/runs/00_quickstart.", show_default=False)],
+    export_format: Annotated[
+        Literal["onnx", "litert", "savedmodel"] | None,
+        typer.Option("--format", help="Format of the exported model.", show_default=False),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The folder to write; RUN/export/FORMAT unless given.")] = None,
+    to: Annotated[str | None, renamed("--to", "--format")] = None,
+    images: Annotated[
+        list[Path] | None, typer.Option(help="Images or folders to compare on; default: its training images.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder; default: RUN/export/FORMAT.")] = None,
 ) -> None:
-    """Write a model for other programs.
+    """Export a model to another format.
 
-    It is checked against the original: its answers, its size, its speed.
+    Its probabilities are verified against the original; size and speed are compared.
     """
-    os.environ["KERAS_BACKEND"] = "tensorflow"  # the others cannot write all formats
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # the only backend that exports to all formats
     from flowerlib.photos import export as exporting
 
-    print(exporting.export(run, to, images or (), out))
+    if (chosen := export_format or to) is None:
+        raise FlowersError("`--format` is missing; it must be one of onnx, litert, savedmodel")
+    print(exporting.export(run, chosen, images or (), out))
 
 
 @app.command(epilog="Example: flowerlib serve --model outputs/runs/00_quickstart --port 8000")
@@ -184,17 +188,20 @@ def check(
     print(f"{flowers}: every record is sound.")
 
 
-@app.command(epilog="Example: flowerlib weights --to weights && FLOWERS_WEIGHTS=weights flowerlib run")
+@app.command(epilog="Example: flowerlib weights --out weights && FLOWERS_WEIGHTS=weights flowerlib run")
 def weights(
-    to: Annotated[Path, typer.Option(help="The folder to fill.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Output folder.", show_default=False)] = None,
+    to: Annotated[Path | None, renamed("--to", "--out")] = None,
 ) -> None:
-    """Fetch every pretrained network's weights into a folder.
+    """Download the pretrained weights of all networks.
 
     They are verified, and serve a machine without network.
     """
     from flowerlib.networks import backbones, weights
 
-    for path in weights.fetch_all([row.weights for row in backbones.BACKBONES.values()], to):
+    if (folder := out or to) is None:
+        raise FlowersError("`--out` is missing: name the folder for the weights")
+    for path in weights.fetch_all([row.weights for row in backbones.BACKBONES.values()], folder):
         print(path)
 
 
