@@ -11,7 +11,7 @@ from benchmarks import input, warp
 from flowerlib import augmentation
 from flowerlib.accelerator import tf
 from flowerlib.config import FlowersError
-from flowerlib.sample import petals
+from flowerlib.sample import pictures, species
 
 COUNT, SIZE = 24, 96
 
@@ -43,8 +43,8 @@ def test_slow_images_come_out_as_on_the_host(waves, rotation):
 
 
 def test_flowers_come_out_nearly_as_on_the_host():
-    species = petals.choose_species(COUNT, np.random.default_rng(0))
-    drawn = [petals.draw_jpeg(job, 192, seed=0) for job in enumerate(species)]
+    chosen = species.choose_species(COUNT, np.random.default_rng(0))
+    drawn = [pictures.draw_jpeg(job, 192, seed=0) for job in enumerate(chosen)]
     flowers = np.stack([tf.io.decode_jpeg(image) for image in drawn]).astype("float32")
     host, device = both(flowers, augmentation.Augmentation())
     assert np.abs(host - device).mean() < 2

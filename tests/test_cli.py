@@ -86,5 +86,5 @@ def test_an_unknown_notebook_lists_those_there_are(tmp_path):
 
 def test_weights_without_network_name_the_file_and_where_to_put_it(tmp_path):
     nowhere = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
-    done = flowerlib("weights", "--to", tmp_path / "weights", KERAS_HOME=str(tmp_path / "keras"), **nowhere)
+    done = flowerlib("weights", "--out", tmp_path / "weights", KERAS_HOME=str(tmp_path / "keras"), **nowhere)
     fails_in_one_line(done, "densenet201_weights_tf_dim_ordering_tf_kernels_notop.h5", "md5", "FLOWERS_WEIGHTS")

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from flowerlib import __version__
-from flowerlib.cli.options import Backend, DeviceKind, Fit, Format, Profile, renamed, seconds
+from flowerlib.cli.options import Backend, DeviceKind, Fit, Format, Profile, seconds
 from flowerlib.config import FlowersError, competition_mounts, sample_dir
 from flowerlib.kaggle import cli as kaggle
+from flowerlib.kaggle.options import renamed
 
 app = typer.Typer(
     help="Classify flowers: run the notebooks here or on Kaggle, use your own photographs, serve and export a model.",
@@ -206,7 +207,7 @@ def predict(
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, such as outputs/runs/00_quickstart.")],
     form: Annotated[Format | None, typer.Option("--format", help="The format to write.", show_default=False)] = None,
-    old_form: Annotated[Format | None, typer.Option("--to", hidden=True)] = None,
+    old_form: Annotated[Format | None, renamed("--to", "--format")] = None,
     images: Annotated[
         list[Path] | None, typer.Option(help="Images or folders to compare on. Default: its training images.")
     ] = None,
@@ -219,8 +220,6 @@ def export(
     os.environ["KERAS_BACKEND"] = "tensorflow"  # the others cannot write all formats
     from flowerlib.photos import export as exporting
 
-    if old_form:
-        renamed("--to", "--format")
     chosen = form or old_form
     if not chosen:
         raise FlowersError(f"`--format` must be one of {', '.join(Format)}")
@@ -238,7 +237,7 @@ def serve(
     ] = 50_000_000,
     max_files: Annotated[int, typer.Option(min=1, help="Maximum number of images in a request.")] = 32,
     timeout: Annotated[str, typer.Option(metavar="TIME", help="For a request to arrive, and for its answer.")] = "30s",
-    old_timeout: Annotated[float | None, typer.Option("--seconds", hidden=True)] = None,
+    old_timeout: Annotated[float | None, renamed("--seconds", "--timeout")] = None,
     queue: Annotated[int, typer.Option(min=1, help="Images in flight at once; beyond that, requests get 503.")] = 256,
     allow_host: Annotated[
         list[str] | None, typer.Option(help="A host name to accept, such as that of a reverse proxy; repeatable.")
@@ -252,8 +251,6 @@ def serve(
         from flowerlib.serving import app as service
     except ImportError as error:
         raise FlowersError(f"{error.name} is missing: pip install '.[serve]' in flowerlib's folder") from None
-    if old_timeout:
-        renamed("--seconds", "--timeout")
     limits = service.Limits(max_bytes, max_pixels, max_files, old_timeout or seconds(timeout), queue)
     service.serve(model, host, port, limits, allow_host or ())
 
@@ -274,7 +271,7 @@ def check(
 @app.command(epilog="Example: flowerlib weights --out weights && FLOWERS_WEIGHTS=weights flowerlib run")
 def weights(
     out: Annotated[Path | None, typer.Option(help="The folder to fill.", show_default=False)] = None,
-    old_out: Annotated[Path | None, typer.Option("--to", hidden=True)] = None,
+    old_out: Annotated[Path | None, renamed("--to", "--out")] = None,
 ) -> None:
     """Download the pretrained weights of every network into a folder.
 
@@ -283,8 +280,6 @@ def weights(
     from flowerlib.networks import backbones
     from flowerlib.networks import weights as files
 
-    if old_out:
-        renamed("--to", "--out")
     chosen = out or old_out
     if not chosen:
         raise FlowersError("`--out` must be the folder to fill")

@@ -1,7 +1,6 @@
-"""Kinds of options: choices, durations, old names that still work."""
+"""Kinds of options: choices and durations."""
 
 import re
-import sys
 from enum import StrEnum
 
 import typer
@@ -56,8 +55,3 @@ def seconds(text: str) -> float:
     if not match or not float(match[1]):
         raise typer.BadParameter(f"{text!r} is no duration; write 30s, 5min or 9h")
     return float(match[1]) * UNITS[match[2] or "s"]
-
-
-def renamed(old: str, new: str) -> None:
-    """Say on stderr what an option or command is called now."""
-    print(f"`{old}` is now `{new}`; the old name goes in the next version.", file=sys.stderr)

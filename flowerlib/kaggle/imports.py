@@ -1,4 +1,4 @@
-"""Which files of flowerlib a notebook needs: those it imports, and those that they import, read from the source."""
+"""Find the files of flowerlib that a notebook imports, directly or not, by reading the sources."""
 
 import ast
 from collections.abc import Iterable, Iterator
@@ -10,21 +10,21 @@ PACKAGE = Path(flowerlib.__file__).parent
 
 
 def needed(sources: Iterable[str]) -> set[Path]:
-    """Return the files of flowerlib that the Python sources import, at their top or within functions, and so on.
+    """Return the files of flowerlib that Python sources import, anywhere in them, and those that these import.
 
     A package's `__init__` is imported with anything in it.
     """
     todo = [name for source in sources for name in _imported(source)]
-    found: set[Path] = set()
+    files: set[Path] = set()
     while todo:
-        new = set(_files(todo.pop())) - found
-        found |= new
+        new = set(_files(todo.pop())) - files
+        files |= new
         todo += [name for file in new for name in _imported(file.read_text(encoding="utf-8"))]
-    return found
+    return files
 
 
 def _imported(source: str) -> Iterator[str]:
-    """The dotted names that a source imports; the last part of one may be a module, or something in a module."""
+    """Yield the dotted names that a source imports; the last part may be a module, or something in a module."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -33,8 +33,8 @@ def _imported(source: str) -> Iterator[str]:
 
 
 def _files(name: str) -> Iterator[Path]:
-    """The files that importing a dotted name of flowerlib reads; none for a name of another package."""
+    """Yield the files that importing a dotted name of flowerlib reads; none for a name of another package."""
     first, *parts = name.split(".")
     for count in range(len(parts) + 1) if first == "flowerlib" else ():
-        place = PACKAGE.joinpath(*parts[:count])
-        yield from (path for path in (place / "__init__.py", place.with_suffix(".py")) if path.is_file())
+        module = PACKAGE.joinpath(*parts[:count])
+        yield from (path for path in (module / "__init__.py", module.with_suffix(".py")) if path.is_file())

@@ -156,7 +156,7 @@ def _remedy(file: WeightsFile, why: str) -> str:
     where = f"{folder}, which `FLOWERS_WEIGHTS` names" if folder else "a folder, and name that in `FLOWERS_WEIGHTS`"
     return (
         f"{file.name} ({file.algorithm} {file.digest}) is nowhere on this machine; {why}. Put it into {where}; "
-        "or attach a Kaggle dataset that has it (`flowerlib weights --to DIR`, run where there is a network, fills one)"
+        "or attach a Kaggle dataset that has it (`flowerlib weights --out DIR`, run with a network, fills one)"
     )
 
 

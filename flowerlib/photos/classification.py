@@ -1,4 +1,4 @@
-"""A trained model as a run left it, for photographs from anywhere."""
+"""Classify photographs with the model that a run saved."""
 
 import csv
 import json
@@ -23,8 +23,8 @@ from flowerlib.photos import photo
 from flowerlib.training import gallery as galleries
 from flowerlib.training.gallery import Gallery
 
-BATCH = 32  # images at a time: 64 take a small network 250 MB more, and a CPU as long
-FILES = ("model.keras", "classes.json", "preprocessing.json", "run.json")
+BATCH_SIZE = 32  # 64 takes a small network 250 MB more, and is no faster on a CPU
+MODEL_FILES = ("model.keras", "classes.json", "preprocessing.json", "run.json")
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,16 @@ class ActivationMap:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model with all that it needs to name what a photograph shows.
+    """A model, its class names and its preprocessing.
 
     Attributes:
         model: pixels `(B, S, S, 3)` in [0, 255] -> probabilities `(B, num_classes)`.
         classes: names in label order.
-        stored_size: side of the square that is cut out of a photograph, in pixels, as its dataset had them.
-        image_size: S; that square is resized to it.
+        stored_size: side in pixels of the squares in its dataset; a photograph is first reduced to such a square.
+        image_size: S; that square is then resized to it.
         fit: `crop` or `pad`, as its dataset was made.
         record: of the run that trained it.
-        gallery: its training pictures, where the run kept them.
+        gallery: its training images, if the run saved them.
     """
 
     model: keras.Model
@@ -66,25 +66,25 @@ class Classifier:
     def pixels(
         self,
         file: Path | BinaryIO,
-        most_pixels: int = photo.MOST_PIXELS,
+        max_pixels: int = photo.MAX_PIXELS,
         memory: photo.Memory = nullcontext,
     ) -> np.ndarray:
-        """Return a photograph as the model sees it, `(S, S, 3)` uint8: as if it had first been stored in a dataset.
+        """Preprocess a photograph to the model's input, `(S, S, 3)` uint8, as if it came from a dataset.
 
-        `most_pixels`, `memory` and errors as in `photo.read`.
+        `max_pixels`, `memory` and errors as in `photo.read`.
         """
-        square = photo.decode(photo.as_jpeg(file, self.stored_size, self.fit, most_pixels, memory))
+        square = photo.decode(photo.as_jpeg(file, self.stored_size, self.fit, max_pixels, memory))
         return np.asarray(data.resize(square[np.newaxis], self.image_size))[0]
 
     def probabilities(self, images: np.ndarray, mirror: bool = True) -> np.ndarray:
-        """Return what the model says of images `(B, S, S, 3)`: `(B, num_classes)` float32, rows that sum to one.
+        """Return the probabilities `(B, num_classes)` float32 of images `(B, S, S, 3)`.
 
-        With `mirror`, the mean of what it says of each image and of its mirror image, as runs are scored.
+        With `mirror` (test-time augmentation), the mean over each image and its mirror image, as runs are scored.
         """
-        seen = np.concatenate([images, images[:, :, ::-1]]) if mirror else images
-        starts = range(0, len(seen), BATCH)
-        said = np.concatenate([_run(self.model, seen[start : start + BATCH]) for start in starts])
-        return (said[: len(images)] + said[len(images) :]) / 2 if mirror else said
+        views = np.concatenate([images, images[:, :, ::-1]]) if mirror else images
+        batches = [views[start : start + BATCH_SIZE] for start in range(0, len(views), BATCH_SIZE)]
+        outputs = np.concatenate([_run(self.model, batch) for batch in batches])
+        return (outputs[: len(images)] + outputs[len(images) :]) / 2 if mirror else outputs
 
     def activation_map(self, image: np.ndarray) -> ActivationMap:
         """Return the class activation maps of an image `(S, S, 3)`."""
@@ -107,7 +107,12 @@ class Classifier:
         return keras.Model(self.model.inputs, [pools[0].input, pools[0].output]), layers
 
     def top(self, probabilities: np.ndarray, count: int) -> list[tuple[str, float]]:
-        """Return the likeliest names with their probabilities `(num_classes,)`, the likeliest first."""
+        """Return the most probable classes of one image, the most probable first, with their probabilities.
+
+        Args:
+            probabilities: `(num_classes,)`.
+            count: how many classes to return.
+        """
         order = np.argsort(-probabilities, kind="stable")[:count]
         return [(self.classes[label], float(probabilities[label])) for label in order]
 
@@ -115,112 +120,122 @@ class Classifier:
 def _run(model: keras.Model, images: np.ndarray) -> np.ndarray | list[np.ndarray]:
     """Return the outputs for a batch, in float32, from the compiled model."""
     count = len(images)
-    if model.jit_compile:  # for every size of a batch: let there be few
+    if model.jit_compile:  # compiled for every batch size: pad to powers of two, of which there are few
         images = np.resize(images, (1 << (count - 1).bit_length(), *images.shape[1:]))
     outputs = model.predict_on_batch(np.asarray(images, np.float32))
     return keras.tree.map_structure(lambda output: np.asarray(output[:count], np.float32), outputs)
 
 
 def model_folder(run: Path) -> Path:
-    """Return the folder with the model: that of the run, or the one named itself."""
+    """Return the folder with the model: `model/` of a run, or the folder itself."""
     return run / "model" if (run / "model/model.keras").exists() else run
 
 
 def load(run: Path) -> Classifier:
-    """Load the model of a run: `runs/<name>`, its folder `model`, or wherever that was moved.
+    """Load the model of a run: `runs/<name>`, its folder `model`, or a copy of that folder.
 
     Raises:
         FlowersError: a file of it is missing or damaged.
     """
     if not run.exists():
-        raise FlowersError(f"`{run}` is not there; name what a notebook left: outputs/runs/<name>")
+        raise FlowersError(f"`{run}` does not exist; pass a run folder, such as outputs/runs/00_quickstart")
     folder = model_folder(run)
-    if missing := [name for name in FILES if not (folder / name).exists()]:
-        below = sorted(path.parents[1] for path in run.glob(f"runs/*/model/{FILES[0]}"))
-        named = " or ".join(f"`{path}`" for path in below) or "outputs/runs/<name>"
-        raise FlowersError(f"`{folder}` has no {missing[0]}; name what a notebook left: {named}")
+    if missing := [name for name in MODEL_FILES if not (folder / name).exists()]:
+        runs = sorted(path.parents[1] for path in run.glob(f"runs/*/model/{MODEL_FILES[0]}"))
+        examples = " or ".join(f"`{path}`" for path in runs) or "outputs/runs/00_quickstart"
+        raise FlowersError(f"`{folder}` has no {missing[0]}; pass a run folder, such as {examples}")
     try:
-        classes, preprocessing = (json.loads((folder / name).read_text("utf-8")) for name in FILES[1:3])
-        record = read_record(folder / FILES[3])
-        model = folding.fold_batch_norm(keras.models.load_model(folder / "model.keras", compile=False))
-        sizes = preprocessing["stored_size"], preprocessing["image_size"]
-        _ = [record[name] for name in ("name", "backbone", "smoke_test", "val_macro_f1")]
-        kept = folder / galleries.FILE
-        gallery = galleries.load(kept) if kept.exists() else None
-        return Classifier(model, tuple(classes), *sizes, preprocessing["fit"], record, gallery)
+        return _load_files(folder)
     except (ValueError, OSError, EOFError, KeyError, TypeError, BadZipFile) as error:
         raise FlowersError(
             f"`{folder}` cannot be loaded ({error!r}); copy it again, or run its notebook again"
         ) from None
 
 
-def find_images(places: Sequence[Path]) -> list[Path]:
-    """Return the files named, and for a folder those below it that are not hidden, sorted.
+def _load_files(folder: Path) -> Classifier:
+    classes, preprocessing = (json.loads((folder / name).read_text("utf-8")) for name in MODEL_FILES[1:3])
+    record = read_record(folder / MODEL_FILES[3])
+    model = folding.fold_batch_norm(keras.models.load_model(folder / MODEL_FILES[0], compile=False))
+    sizes = preprocessing["stored_size"], preprocessing["image_size"]
+    _ = [record[name] for name in ("name", "backbone", "smoke_test", "val_macro_f1")]  # what users of it read
+    gallery_file = folder / galleries.FILE
+    gallery = galleries.load(gallery_file) if gallery_file.exists() else None
+    return Classifier(model, tuple(classes), *sizes, preprocessing["fit"], record, gallery)
+
+
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """Return the files among the paths, and for each folder the files below it that are not hidden, sorted.
 
     Raises:
-        FlowersError: a place is not there, or a folder has no files.
+        FlowersError: a path does not exist, or a folder has no files.
     """
-    found: list[Path] = []
-    for place in places:
-        if not place.exists():
-            raise FlowersError(f"`{place}` is not there; name images, or folders with images")
-        below = [place]
-        if place.is_dir():
-            files = sorted(path for path in place.rglob("*") if path.is_file())
-            below = [path for path in files if not any(part.startswith(".") for part in path.relative_to(place).parts)]
-        if not below:
-            raise FlowersError(f"`{place}` has no files; name images, or folders with images")
-        found += below
-    return found
+    images: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise FlowersError(f"`{path}` does not exist; name images, or folders with images")
+        files = _visible_files(path) if path.is_dir() else [path]
+        if not files:
+            raise FlowersError(f"`{path}` has no files; name images, or folders with images")
+        images += files
+    return images
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
 
 
 def classify(
-    classifier: Classifier, files: Sequence[Path], batch_size: int = BATCH
+    classifier: Classifier, files: Sequence[Path], batch_size: int = BATCH_SIZE
 ) -> Iterator[tuple[Path, np.ndarray | FlowersError]]:
-    """Yield for each file, in their order, its probabilities `(num_classes,)`, or why it cannot be read."""
+    """Yield each file, in order, with its probabilities `(num_classes,)`, or with the error that it cannot be read."""
 
-    def pixels(file: Path) -> np.ndarray | FlowersError:
+    def pixels_or_error(file: Path) -> np.ndarray | FlowersError:
         try:
             return classifier.pixels(file)
         except FlowersError as error:
             return error
 
     with ThreadPoolExecutor() as pool:
-        for first in range(0, len(files), batch_size):
-            batch = files[first : first + batch_size]
-            images = list(pool.map(pixels, batch))
-            sound = [image for image in images if not isinstance(image, FlowersError)]
-            said = iter(classifier.probabilities(np.stack(sound)) if sound else ())
+        for start in range(0, len(files), batch_size):
+            batch = files[start : start + batch_size]
+            images = list(pool.map(pixels_or_error, batch))
+            readable = [image for image in images if not isinstance(image, FlowersError)]
+            probabilities = iter(classifier.probabilities(np.stack(readable)) if readable else ())
             yield from (
-                (file, image if isinstance(image, FlowersError) else next(said))
+                (file, image if isinstance(image, FlowersError) else next(probabilities))
                 for file, image in zip(batch, images, strict=True)
             )
 
 
-def report(classifier: Classifier, places: Sequence[Path], top: int, form: Literal["text", "json", "csv"]) -> None:
-    """Print the `top` likeliest names of every image, as `form` says, with a progress bar on stderr.
+def report(classifier: Classifier, paths: Sequence[Path], top: int, form: Literal["text", "json", "csv"]) -> None:
+    """Print the `top` most probable classes of every image, with a progress bar on stderr.
 
     Raises:
-        FlowersError: at the end, where some could not be read; each was named on stderr.
+        FlowersError: some images could not be read; each has been named on stderr, the others were classified.
     """
-    files, failed = find_images(places), 0
+    files, num_failed = find_images(paths), 0
     if classifier.record["smoke_test"]:
-        print("SMOKE TEST: this model took only a few steps of training; its answers mean nothing.", file=sys.stderr)
-    table = csv.writer(sys.stdout, lineterminator="\n")
+        print("SMOKE TEST: this model was trained for a few steps only; ignore its predictions.", file=sys.stderr)
     if form == "csv":
-        table.writerow(["file", "rank", "class", "probability"])
-    for file, said in tqdm(classify(classifier, files), total=len(files), unit="img", disable=len(files) < BATCH):
-        if isinstance(said, FlowersError):
-            failed += 1
-            tqdm.write(f"`{file}` {said}", file=sys.stderr)
-            continue
-        names = classifier.top(said, top)
-        if form == "json":
-            classes = [{"class": name, "probability": round(probability, 6)} for name, probability in names]
-            print(json.dumps({"file": str(file), "predictions": classes}, ensure_ascii=False))
-        elif form == "csv":
-            table.writerows((file, rank, name, f"{value:.6f}") for rank, (name, value) in enumerate(names, 1))
+        csv.writer(sys.stdout, lineterminator="\n").writerow(["file", "rank", "class", "probability"])
+    results = classify(classifier, files)
+    for file, result in tqdm(results, total=len(files), unit="img", disable=len(files) < BATCH_SIZE):
+        if isinstance(result, FlowersError):
+            num_failed += 1
+            tqdm.write(f"`{file}` {result}", file=sys.stderr)
         else:
-            print(f"{file}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in names))
-    if failed:
-        raise FlowersError(f"{failed} of {len(files)} images could not be read; they are named above")
+            _print_prediction(file, classifier.top(result, top), form)
+    if num_failed:
+        raise FlowersError(f"{num_failed} of {len(files)} images could not be read; they are named above")
+
+
+def _print_prediction(file: Path, predictions: list[tuple[str, float]], form: str) -> None:
+    if form == "json":
+        classes = [{"class": name, "probability": round(probability, 6)} for name, probability in predictions]
+        print(json.dumps({"file": str(file), "predictions": classes}, ensure_ascii=False))
+    elif form == "csv":
+        rows = ((file, rank, name, f"{probability:.6f}") for rank, (name, probability) in enumerate(predictions, 1))
+        csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
+    else:
+        print(f"{file}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in predictions))

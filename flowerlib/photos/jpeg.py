@@ -1,48 +1,52 @@
-"""What a JPEG says besides its picture, such as where and by whom it was taken; and how to be rid of it."""
+"""Strip the metadata of a JPEG, such as where and by whom the photograph was taken, without decoding it."""
 
 import re
 from collections.abc import Iterator
 
 START, END = b"\xff\xd8", b"\xff\xd9"
-JFIF, ADOBE, COMMENT, SCAN = 0xE0, 0xEE, 0xFE, 0xDA
-# Not what stands within a scan (a stuffed zero, a restart) or alone (the start, 01), nor a byte of filling.
+JFIF, ADOBE, LAST_APPLICATION, COMMENT, SCAN = 0xE0, 0xEE, 0xEF, 0xFE, 0xDA  # kinds of segments
+# A marker that begins a segment: not one within a scan (a stuffed zero, a restart), not one that stands alone (the
+# start, 01), and not a fill byte.
 MARKER = re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])")
 
 
-def plain(jpeg: bytes) -> bytes:
-    """Return a JPEG without what a camera, a telephone or a program told of it: the picture, bit for bit, and no more.
+def strip_metadata(jpeg: bytes) -> bytes:
+    """Return a JPEG with the same pixels, bit for bit, and without its metadata.
 
-    Gone are all comments and application segments (EXIF, XMP, IPTC, colour profiles, thumbnails) but for those that say
-    how its colours are coded, JFIF and Adobe, and whatever follows its end. Source: ITU T.81, annex B.
+    Removes all comments and application segments (EXIF, XMP, IPTC, colour profiles, thumbnails) but for JFIF's and
+    Adobe's, which say how the colours are coded, and whatever follows the end. Source: ITU T.81, annex B.
     """
-    kept = [START]
-    for kind, said, bits in _segments(jpeg):
-        if (said := _wanted(kind, said)) is not None:
-            kept += [bytes([0xFF, kind]), (len(said) + 2).to_bytes(2), said, bits]
-    return b"".join([*kept, END])
+    parts = [START]
+    for kind, payload, scan in _segments(jpeg):
+        if (payload := _without_metadata(kind, payload)) is not None:
+            parts += [bytes([0xFF, kind]), (len(payload) + 2).to_bytes(2), payload, scan]
+    return b"".join([*parts, END])
 
 
 def scans(jpeg: bytes) -> Iterator[bytes]:
-    """Yield the bits of each scan. Where there is one, a decoder holds some lines at a time; of several, the whole."""
-    return (bits for kind, _, bits in _segments(jpeg) if kind == SCAN)
+    """Yield the entropy-coded data of each scan.
+
+    A decoder holds a few lines of an image with one scan at a time, but the whole of an image with several.
+    """
+    return (scan for kind, _, scan in _segments(jpeg) if kind == SCAN)
 
 
 def _segments(jpeg: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """Yield of each segment its kind, what it says, and for a scan the bits that follow; pass over what is neither."""
+    """Yield the kind and the payload of each segment, and the data that follow where it is a scan; skip the rest."""
     marker = MARKER.search(jpeg, len(START))
     while marker and marker[0] != END:
         start = marker.end() + 2
         end = marker.end() + int.from_bytes(jpeg[marker.end() : start])
         following = MARKER.search(jpeg, end)
-        bits = jpeg[end : following.start() if following else None] if marker[1][0] == SCAN else b""
-        yield marker[1][0], jpeg[start:end], bits
+        scan = jpeg[end : following.start() if following else None] if marker[1][0] == SCAN else b""
+        yield marker[1][0], jpeg[start:end], scan
         marker = following
 
 
-def _wanted(kind: int, said: bytes) -> bytes | None:
-    """Return what is kept of a segment: of JFIF all but its thumbnail."""
+def _without_metadata(kind: int, payload: bytes) -> bytes | None:
+    """Return what remains of a segment, None if nothing does; JFIF loses its thumbnail."""
     if kind == JFIF:
-        return said[:12] + b"\0\0" if said.startswith(b"JFIF\0") and len(said) >= 14 else None
+        return payload[:12] + b"\0\0" if payload.startswith(b"JFIF\0") and len(payload) >= 14 else None
     if kind == ADOBE:
-        return said[:12] if said.startswith(b"Adobe") and len(said) >= 12 else None
-    return None if JFIF <= kind <= 0xEF or kind == COMMENT else said
+        return payload[:12] if payload.startswith(b"Adobe") and len(payload) >= 12 else None
+    return None if JFIF <= kind <= LAST_APPLICATION or kind == COMMENT else payload

@@ -1,4 +1,12 @@
-"""The built-in synthetic dataset: `petals` draws flowers, `dataset` writes them in the competition's layout."""
+"""The built-in sample: a synthetic flower dataset, to try everything without data and without Kaggle.
+
+What lives here, in the order to read it:
+    dataset: write the sample in the competition's layout
+    species: the classes, each a form with a marking
+    pictures: draw a picture of a species
+    blooms: paint one flower
+    painting: antialiased shapes on a canvas
+"""
 
 from flowerlib.sample.dataset import IMAGE_SIZES, num_classes, write
 

@@ -1,6 +1,6 @@
 """Write a synthetic flower dataset in the competition's layout, for trying everything out without Kaggle.
 
-Each class is a species that `petals` invents. 1,500 pictures at 192 px take about 15 s on two cores. The same seed
+Each class is an invented species. 1,500 pictures at 192 px take about 15 s on two cores. The same seed
 gives the same bytes, whatever the number of cores.
 """
 
@@ -16,19 +16,20 @@ from tqdm import tqdm
 from flowerlib.config import SAMPLE_VERSION as VERSION
 from flowerlib.config import FlowersError, atomic_write
 from flowerlib.parallel import parallel_map
-from flowerlib.sample import petals
-from flowerlib.sample.petals import Array, Rng
+from flowerlib.sample import pictures
+from flowerlib.sample.painting import Array, Rng
+from flowerlib.sample.species import MAX_CLASSES, choose_species
 from flowerlib.tfrecords.shards import shard_name, write_shard
 
 IMAGE_SIZES = (192, 224, 331, 512)
 NUM_SHARDS = {"train": 8, "val": 4, "test": 4}
-HELD_OUT = 0.2  # of each class, for val and again for test; the competition's 0.16 and 0.31 leave too few to learn from
+HELD_OUT = 0.2  # of each class for val, and for test; the competition's 0.16 and 0.31 leave too few for training
 MIN_PER_CLASS = 5  # 3 train, 1 val, 1 test
 
 
 def num_classes(num_images: int) -> int:
-    """Return how many species are worth telling apart in so many pictures: 4 to 112, with 1,500 pictures 21."""
-    return int(np.clip(round(0.55 * num_images**0.5), 4, petals.MAX_CLASSES))
+    """Return the number of classes of a sample of `num_images`: from 4 to 112; 21 for 1,500 images."""
+    return int(np.clip(round(0.55 * num_images**0.5), 4, MAX_CLASSES))
 
 
 def _labels(num_images: int, count: int, rng: Rng) -> dict[str, Array]:
@@ -45,71 +46,79 @@ def _labels(num_images: int, count: int, rng: Rng) -> dict[str, Array]:
 
 
 def _ids(num_images: int, rng: Rng) -> list[str]:
-    """Return different ids of 9 hex digits: an odd multiplier makes a permutation of all that there are."""
+    """Return distinct ids of 9 hex digits: multiplication by an odd factor permutes the integers below 16^9."""
     start, factor = (int(number) for number in rng.integers(16**9, size=2))
     return [f"{(start + number * (factor | 1)) % 16**9:09x}" for number in range(num_images)]
 
 
 def _shards(labels: dict[str, Array], image_size: int) -> Iterator[tuple[str, str, Array]]:
-    """Yield each file's split, its path below the dataset's folder, and the labels in it; all about equally full."""
+    """Yield each shard's split, its path below the dataset's folder, and its labels; lengths differ by at most one."""
     for split, split_labels in labels.items():
         for number, part in enumerate(np.array_split(split_labels, NUM_SHARDS[split])):
             yield split, shard_name(split, number, image_size, len(part)), part
 
 
-def _check(image_size: int, num_images: int, seed: int) -> None:
-    fewest = 2 * MIN_PER_CLASS * num_classes(0)
+def _check_arguments(image_size: int, num_images: int, seed: int) -> None:
+    min_images = 2 * MIN_PER_CLASS * num_classes(0)
     if image_size not in IMAGE_SIZES:
         raise FlowersError(f"`image_size` (={image_size}) must be one of {IMAGE_SIZES}, the sizes the competition has")
-    if num_images < fewest:
+    if num_images < min_images:
         raise FlowersError(
-            f"`num_images` (={num_images}) must be at least {fewest}, for {num_classes(0)} classes, each in all splits"
+            f"`num_images` (={num_images}) must be at least {min_images}: {num_classes(0)} classes, each in all splits"
         )
     if seed < 0:
         raise FlowersError(f"`seed` (={seed}) must be 0 or more")
 
 
-def _is_there(out: Path, recipe: dict[str, int]) -> bool:
-    """Tell whether `out` holds this very sample already.
+def _is_written(out: Path, recipe: dict[str, int]) -> bool:
+    """Return whether `out` already holds exactly this sample.
 
     Raises:
         FlowersError: it holds something else.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
-    note = out / "sample.json"
-    if note.is_file() and note.read_text() == json.dumps(recipe):
+    recipe_file = out / "sample.json"
+    if recipe_file.is_file() and recipe_file.read_text() == json.dumps(recipe):
         return True
     raise FlowersError(f"`{out}` exists and is not this sample ({recipe}); name another folder, or remove it first")
 
 
 def write(out: Path, *, image_size: int = 192, num_images: int = 1500, seed: int = 0, progress: bool = True) -> None:
-    """Write a synthetic flower dataset in the competition's layout, or do nothing if `out` holds it already.
+    """Write a synthetic flower dataset in the competition's layout; do nothing if `out` already holds it.
 
     `<out>/tfrecords-jpeg-<S>x<S>/{train,val,test}` in the ratio 60 : 20 : 20, `<out>/classes.json` and
     `<out>/sample_submission.csv`. The folder appears whole or not at all.
 
+    Args:
+        out: the folder to write.
+        image_size: S, in pixels; one of `IMAGE_SIZES`.
+        num_images: over train, val and test together.
+        seed: of everything; the same seed gives the same bytes.
+        progress: whether to show a progress bar.
+
     Raises:
         FlowersError: an argument is out of range, or `out` holds something else.
     """
-    _check(image_size, num_images, seed)
+    _check_arguments(image_size, num_images, seed)
     out, recipe = Path(out), {"image_size": image_size, "num_images": num_images, "seed": seed, "version": VERSION}
-    if _is_there(out, recipe):
+    if _is_written(out, recipe):
         return
     rng = np.random.default_rng([seed, 0])
-    species = petals.choose_species(num_classes(num_images), rng)
+    species = choose_species(num_classes(num_images), rng)
     labels, ids = _labels(num_images, len(species), rng), _ids(num_images, rng)
     jobs = [(number, species[label]) for number, label in enumerate(itertools.chain(*labels.values()))]
+    draw = partial(pictures.draw_jpeg, image_size=image_size, seed=seed)
     with (
         atomic_write(out) as folder,
-        parallel_map(partial(petals.draw_jpeg, image_size=image_size, seed=seed), jobs) as images,
+        parallel_map(draw, jobs) as images,
         tqdm(desc="drawing flowers", total=num_images, unit="image", disable=not progress) as bar,
     ):
-        names = iter(ids)
+        remaining_ids = iter(ids)
         for split, path, part in _shards(labels, image_size):
-            records = ((next(images), next(names), label) for label in part)
+            records = ((next(images), next(remaining_ids), label) for label in part)
             write_shard(folder / path, records, labelled=split != "test", bar=bar)
         lines = ["id,label", *(f"{name},0" for name in ids[-len(labels["test"]) :])]
         (folder / "sample_submission.csv").write_text("\n".join(lines) + "\n")
-        (folder / "classes.json").write_text(json.dumps([one.name for one in species], indent=1) + "\n")
+        (folder / "classes.json").write_text(json.dumps([kind.name for kind in species], indent=1) + "\n")
         (folder / "sample.json").write_text(json.dumps(recipe))

@@ -1,3 +1,5 @@
+"""What is wrong with a kernel is named with its remedy."""
+
 import json
 import re
 
@@ -124,7 +126,7 @@ def test_what_stops_a_notebook_on_kaggle(problems, tmp_path):
         (tmp_path / "test.ipynb").write_bytes(content)
         assert check.lint(tmp_path) == [f"{tmp_path}/test.ipynb: is not a notebook; run `flowerlib kaggle build`"]
     (tmp_path / "test.ipynb").unlink()
-    assert check.lint(tmp_path) == [f"{tmp_path}/test.ipynb: is not there; run `flowerlib kaggle build`"]
+    assert check.lint(tmp_path) == [f"{tmp_path}/test.ipynb: does not exist; run `flowerlib kaggle build`"]
 
 
 def test_metadata_that_cannot_be_read_are_an_error(tmp_path):

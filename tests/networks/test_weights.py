@@ -115,7 +115,7 @@ def test_a_wrong_file_hides_no_right_one(places):
 def test_without_network_the_error_says_what_to_do(places, monkeypatch):
     message = refusal(weights.locate, file())
     folder = str(places["FLOWERS_WEIGHTS"].parent)
-    assert all(word in message for word in ("network.h5", MD5, NO_NETWORK, folder, "flowerlib weights --to"))
+    assert all(word in message for word in ("network.h5", MD5, NO_NETWORK, folder, "flowerlib weights --out"))
     monkeypatch.delenv("FLOWERS_WEIGHTS")
     assert "name that in `FLOWERS_WEIGHTS`" in refusal(weights.locate, file())
     assert not places["Keras"].exists()

@@ -23,8 +23,8 @@ def run(request, flowers, tmp_path_factory):
     place = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        said = tiny.save_run(flowers, eval_size=request.param)
-    return place / "runs/tiny", said
+        expected = tiny.save_run(flowers, eval_size=request.param)
+    return place / "runs/tiny", expected
 
 
 @pytest.fixture
@@ -33,14 +33,14 @@ def images(photographs_of_val):
 
 
 def test_a_file_gets_the_very_probabilities_that_its_record_got(run, images):
-    folder, said = run
+    folder, expected = run
     model = classification.load(folder)
-    found = {
+    results = {
         path.stem: value for path, value in classification.classify(model, classification.find_images([images]), 4)
     }
-    assert found.keys() == set(said.ids)
-    for name, probabilities in zip(said.ids, said.probabilities, strict=True):
-        np.testing.assert_allclose(found[name], probabilities, atol=1e-6)
+    assert results.keys() == set(expected.ids)
+    for name, probabilities in zip(expected.ids, expected.probabilities, strict=True):
+        np.testing.assert_allclose(results[name], probabilities, atol=1e-6)
 
 
 def test_a_model_folder_that_was_moved_is_all_it_needs(run, images, tmp_path):
@@ -52,7 +52,7 @@ def test_a_model_folder_that_was_moved_is_all_it_needs(run, images, tmp_path):
     np.testing.assert_array_equal(moved.probabilities(image), first.probabilities(image))
 
 
-@pytest.mark.parametrize("missing", classification.FILES)
+@pytest.mark.parametrize("missing", classification.MODEL_FILES)
 def test_a_folder_that_is_no_model_is_named_with_what_it_lacks(run, tmp_path, missing):
     shutil.copytree(run[0] / "model", tmp_path / "model")
     (tmp_path / "model" / missing).unlink()
@@ -62,9 +62,9 @@ def test_a_folder_that_is_no_model_is_named_with_what_it_lacks(run, tmp_path, mi
 
 def test_a_folder_with_runs_below_it_is_told_their_names(run, tmp_path):
     shutil.copytree(run[0] / "model", tmp_path / "runs/mine/model")
-    with pytest.raises(FlowersError, match=f"name what a notebook left: `{tmp_path / 'runs/mine'}`"):
+    with pytest.raises(FlowersError, match=f"pass a run folder, such as `{tmp_path / 'runs/mine'}`"):
         classification.load(tmp_path)
-    with pytest.raises(FlowersError, match=f"`{tmp_path}/nowhere` is not there; name what a notebook left"):
+    with pytest.raises(FlowersError, match=f"`{tmp_path}/nowhere` does not exist; pass a run folder"):
         classification.load(tmp_path / "nowhere")
 
 
@@ -112,7 +112,7 @@ def test_what_cannot_be_read_is_named_and_the_others_are_answered(run, images, t
 
 
 def test_places_without_images_are_refused(tmp_path):
-    with pytest.raises(FlowersError, match="is not there"):
+    with pytest.raises(FlowersError, match="does not exist"):
         classification.find_images([tmp_path / "nowhere"])
     with pytest.raises(FlowersError, match="has no files"):
         classification.find_images([tmp_path])
@@ -177,6 +177,6 @@ def test_the_network_gets_few_sizes_of_batches_where_it_is_compiled_and_never_a_
     images = np.random.default_rng(0).integers(0, 256, (33, 24, 24, 3), np.uint8)
     powers = np.exp(images.mean(axis=(1, 2)) / 100)
     for count, mirror in ((1, True), (3, True), (33, True), (5, False)):
-        said = named.probabilities(images[:count], mirror)
-        np.testing.assert_allclose(said, (powers / powers.sum(axis=1, keepdims=True))[:count], atol=1e-5)
+        probabilities = named.probabilities(images[:count], mirror)
+        np.testing.assert_allclose(probabilities, (powers / powers.sum(axis=1, keepdims=True))[:count], atol=1e-5)
     assert seen == sizes

@@ -16,27 +16,27 @@ READERS = {
     "onnx": """
 import onnxruntime
 session = onnxruntime.InferenceSession(folder + "/model.onnx")
-said = session.run(None, {session.get_inputs()[0].name: pixels})[0]
+probabilities = session.run(None, {session.get_inputs()[0].name: pixels})[0]
 """,
     "litert": """
 from ai_edge_litert.interpreter import Interpreter
 interpreter = Interpreter(folder + "/model.tflite")
 runner = interpreter.get_signature_runner()
 (name,) = runner.get_input_details()
-said = np.concatenate([*runner(**{name: pixels}).values()])
+probabilities = np.concatenate([*runner(**{name: pixels}).values()])
 """,
     "savedmodel": """
 import tensorflow as tf
 loaded = tf.saved_model.load(folder + "/savedmodel")
-(said,) = loaded.signatures["serving_default"](tf.constant(pixels)).values()
+(probabilities,) = loaded.signatures["serving_default"](tf.constant(pixels)).values()
 """,
 }
 
 
-@pytest.mark.parametrize("to", READERS)
-def test_another_program_gives_the_same_answers(trained, photographs_of_val, tmp_path, to):
-    told = export.export(trained, to, [photographs_of_val], tmp_path / "out")
-    assert "on 9 images" in told
+@pytest.mark.parametrize("export_format", READERS)
+def test_another_program_gives_the_same_answers(trained, photographs_of_val, tmp_path, export_format):
+    table = export.export(trained, export_format, [photographs_of_val], tmp_path / "out")
+    assert "on 9 images" in table
     model = classification.load(trained)
     pixels = np.stack([model.pixels(path) for path in sorted(photographs_of_val.iterdir())]).astype(np.float32)
     np.save(tmp_path / "pixels.npy", pixels)
@@ -44,13 +44,15 @@ def test_another_program_gives_the_same_answers(trained, photographs_of_val, tmp
 import sys
 import numpy as np
 folder, pixels = sys.argv[1], np.load(sys.argv[2])
-{READERS[to]}
+{READERS[export_format]}
 assert "flowerlib" not in sys.modules
-np.save(sys.argv[3], said)
+np.save(sys.argv[3], probabilities)
 """
-    command = [sys.executable, "-c", script, tmp_path / "out", tmp_path / "pixels.npy", tmp_path / "said.npy"]
+    command = [sys.executable, "-c", script, tmp_path / "out", tmp_path / "pixels.npy", tmp_path / "probabilities.npy"]
     subprocess.run(command, check=True)
-    np.testing.assert_allclose(np.load(tmp_path / "said.npy"), model.probabilities(pixels, mirror=False), atol=1e-4)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "probabilities.npy"), model.probabilities(pixels, mirror=False), atol=1e-4
+    )
     assert json.loads((tmp_path / "out/classes.json").read_text()) == list(model.classes)
     assert json.loads((tmp_path / "out/preprocessing.json").read_text())["image_size"] == 24
 
@@ -78,12 +80,14 @@ def test_without_pictures_it_says_how_to_name_some(trained, tmp_path):
         export.export(tmp_path, "onnx")
 
 
-def test_a_layer_that_scales_is_exported_too(tmp_path, photographs_of_val):
-    """tf2onnx would take its mean and variance for inputs of the model."""
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_layer_that_scales_is_exported_too(tmp_path, nested):
+    """tf2onnx would take its mean and variance for inputs of the model, at whatever depth it is."""
     scaling = keras.layers.Normalization()
     scaling.adapt(np.random.default_rng(0).normal(100, 50, (64, 3)))
-    layers = [keras.layers.GlobalAveragePooling2D(), scaling, keras.layers.Dense(2, activation="softmax")]
-    model = keras.Sequential([keras.Input((24, 24, 3)), *layers])
+    inner = [scaling, keras.layers.Dense(2, activation="softmax")]
+    head = [keras.Sequential([keras.Sequential(inner)])] if nested else inner
+    model = keras.Sequential([keras.Input((24, 24, 3)), keras.layers.GlobalAveragePooling2D(), *head])
     pixels = np.random.default_rng(1).uniform(0, 255, (5, 24, 24, 3)).astype(np.float32)
     before = model.predict_on_batch(pixels)
-    np.testing.assert_allclose(export._onnx(model, tmp_path)(pixels), before, atol=1e-5)
+    np.testing.assert_allclose(export._export_onnx(model, tmp_path)(pixels), before, atol=1e-5)

@@ -3,66 +3,23 @@
 import csv
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections import Counter
 
 import numpy as np
-import pandas as pd
 import pytest
+from made_photographs import COUNTS, SIZE, picture, read_listing
 from PIL import Image
 
 from flowerlib import data
 from flowerlib.config import FlowersError
 from flowerlib.photos import folder
 
-COUNTS = {"aster": 20, "Ölbaum": 10, "daisy": 7}
-SIZE = 48
-
-
-def picture(seed):
-    """A picture unlike any other: large, soft blots."""
-    blots = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
-    return Image.fromarray(blots).resize((72, 60), Image.Resampling.BICUBIC)
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    """37 pictures of three classes; two of aster are the same, one is its mirror image, one is like one of daisy."""
-    source = tmp_path_factory.mktemp("photographs")
-    seed = 0
-    for label, count in COUNTS.items():
-        (source / label / "more").mkdir(parents=True)
-        for number in range(count):
-            place = source / label / ("more" if number % 2 else "")
-            picture(seed).save(place / f"{number:02d}.png")
-            seed += 1
-    first = Image.open(source / "aster/00.png")
-    first.save(source / "aster/02.png")
-    first.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(source / "aster/04.jpg", quality=85)
-    os.remove(source / "aster/04.png")
-    Image.open(source / "daisy/00.png").resize((90, 75)).save(source / "aster/06.png")
-    (source / ".hidden").mkdir()
-    (source / "daisy/.DS_Store").write_bytes(b"nothing")
-    return source
-
-
-def files_of(out):
-    with open(out / "files.csv", newline="", encoding="utf-8") as file:
-        return {row["id"]: row for row in csv.DictReader(file)}
-
-
-@pytest.fixture(scope="module")
-def converted(source, tmp_path_factory):
-    out = tmp_path_factory.mktemp("converted") / "flowers"
-    said = folder.convert(source, out, image_size=SIZE, progress=False)
-    return out, said
-
 
 def test_every_file_has_a_line_and_a_place_and_is_what_it_was(source, converted):
     out, _ = converted
-    files = files_of(out)
+    files = read_listing(out)
     assert Counter(row["label"] for row in files.values()) == COUNTS
     flowers = data.find(path=str(out))
     data.check(flowers, progress=False)
@@ -82,77 +39,12 @@ def test_every_file_has_a_line_and_a_place_and_is_what_it_was(source, converted)
 
 
 def test_each_class_is_divided_in_proportion(converted):
-    files = files_of(converted[0]).values()
+    files = read_listing(converted[0]).values()
     counts = Counter((row["label"], row["split"]) for row in files)
     for label, count in COUNTS.items():
         for split in ("val", "test"):
             assert abs(counts[label, split] - 0.15 * count) <= 1, (label, split)
             assert counts[label, split] >= 1
-
-
-def divided(*classes, val=0.15, test=0.15, seed=0):
-    """Divide classes, each given by the sizes of its groups of photographs that show the same; no picture is needed."""
-    sizes = [(str(label), size) for label, groups in enumerate(classes) for size in groups]
-    first = np.cumsum([0] + [size for _, size in sizes])
-    rows = [(label, first[group]) for group, (label, size) in enumerate(sizes) for _ in range(size)]
-    table = pd.DataFrame(rows, columns=["label", "group"]).assign(broken=False)
-    return table.assign(split=folder._divide(table, val, test, np.random.default_rng(seed)))
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_twenty_single_photographs_and_two_bursts_by_hand(seed):
-    """Of 90 train is to have 63, val and test 13.5: so 40 and 30 go to train, the singles in turns to the others."""
-    table = divided([1] * 20 + [30, 40], seed=seed)
-    assert table["split"].value_counts().to_dict() == {"train": 70, "val": 10, "test": 10}
-
-
-def test_three_bursts_by_hand():
-    """Of 180 train is to have 126, val and test 27: 70 and 60 go to train, 50 to one of the others.
-
-    A burst for the third would be of 60, more than twice its share.
-    """
-    others = set()
-    for seed in range(20):
-        counts = divided([50, 60, 70], [1] * 40, seed=seed).query("label == '0'")["split"].value_counts().to_dict()
-        assert counts.pop("train") == 130
-        others.update(counts.items())
-    assert others == {("val", 50), ("test", 50)}
-
-
-def test_however_large_the_groups_each_split_has_its_share():
-    rng = np.random.default_rng(0)
-    for number in range(300):
-        sizes = np.minimum(rng.zipf(1.7, rng.integers(3, 40)), 50).tolist()
-        val, test = rng.uniform(0.05, 0.3, 2)
-        table = divided(sizes, [1] * 100, val=val, test=test, seed=number).query("label == '0'")
-        assert len(table) == sum(sizes)
-        groups = table.groupby("group")["split"].agg([set, "size"])
-        assert {len(splits) for splits in groups["set"]} == {1}
-        held, counts = groups.groupby(table.groupby("group")["split"].first())["size"], table["split"].value_counts()
-        for split, share in {"train": 1 - val - test, "val": val, "test": test}.items():
-            wanted = share * len(table)
-            assert abs(counts.get(split, 0) - wanted) <= max(*sizes, 2), (sizes, split)
-            if split not in counts:  # then no other can give it a group that is small enough
-                assert min(held.min()[held.count() > 1]) > max(1, 2 * wanted), (sizes, split)
-
-
-def test_a_class_of_three_has_one_in_each_split_and_train_has_one_whatever_its_share():
-    for sizes, val, test in (([1, 1, 1], 0.15, 0.15), ([1, 1, 1], 0.01, 0.01), ([5, 3, 2], 0.45, 0.45)):
-        table = divided(sizes, [1] * 100, val=val, test=test)
-        assert set(table.query("label == '0'")["split"]) == {"train", "val", "test"}
-
-
-def test_over_many_classes_neither_val_nor_test_is_favoured():
-    """Of ten photographs seven are train's and one each of the others'; the tenth goes to either: a fair coin."""
-    counts = divided(*[[1] * 10] * 400)["split"].value_counts()
-    assert counts["train"] == 2800
-    assert counts["val"] + counts["test"] == 1200
-    assert abs(counts["val"] - 600) < 4 * 10  # the spread of 400 coins is 10
-
-
-def test_the_same_seed_divides_alike_and_another_one_otherwise():
-    one, again, other = (divided([1] * 30, [2] * 20, seed=seed)["split"].tolist() for seed in (3, 3, 4))
-    assert one == again != other
 
 
 def test_a_dataset_that_was_divided_by_other_rules_is_not_taken_for_this_one(source, tmp_path):
@@ -172,27 +64,25 @@ def test_a_class_that_is_missing_from_a_split_is_said_to_be(tmp_path):
         for number in range(12):
             shown = picture(400 + number if label == "many" else 500 + number // 4)
             shown.save(tmp_path / "in" / label / f"{number:02d}.jpg", quality=80 + number)
-    said = folder.convert(tmp_path / "in", tmp_path / "out", image_size=SIZE, progress=False)
-    bursts = [row for row in files_of(tmp_path / "out").values() if row["label"] == "bursts"]
+    summary = folder.convert(tmp_path / "in", tmp_path / "out", image_size=SIZE, progress=False)
+    bursts = [row for row in read_listing(tmp_path / "out").values() if row["label"] == "bursts"]
     counts = Counter(row["split"] for row in bursts)
     [absent] = {"val", "test"} - counts.keys()
     assert counts["train"] == 8
-    assert (
-        Counter(row["note"] for row in bursts)[f"none of its class in {absent}: what looks alike stays together"] == 3
-    )
-    assert "3 of classes that val or test lacks, as what looks alike stays together: bursts/00.jpg ..." in said
-    assert "train only" not in said
+    assert Counter(row["note"] for row in bursts)[f"none of its class in {absent}: near-duplicates stay together"] == 3
+    assert "3 of classes that val or test lacks, as near-duplicates stay together: bursts/00.jpg ..." in summary
+    assert "of classes with fewer than" not in summary
 
 
 def test_what_shows_the_same_stays_together_and_is_listed(converted):
-    out, said = converted
-    files = files_of(out)
+    out, summary = converted
+    files = read_listing(out)
     assert files["aster/02.png"]["note"] == files["aster/04.jpg"]["note"] == "like aster/00.png"
     assert len({files[name]["split"] for name in ("aster/00.png", "aster/02.png", "aster/04.jpg")}) == 1
     assert files["daisy/00.png"]["note"] == "like aster/06.png, which has another label"
     assert files["daisy/00.png"]["split"] == files["aster/06.png"]["split"]
     assert sum(row["note"] != "" for row in files.values()) == 3
-    assert "3 like another one" in said
+    assert "3 duplicates or near-duplicates" in summary
 
 
 def test_the_same_call_does_nothing_and_another_one_is_refused(source, converted):
@@ -204,65 +94,19 @@ def test_the_same_call_does_nothing_and_another_one_is_refused(source, converted
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
-def everything(out):
-    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
-
-
 def test_a_csv_gives_the_same_dataset_and_another_seed_another_one(source, converted, tmp_path):
     listing = source.parent / "listing.csv"
-    rows = [(name, row["label"]) for name, row in files_of(converted[0]).items()]
+    rows = [(name, row["label"]) for name, row in read_listing(converted[0]).items()]
     with open(listing, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("path", "label"), *((f"{source.name}/{name}", label) for name, label in rows)])
     folder.convert(listing, tmp_path / "csv", image_size=SIZE, progress=False)
     folder.convert(source, tmp_path / "other", image_size=SIZE, seed=1, progress=False)
     splits, from_csv, other = (
-        {name.removeprefix(f"{source.name}/"): row["split"] for name, row in files_of(out).items()}
+        {name.removeprefix(f"{source.name}/"): row["split"] for name, row in read_listing(out).items()}
         for out in (converted[0], tmp_path / "csv", tmp_path / "other")
     )
     assert from_csv == splits
     assert other != splits
-
-
-STOPPED = """
-import os, signal, sys
-from pathlib import Path
-from flowerlib.photos import folder
-source, out, log, limit = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
-folder.CHUNK, keep = 8, folder._keep
-def noted(chunk, prepared):
-    keep(chunk, prepared)
-    with log.open("a") as file:
-        print(chunk.name, file=file)
-    if chunk.name == f"{limit:05d}":
-        os.kill(os.getpid(), signal.SIGKILL)
-folder._keep = noted
-if __name__ == "__main__":
-    folder.convert(source, out, image_size=48, progress=False)
-"""
-
-
-def test_a_stopped_call_goes_on_and_ends_with_the_same_bytes(source, converted, tmp_path):
-    out, log = tmp_path / "flowers", tmp_path / "log"
-    command = [sys.executable, "-c", STOPPED, source, out, log]
-    assert subprocess.run([*command, "1"]).returncode == -signal.SIGKILL
-    assert log.read_text().split() == ["00000", "00001"]
-    assert not out.exists()
-    subprocess.run([*command, "99"], check=True)
-    assert log.read_text().split() == ["00000", "00001", "00002", "00003", "00004"]  # none twice
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["flowers", "log"]
-    assert everything(out) == everything(converted[0])
-
-
-def test_what_a_stopped_call_kept_and_was_damaged_is_made_again(source, converted, tmp_path, capfd):
-    out, log = tmp_path / "flowers", tmp_path / "log"
-    command = [sys.executable, "-c", STOPPED, source, out, log]
-    assert subprocess.run([*command, "1"]).returncode == -signal.SIGKILL
-    [kept] = tmp_path.glob(".flowers.preparing/*/00000.tfrec")
-    content = kept.read_bytes()
-    kept.write_bytes(content[:600] + bytes([content[600] ^ 1]) + content[601:])  # within a photograph
-    subprocess.run([*command, "99"], check=True)
-    assert f"`{kept}` is damaged, or has no checksum: set aside" in capfd.readouterr().out
-    assert everything(out) == everything(converted[0])
 
 
 def nasty_files(place):
@@ -329,14 +173,14 @@ def test_each_of_thirty_nasty_files_is_used_or_named(tmp_path):
     if os.geteuid() == 0:  # who may read what is locked
         command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
     refused = subprocess.run(command, capture_output=True)
-    said = refused.stderr.decode(errors="replace")
+    errors = refused.stderr.decode(errors="replace")
     assert refused.returncode == 1
-    assert "8 of 30 files cannot be used" in said
+    assert "8 of 30 files cannot be used" in errors
     assert not (tmp_path / "out").exists()
     for name, reason in broken.items():
-        assert f"`{name}` {reason}" in said
+        assert f"`{name}` {reason}" in errors
     subprocess.run([*command, "--skip-broken"], check=True, capture_output=True)
-    files = files_of(tmp_path / "out")
+    files = read_listing(tmp_path / "out")
     assert {name for name, row in files.items() if row["split"]} == set(sound)
     assert {name for name, row in files.items() if not row["split"]} == broken.keys()
     for name, reason in broken.items():
@@ -349,41 +193,12 @@ def test_a_class_with_too_few_is_in_train_only_and_said_to_be(tmp_path):
         (tmp_path / "in" / label).mkdir(parents=True)
         for number in range(count):
             picture(200 + number + 50 * (label == "few")).save(tmp_path / "in" / label / f"{number}.jpg")
-    said = folder.convert(tmp_path / "in", tmp_path / "out", image_size=SIZE, progress=False)
-    assert "2 of classes with fewer than 3 that differ, in train only" in said
-    few = [row for row in files_of(tmp_path / "out").values() if row["label"] == "few"]
+    summary = folder.convert(tmp_path / "in", tmp_path / "out", image_size=SIZE, progress=False)
+    assert "2 of classes with fewer than 3 different photographs, in train" in summary
+    few = [row for row in read_listing(tmp_path / "out").values() if row["label"] == "few"]
     assert {(row["split"], row["note"]) for row in few} == {
-        ("train", "its class has fewer than 3 that differ: train only")
+        ("train", "its class has fewer than 3 different photographs: train only")
     }
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda place: None, "is not there"),
-        (lambda place: (place / "one").mkdir(parents=True), "has 0 classes"),
-        (lambda place: [(place / "one").mkdir(parents=True), picture(0).save(place / "one/a.png")], "has 1 classes"),
-        (lambda place: [place.mkdir(), picture(0).save(place / "a.png")], "lies outside the folders of the classes"),
-    ],
-)
-def test_a_folder_of_another_form_is_refused(tmp_path, make, message):
-    make(tmp_path / "in")
-    with pytest.raises(FlowersError, match=message):
-        folder.convert(tmp_path / "in", tmp_path / "out", progress=False)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("path,label\na.png,\n", "line 2: .* needs a path and a label"),
-        ("file,class\na.png,x\n", "line 2: .* needs a path and a label"),
-        ("path,label\na.png,x\na.png,y\n", "line 3: a.png stands in line 2 too"),
-    ],
-)
-def test_a_csv_of_another_form_is_refused(tmp_path, text, message):
-    (tmp_path / "in.csv").write_text(text)
-    with pytest.raises(FlowersError, match=message):
-        folder.convert(tmp_path / "in.csv", tmp_path / "out", progress=False)
 
 
 @pytest.mark.parametrize(
