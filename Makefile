@@ -6,6 +6,8 @@ TWIN_PYTHON ?= $(shell for python in python3.12 "$$(pyenv prefix 3.12 2>/dev/nul
     "$$python" --version >/dev/null 2>&1 && echo "$$python" && exit; done; echo $(PYTHON))
 BIN := .venv/bin
 INSTALLED := .venv/installed
+# On all cores, at most four: each process takes up to 5 GB.
+PARALLEL := --numprocesses=logical --maxprocesses=4
 
 .PHONY: setup run test lint pairs notebooks twin versions
 
@@ -17,17 +19,24 @@ $(INSTALLED): pyproject.toml requirements.txt
 	$(BIN)/pip install --quiet --editable '.[test]'
 	@touch $@
 
+# What running needs, and no test tools.
+.venv/runs: pyproject.toml requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable .
+	@touch $@
+
 # The series on the data it finds: FLOWERS_DATA, what FLOWERS_KAGGLE or Kaggle mounts, else the built-in sample, drawn once and kept.
-run: setup
+run: .venv/runs
 	@$(BIN)/python -m flowerlib run --sample
 
 test: lint pairs
-	$(BIN)/pytest --ignore=tests/test_notebooks.py
+	$(BIN)/pytest $(PARALLEL) --ignore=tests/test_notebooks.py
 	$(MAKE) --no-print-directory notebooks
 
 lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/mypy
 
 # Every .py equals its .ipynb, which has a kernelspec and no outputs.
 pairs: setup
@@ -37,7 +46,9 @@ pairs: setup
 notebooks: setup
 	$(BIN)/python -m flowerlib sample build/sample
 	rm -rf build/notebooks && mkdir -p build && cp -r notebooks build/notebooks
-	FLOWERS_DATA=$(CURDIR)/build/sample $(BIN)/pytest --nbmake --nbmake-timeout=900 build/notebooks
+	FLOWERS_DATA=$(CURDIR)/build/sample $(BIN)/pytest $(PARALLEL) --dist load --nbmake --nbmake-timeout=900 \
+	    --deselect build/notebooks/20_ensemble.ipynb build/notebooks
+	FLOWERS_DATA=$(CURDIR)/build/sample $(BIN)/pytest --nbmake build/notebooks/20_ensemble.ipynb
 
 # Every kernel as it is sent to Kaggle, executed as Kaggle's TPU machine does: its packages, its mounts, no network.
 twin: setup .twin/installed

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 MAX_WORKERS = 16  # with more, starting the processes takes longer than they save
 JOBS_PER_MESSAGE = 8  # sent to a worker at a time: jobs of milliseconds would mostly wait for the next one
-Job, Result = TypeVar("Job"), TypeVar("Result")
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
 def num_cores() -> int:
@@ -42,7 +43,8 @@ def _exit_with_parent() -> None:
     """End this worker when the process that started it is killed, instead of waiting for jobs for ever."""
 
     def wait() -> None:
-        parent_process().join()
+        if parent := parent_process():
+            parent.join()
         os._exit(1)
 
     Thread(target=wait, daemon=True).start()

@@ -64,7 +64,8 @@ run = training.start(globals())
 # The result is cached on disk, so the second run of this notebook is quicker. The shapes below are views, images, features.
 
 # %%
-backbone = networks.freeze(networks.load(BACKBONE, run.config.image_size, run.weights))
+backbone = networks.load(BACKBONE, run.config.image_size, run.weights)
+backbone.trainable = False
 feature_extractor = keras.Sequential(
     [
         keras.Input(backbone.input_shape[1:]),
@@ -112,7 +113,7 @@ record = training.save(run, model, history, val, test, features["train"])
 # %%
 report = evaluation.class_report(val, run.classes)
 report.to_csv(run.config.folder / "per_class.csv", index=False)
-figures.class_f1(report)
+report.head(10).round(3)
 
 # %% [markdown]
 # The **confusion matrix** shows which class is taken for which: all images on the diagonal would be perfect.
@@ -124,18 +125,8 @@ figures.confusion_matrix(val.confusion(), run.classes)
 # And the most confident errors. Look for flowers that you would confuse too, and for labels that are wrong.
 
 # %%
-errors = evaluation.most_confident_errors(val, run.classes)
-titles = errors["true"] + " / predicted: " + errors["predicted"]
-images = evaluation.load_images(run.flowers, errors)
-figures.gallery(images, titles)
+evaluation.error_gallery(run.flowers, val)
 
-# %% [markdown]
-# Where did the model look? A **class activation map** (CAM, Zhou et al., arXiv 1512.04150) is bright where a place of the image
-# supports the predicted class. A model that goes by the background lights up there.
-
-# %%
-maps = evaluation.activation_maps(model, images, errors["label"])
-figures.activation_maps(images, maps, titles)
 
 # %% [markdown]
 # ## Try this

@@ -156,18 +156,14 @@ figures.confusion_matrix(val.confusion(), run.classes)
 # labels that are wrong.
 
 # %%
-errors = evaluation.most_confident_errors(val, run.classes)
-titles = errors["true"] + " / predicted: " + errors["predicted"]
-images = evaluation.load_images(run.flowers, errors)
-figures.gallery(images, titles)
+evaluation.error_gallery(run.flowers, val)
 
 # %% [markdown]
 # Where did the model look? A **class activation map** (CAM, Zhou et al., arXiv 1512.04150) is bright where a place of the image
 # supports the predicted class. A model that goes by the background lights up there.
 
 # %%
-maps = evaluation.activation_maps(model, images, errors["label"])
-figures.activation_maps(images, maps, titles)
+evaluation.error_gallery(run.flowers, val, model)
 
 # %% [markdown]
 # ## Try this

@@ -62,14 +62,15 @@ run = training.start(globals())
 
 # %% [markdown]
 # ## Feature extraction
-# Nothing in the backbone changes any more, so its batch normalization is folded into the convolutions before it: the same
-# output, sooner. Training images are processed in six views: as they are, mirrored, and four times augmented as in
+# Nothing in the backbone changes any more, so `extract_features` folds its batch normalization into the convolutions before
+# it: the same output, sooner. Training images are processed in six views: as they are, mirrored, and four times augmented as in
 # [02_augmentation](02_augmentation.ipynb); the others in the two original ones. The features are cached on disk, batch by
 # batch: a session that is stopped resumes here. The shapes below are views, images, features.
 
 # %%
 with run.device.scope():
-    backbone = networks.freeze(networks.load(BACKBONE, run.config.image_size, run.weights))
+    backbone = networks.load(BACKBONE, run.config.image_size, run.weights)
+    backbone.trainable = False
     inputs = keras.Input(backbone.input_shape[1:])
     pooling = keras.layers.GlobalAveragePooling2D(dtype="float32")
     feature_extractor = keras.Sequential([inputs, backbone, pooling])
@@ -178,9 +179,7 @@ figures.class_f1(report)
 figures.confused_pairs(evaluation.confused_pairs(val, run.classes))
 
 # %%
-errors = evaluation.most_confident_errors(val, run.classes)
-titles = errors["true"] + " / predicted: " + errors["predicted"]
-figures.gallery(evaluation.load_images(run.flowers, errors), titles)
+evaluation.error_gallery(run.flowers, val)
 
 # %% [markdown]
 # ## Try this

@@ -1,6 +1,6 @@
 """Evaluation: `statistics` of a dataset, `errors` of a model, `ensemble` of several, `comparison` of two.
 
-`activation_maps` shows which places of an image a model goes by."""
+`activation_maps` computes which places of an image support a class, `galleries` shows errors with them."""
 
 from flowerlib.evaluation.activation_maps import ActivationMaps, activation_maps
 from flowerlib.evaluation.comparison import Comparison, compare
@@ -15,6 +15,7 @@ from flowerlib.evaluation.ensemble import (
     weighted_average,
 )
 from flowerlib.evaluation.errors import class_report, confused_pairs, most_confident_errors
+from flowerlib.evaluation.galleries import error_gallery
 from flowerlib.evaluation.statistics import (
     class_counts,
     colour_scores,
@@ -42,6 +43,7 @@ __all__ = [
     "confused_pairs",
     "count_cross_split_duplicates",
     "cross_fitted",
+    "error_gallery",
     "fit_weights",
     "image_table",
     "load_images",

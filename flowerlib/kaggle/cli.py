@@ -201,7 +201,7 @@ def submit(
     def send(service: "Service", kernel: "Kernel", ref: str) -> None:
         remote = service.newest_version(ref)
         state = remote and service.status(ref, remote.version)[0]
-        if state not in COMPLETE_STATES:
+        if remote is None or state not in COMPLETE_STATES:
             raise RuntimeError(f"{ref} has no complete run to submit: {state or 'not on Kaggle'}")
         with TemporaryDirectory() as folder:
             service.output(ref, remote.version, Path(folder), r"^submission\.csv$")

@@ -7,7 +7,7 @@ import io
 from contextlib import redirect_stdout
 from functools import cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from requests import PreparedRequest, Response, Session
 from requests.adapters import HTTPAdapter
@@ -26,8 +26,8 @@ SEEN_WITH = "0.1.38"  # the version of kagglesdk whose HTTP client this was writ
 class _TimeoutAdapter(HTTPAdapter):
     """Give up a request after `READ_TIMEOUT` of silence: the package would wait for ever on a dead connection."""
 
-    def send(self, request: PreparedRequest, **options: object) -> Response:
-        return super().send(request, **options | {"timeout": options.get("timeout") or READ_TIMEOUT})
+    def send(self, request: PreparedRequest, *arguments: Any, **options: Any) -> Response:
+        return super().send(request, *arguments, **options | {"timeout": options.get("timeout") or READ_TIMEOUT})
 
 
 @cache

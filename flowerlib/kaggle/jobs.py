@@ -195,7 +195,7 @@ class Series:
         state, message = self.service.status(job.ref, job.version)
         if state == "RUNNING":
             job.state, job.started = State.RUNNING, job.started or datetime.now(UTC)
-        if job.state == State.RUNNING:
+        if job.state == State.RUNNING and job.started:
             job.minutes = (datetime.now(UTC) - job.started).total_seconds() / 60
         if state in COMPLETE_STATES:
             job.state = State.DOWNLOADING

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from slugify import slugify  # the function by which the kaggle package compares a title with its id
 
@@ -61,8 +62,8 @@ class Kernel:
         return slugify(self.title)
 
 
-_BACKBONE = {"accelerated": True, "pretrained": True}
-_EFFICIENTNET = {**_BACKBONE, "packages": ("keras-efficientnet-v2",)}
+_BACKBONE: dict[str, Any] = {"accelerated": True, "pretrained": True}
+_EFFICIENTNET: dict[str, Any] = {**_BACKBONE, "packages": ("keras-efficientnet-v2",)}
 _MEMBERS = (  # of the ensemble
     Kernel("00_quickstart", "Flowers 00: quickstart on a CPU", 20, pretrained=True),
     Kernel("03_finetune", "Flowers 03: EfficientNet-Lite0, fine-tuned", 20, **_BACKBONE),

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 from rich.console import Console
 from rich.live import Live
@@ -16,7 +16,7 @@ from flowerlib.kaggle.errors import Unreachable
 from flowerlib.kaggle.jobs import MAX_ATTEMPTS, MAX_BACKOFF, Job, Series
 from flowerlib.kaggle.service import Service
 
-P, T = ParamSpec("P"), TypeVar("T")
+T = TypeVar("T")
 
 
 def print_line(console: Console, text: str) -> None:
@@ -24,17 +24,16 @@ def print_line(console: Console, text: str) -> None:
     console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
-def retry(console: Console, interval: float, request: Callable[P, T], *arguments: P.args) -> T:
+def retry(console: Console, interval: float, request: Callable[..., T], *arguments: object) -> T:
     """Repeat a request while Kaggle is unreachable, at most `MAX_ATTEMPTS` times with exponential backoff."""
-    for attempt in range(MAX_ATTEMPTS):
+    for attempt in range(MAX_ATTEMPTS - 1):
         try:
             return request(*arguments)
         except Unreachable as error:
-            if attempt == MAX_ATTEMPTS - 1:
-                raise
             pause = interval * 2**attempt
             print_line(console, f"{error}; trying again in {pause:.0f} s ({attempt + 1} of {MAX_ATTEMPTS - 1})")
             time.sleep(pause)
+    return request(*arguments)
 
 
 def require_quota(pending: list[Job], service: Service, console: Console, interval: float) -> None:

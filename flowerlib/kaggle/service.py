@@ -24,7 +24,8 @@ from flowerlib.kaggle.remote import RemoteKernel
 if TYPE_CHECKING:
     from kagglesdk.kernels.types.kernels_api_service import ApiSaveKernelResponse
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 COMPLETE_STATES = ("COMPLETE",)
 FAILED_STATES = ("ERROR", "CANCEL_ACKNOWLEDGED")
 PAGE_SIZE = 200  # output files per request

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from flowerlib import data
 from flowerlib.accelerator import keras
 from flowerlib.config import FlowersError, read_record
+from flowerlib.evaluation import ActivationMaps
 from flowerlib.networks import folding
 from flowerlib.photos import photo
 from flowerlib.training import gallery as galleries
@@ -88,23 +89,12 @@ class Classifier:
 
     def activation_map(self, image: np.ndarray) -> ActivationMap:
         """Return the class activation maps of an image `(S, S, 3)`."""
-        backbone, head = self._backbone_and_head
-        places, features = (output[0] for output in _run(backbone, image[np.newaxis]))
-        hidden = keras.ops.convert_to_tensor(places.reshape(-1, places.shape[-1]))  # (h * w, d)
-        for layer in head[:-1]:
-            hidden = layer(hidden)
-        logits = np.asarray(hidden) @ np.asarray(head[-1].kernel) + np.asarray(head[-1].bias)
-        values = logits - logits.mean(axis=-1, keepdims=True)
-        return ActivationMap(features, values.reshape(*places.shape[:2], -1))
+        features, values = self._activation_maps(image[np.newaxis])
+        return ActivationMap(features[0], values[0])
 
     @cached_property
-    def _backbone_and_head(self) -> tuple[keras.Model, list[keras.layers.Layer]]:
-        """The network up to the pooling's input and output, and the layers after it, of which the last is dense."""
-        pools = [layer for layer in self.model.layers if isinstance(layer, keras.layers.GlobalAveragePooling2D)]
-        after = self.model.layers[self.model.layers.index(pools[0]) + 1 :]
-        layers = [each for layer in after for each in getattr(layer, "layers", [layer])]
-        layers = [layer for layer in layers if not isinstance(layer, keras.layers.InputLayer | keras.layers.Dropout)]
-        return keras.Model(self.model.inputs, [pools[0].input, pools[0].output]), layers
+    def _activation_maps(self) -> ActivationMaps:
+        return ActivationMaps(self.model)
 
     def top(self, probabilities: np.ndarray, count: int) -> list[tuple[str, float]]:
         """Return the most probable classes of one image, the most probable first, with their probabilities.

@@ -18,8 +18,8 @@ def strip_metadata(jpeg: bytes) -> bytes:
     """
     parts = [START]
     for kind, payload, scan in _segments(jpeg):
-        if (payload := _without_metadata(kind, payload)) is not None:
-            parts += [bytes([0xFF, kind]), (len(payload) + 2).to_bytes(2), payload, scan]
+        if (kept := _without_metadata(kind, payload)) is not None:
+            parts += [bytes([0xFF, kind]), (len(kept) + 2).to_bytes(2), kept, scan]
     return b"".join([*parts, END])
 
 

@@ -81,7 +81,8 @@ def _walk_files(folder: Path, visited: set[str]) -> Iterator[Path]:
 
 
 def _from_csv(source: Path) -> list[Photograph]:
-    photographs, line_of = [], {}
+    photographs: list[Photograph] = []
+    line_of: dict[str, int] = {}
     for line, row in enumerate(_read_rows(source), 2):  # line 1 is the header
         path, label = (str(row.get(column) or "").strip() for column in ("path", "label"))
         if not path or not label:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, cast
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from flowerlib.config import FlowersError
 from flowerlib.photos import jpeg as jpegs
@@ -121,8 +121,10 @@ def _require_decodable(image: Image.Image, max_pixels: int) -> int:
         raise FlowersError(f"has {image.width * image.height:,} pixels, more than {max_pixels:,}; make it smaller")
     if image.format not in ("JPEG", "MPO"):
         return 0
-    image.fp.seek(0)
-    num_scans = sum(1 for _ in islice(jpegs.scans(image.fp.read()), MAX_SCANS + 1))
+    file = cast(ImageFile.ImageFile, image).fp
+    assert file is not None
+    file.seek(0)
+    num_scans = len(list(islice(jpegs.scans(file.read()), MAX_SCANS + 1)))
     if num_scans > MAX_SCANS:
         raise FlowersError(f"has more than {MAX_SCANS} scans; save it again as a plain JPEG")
     return num_scans

@@ -131,7 +131,7 @@ def _split_class(sizes: dict[int, int], val: float, test: float, rng: np.random.
 def _fill_empty_split(split: str, max_images: float, sizes: dict[int, int], split_of: dict[int, str]) -> None:
     """Move the smallest group that another split can spare to an empty one, unless it has more than `max_images`."""
     num_groups = Counter(split_of.values())
-    smallest = min((group for group in sizes if num_groups[split_of[group]] > 1), key=sizes.get)
+    smallest = min((group for group in sizes if num_groups[split_of[group]] > 1), key=sizes.__getitem__)
     if sizes[smallest] <= max(1, max_images):
         split_of[smallest] = split
 

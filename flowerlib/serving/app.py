@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
@@ -96,7 +97,7 @@ def _add_pages(app: FastAPI) -> None:
         swagger_css_url=f"{SWAGGER_UI[1:]}/swagger-ui.css",
         swagger_favicon_url="static/favicon.svg",
     )
-    policy = policy_with_inline_scripts(documentation.body.decode())
+    policy = policy_with_inline_scripts(bytes(documentation.body).decode())
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
@@ -109,8 +110,8 @@ def _add_pages(app: FastAPI) -> None:
     app.mount("/static", StaticFiles(directory=STATIC))
 
 
-async def _method_not_allowed(_: Request, error: HTTPException) -> JSONResponse:
-    allowed = (error.headers or {}).get("Allow", "GET")
+async def _method_not_allowed(_: Request, error: Exception) -> JSONResponse:
+    allowed = (getattr(error, "headers", None) or {}).get("Allow", "GET")
     allowed = "GET, HEAD" if allowed == "GET" else allowed
     return JSONResponse({"detail": f"method not allowed; use {allowed}"}, 405, {"Allow": allowed})
 
@@ -124,7 +125,7 @@ class HeadAsGet:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
         method = {"method": "GET"} if scope.get("method") == "HEAD" else {}
-        await self._app(scope | method, receive, send)
+        await self._app({**scope, **method}, receive, send)
 
 
 def serve(run: Path, host: str, port: int, limits: Limits, extra_hosts: Sequence[str] = ()) -> None:
@@ -155,7 +156,7 @@ def serve(run: Path, host: str, port: int, limits: Limits, extra_hosts: Sequence
         create_app(classification.load(run), limits, allowed, announcement),
         host=host,
         port=port,
-        http=partial(Connection, Connections(limits.queue + SPARE_CONNECTIONS, limits.seconds)),
+        http=cast(Any, partial(Connection, Connections(limits.queue + SPARE_CONNECTIONS, limits.seconds))),
         ws="none",
         log_level="warning",
         proxy_headers=False,  # nothing here asks for a client's address or scheme

@@ -13,7 +13,7 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 
 from flowerlib.parallel import num_cores
-from flowerlib.photos.classification import BATCH as MAX_BATCH_SIZE
+from flowerlib.photos.classification import BATCH_SIZE as MAX_BATCH_SIZE
 from flowerlib.photos.classification import ActivationMap, Classifier
 from flowerlib.serving.limits import Limits, Overloaded
 from flowerlib.serving.metrics import Metrics

@@ -26,7 +26,7 @@ class Connections:
         self.idle: dict[Connection, None] = {}  # the one that has been idle longest is the first
 
 
-class Connection(AutoHTTPProtocol):
+class Connection(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
     """One connection, with timeouts that uvicorn lacks: for a first request's head, and for reading an answer.
 
     `ConnectionTimeouts` finds it in a request's `scope["state"]["connection"]`.

@@ -1,5 +1,7 @@
 """What `/metrics` tells Prometheus."""
 
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 
@@ -8,7 +10,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        registry = {"registry": self.registry}
+        registry: dict[str, Any] = {"registry": self.registry}
         sizes = (1, 2, 4, 8, 16, 32)
         self.requests = Counter("flowerlib_requests", "POST requests answered.", ["path", "status"], **registry)
         self.seconds = Histogram("flowerlib_request_seconds", "From first byte to answer.", ["path"], **registry)

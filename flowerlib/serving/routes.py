@@ -103,7 +103,7 @@ async def _decode_all(batcher: DynamicBatcher, files: list[UploadFile]) -> list[
     images = await asyncio.gather(*map(decode, files))
     if errors := [image for image in images if isinstance(image, str)]:
         raise HTTPException(400, "; ".join(errors))
-    return images
+    return [image for image in images if not isinstance(image, str)]
 
 
 async def _answer(

@@ -33,9 +33,9 @@ class ImagePrediction(BaseModel):
 
     file: str
     predictions: list[ClassProbability] = Field(description="The most probable class first.")
-    activation_map: ActivationMapImage | None = Field(None, description="Only with `activation_map=true`.")
+    activation_map: ActivationMapImage | None = Field(default=None, description="Only with `activation_map=true`.")
     similar: list[SimilarImage] | None = Field(
-        None, description="Only with `similar`; empty where the run kept no training images."
+        default=None, description="Only with `similar`; empty where the run kept no training images."
     )
 
 
