@@ -13,15 +13,16 @@ PARALLEL := --numprocesses=logical --maxprocesses=4
 
 setup: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml requirements.txt
+.venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "error: Python 3.11, 3.12 or 3.13 is needed, $(PYTHON) is " + sys.version.split()[0] + "; name another with PYTHON=")'
 	$(PYTHON) -m venv .venv
+
+$(INSTALLED): pyproject.toml requirements.txt | .venv/bin/python
 	$(BIN)/pip install --quiet --editable '.[test]'
 	@touch $@
 
 # What running needs, and no test tools.
-.venv/runs: pyproject.toml requirements.txt
-	$(PYTHON) -m venv .venv
+.venv/runs: pyproject.toml requirements.txt | .venv/bin/python
 	$(BIN)/pip install --quiet --editable .
 	@touch $@
 
