@@ -94,7 +94,7 @@ figures.gallery(images, [flowers.classes[label] for label in labels.numpy().argm
 
 # %% [markdown]
 # ## CutMix
-# CutMix (Yun et al., arXiv 1905.04899) pastes a rectangle of one image into another, so that the network must recognise a flower
+# CutMix (Yun et al., arXiv 1905.04899) pastes a rectangle of one image into another, so that the network must identify a flower
 # by any of its parts. The label follows the pixels: a quarter of the area from another class is a quarter of the label.
 # That is why a label here is a row of fractions and not one number.
 
