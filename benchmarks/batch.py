@@ -12,8 +12,8 @@ from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
 
-from benchmarks.finetune import AUGMENT, network
 from benchmarks.harness import Report, Row, kept, small
+from benchmarks.small_network import AUGMENT, network
 from flowerlib import accelerator, data, training
 from flowerlib.accelerator import keras
 from flowerlib.config import absolute

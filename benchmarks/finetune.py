@@ -29,6 +29,7 @@ from benchmarks.harness import (
     small,
 )
 from benchmarks.input import records
+from benchmarks.small_network import AUGMENT, FROZEN, network
 from flowerlib import accelerator, augmentation, data, networks, predictions, training
 from flowerlib.accelerator import keras, tf
 from flowerlib.data import Flowers
@@ -36,9 +37,7 @@ from flowerlib.networks import backbones, fused_norm
 from flowerlib.networks.weights import locate
 
 SIZE, BATCH = 192, 32
-FROZEN = "block3_expand_conv", 3  # the first layer trained; how many of torch's blocks lie before it
 GOAL = 0.95
-AUGMENT = augmentation.Augmentation(vertical_flip=False, crop=0.5)  # as in `03_finetune`
 
 
 def run(root: str, quick: bool) -> Report:
@@ -137,20 +136,6 @@ def _epochs(flowers: Flowers, quick: bool) -> tuple[list[Row], dict]:
     over = ratio(found, "epoch", "bare steps")
     row = Row(f"Lite0, {steps} steps: an epoch over its bare steps", over, "x", "<= 1.05")
     return [row], {f"seconds of {steps} steps": found}
-
-
-def network(
-    classes: int, *, before: str | None = FROZEN[0], optimizer: keras.optimizers.Optimizer | None = None
-) -> keras.Model:
-    """The network of `03_finetune`, compiled; trained from the layer `before` on, or whole."""
-    backbone = networks.load("EfficientNetLite0", None)
-    if before:
-        backbone = networks.freeze(backbone, before)
-    pooling = keras.layers.GlobalAveragePooling2D()
-    model = keras.Sequential([keras.Input((None, None, 3)), backbone, pooling, networks.head(classes, 0.3)])
-    optimizer = optimizer or keras.optimizers.AdamW(5e-4)
-    model.compile(optimizer, keras.losses.CategoricalCrossentropy(label_smoothing=0.1))
-    return model
 
 
 def _batches(flowers: Flowers) -> tf.data.Dataset:
