@@ -17,6 +17,7 @@ from flowerlib.kaggle.options import (
     OutputFolder,
     Timeout,
     User,
+    hours,
     renamed,
 )
 
@@ -64,8 +65,9 @@ def build(
         print(f"{kernels.METADATA}: now owned by {user}; `kaggle kernels push -p .` pushes the kernel it describes")
 
 
-@app.command(epilog="Example: flowerlib kaggle check")
-def check(
+@app.command(epilog="Example: flowerlib kaggle lint")
+@app.command("check", hidden=True)
+def lint(
     folders: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -92,7 +94,7 @@ def push(
     user: User = None,
     accelerator: Accelerator = None,
     online: Online = None,
-    timeout: Timeout = 9.0,
+    timeout: Timeout = "9h",
 ) -> None:
     """Build, check and push kernels, without waiting for them."""
     from flowerlib.kaggle import build, check
@@ -106,7 +108,7 @@ def push(
     for built in kernels:
         name = built.kernel.notebook
         try:
-            version = service.push(built, int(3600 * timeout))
+            version = service.push(built, int(3600 * hours(timeout)))
         except QueueFull as error:
             raise RuntimeError(
                 f"{name} was not pushed: {error} Wait, or let `flowerlib kaggle run {name}` wait"
@@ -123,9 +125,12 @@ def run(
     out: OutputFolder = DEFAULT_OUTPUT,
     accelerator: Accelerator = None,
     online: Online = None,
-    timeout: Timeout = 9.0,
+    timeout: Timeout = "9h",
     submit: Annotated[
         bool, typer.Option("--submit", help="Submit the ensemble's predictions to the competition.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Build and check, print what would be pushed and its hours, push nothing.")
     ] = False,
     poll: Annotated[
         float, typer.Option(min=0.01, max=3600, metavar="SECONDS", help="Polling interval in seconds.")
@@ -137,6 +142,8 @@ def run(
     """
     from flowerlib.kaggle import run
 
+    if dry_run:
+        return run.dry_run(notebooks or (), user=user, accelerator=accelerator, online=online)
     try:
         run.run(
             notebooks or (),
@@ -144,7 +151,7 @@ def run(
             out=out,
             accelerator=accelerator,
             online=online,
-            hours=timeout,
+            hours=hours(timeout),
             submit=submit,
             poll=poll,
         )
@@ -166,6 +173,35 @@ def status(notebooks: Notebooks = None, user: User = None) -> None:
         print(f"{kernel.notebook:<20} version {remote.version}, content {remote.content}: {state} {message}".rstrip())
 
     _for_each_kernel(notebooks, user, show)
+
+
+@app.command(epilog="Example: flowerlib kaggle logs 14_efficientnetv2xl")
+def logs(
+    notebook: Annotated[str, typer.Argument(metavar="NOTEBOOK", help="Such as 14_efficientnetv2xl.")],
+    user: User = None,
+) -> None:
+    """Print what the newest run of a kernel printed."""
+
+    def show(service: "Service", kernel: "Kernel", ref: str) -> None:
+        if (remote := service.newest_version(ref)) is None:
+            raise RuntimeError(f"{ref} is not on Kaggle; `flowerlib kaggle push {kernel.notebook}` pushes it")
+        print(service.log(ref, remote.version))
+
+    _for_each_kernel([notebook], user, show)
+
+
+@app.command(epilog="Example: flowerlib kaggle quota")
+def quota() -> None:
+    """Show this week's hours of accelerator time."""
+    from flowerlib.kaggle.service import Service
+
+    service = Service()
+    for kind in ("tpu", "gpu"):
+        if left := service.quota(kind):
+            until = f", until {left.refresh:%A %d %B, %H:%M} UTC" if left.refresh else ""
+            print(f"{kind.upper()}: {left.remaining:.1f} h of {left.total:.0f} h left{until}")
+        else:
+            print(f"{kind.upper()}: Kaggle does not say")
 
 
 @app.command(epilog="Example: flowerlib kaggle output 14_efficientnetv2xl --out outputs/kaggle")

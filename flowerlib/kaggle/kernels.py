@@ -91,15 +91,17 @@ def select(notebooks: Iterable[str] = (), *, with_sources: bool = False) -> list
     """Return the kernels of the notebooks, sources first.
 
     Args:
-        notebooks: names, with or without `.ipynb`; all unless given.
+        notebooks: names, numbers or words, such as `00_quickstart`, `00`, `quickstart`; all unless given.
         with_sources: also return the kernels whose outputs they read.
 
     Raises:
         FlowersError: an unknown notebook.
     """
-    names = {Path(name).stem for name in notebooks} or set(SERIES)
-    if unknown := sorted(names - set(SERIES)):
+    spellings = {spelling: name for name in SERIES for spelling in (name, *name.split("_", 1))}
+    given = {Path(name).stem for name in notebooks}
+    if unknown := sorted(given - set(spellings)):
         raise FlowersError(f"no notebook {unknown[0]!r}; there are {', '.join(sorted(SERIES))}")
+    names = {spellings[name] for name in given} or set(SERIES)
     if with_sources:
         names |= {source for name in names for source in SERIES[name].sources}
     return [kernel for kernel in SERIES.values() if kernel.notebook in names]

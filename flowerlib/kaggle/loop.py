@@ -36,17 +36,23 @@ def retry(console: Console, interval: float, request: Callable[..., T], *argumen
     return request(*arguments)
 
 
+def expected_hours(jobs: list[Job], kind: str) -> float:
+    """Return about how many hours the jobs take together on a kind of accelerator."""
+    slowdown = kernels.GPU_SLOWDOWN if kind == "gpu" else 1
+    return slowdown * sum(job.built.kernel.minutes for job in jobs) / 60
+
+
 def require_quota(pending: list[Job], service: Service, console: Console, interval: float) -> None:
     """Compare the expected hours of the pending jobs with this week's quota.
 
     Raises:
         FlowersError: the quota is too small; Kaggle would stop the series half-way.
     """
-    for kind, slowdown in (("tpu", 1), ("gpu", kernels.GPU_SLOWDOWN)):
+    for kind in ("tpu", "gpu"):
         jobs = [job for job in pending if job.kind == kind]
         if not jobs:
             continue
-        hours = slowdown * sum(job.built.kernel.minutes for job in jobs) / 60
+        hours = expected_hours(jobs, kind)
         if (quota := retry(console, interval, service.quota, kind)) is None:
             print_line(console, f"{kind.upper()}: about {hours:.1f} h needed; Kaggle does not say how many are left.")
             continue

@@ -1,5 +1,6 @@
 """Options that several commands share, and options that were renamed."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,17 +30,28 @@ Online = Annotated[
     ),
 ]
 Timeout = Annotated[
-    float,
+    str,
     typer.Option(
-        min=0.01,
-        max=12,
-        metavar="HOURS",
-        help="Maximum run time of a kernel in hours; Kaggle allows 9 with a TPU. A kernel that is stopped by it leaves "
-        "no output: stay above the notebook's HOURS.",
+        metavar="TIME",
+        help="Maximum run time of a kernel, such as 9h or 90min; Kaggle allows 9 hours with a TPU. A kernel that is "
+        "stopped by it leaves no output: stay above the notebook's HOURS.",
     ),
 ]
 OutputFolder = Annotated[Path, typer.Option(file_okay=False, metavar="FOLDER", help="Output folder.")]
 DEFAULT_OUTPUT = Path("outputs/kaggle")
+
+
+def hours(text: str) -> float:
+    """Read a duration such as `9h` or `90min`; a number alone is hours.
+
+    Raises:
+        typer.BadParameter: it is none, or not within a minute and 12 hours.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(min|h)?", text.strip())
+    value = float(match[1]) / (60 if match[2] == "min" else 1) if match else 0.0
+    if not 1 / 60 <= value <= 12:
+        raise typer.BadParameter(f"{text!r} must be a time of at most 12 hours, such as 9h or 90min")
+    return value
 
 
 def renamed(old: str, new: str) -> Any:

@@ -4,12 +4,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table
 
 from flowerlib.config import FlowersError, exclusive_lock
-from flowerlib.kaggle import build, check, kernels
+from flowerlib.kaggle import build, check, client, kernels
 from flowerlib.kaggle.finish import ENSEMBLE, finish
 from flowerlib.kaggle.jobs import Job, Series, State
-from flowerlib.kaggle.loop import print_line, require_quota, retry, wait_until_ended
+from flowerlib.kaggle.loop import expected_hours, print_line, require_quota, retry, wait_until_ended
 from flowerlib.kaggle.outputs import Outputs
 from flowerlib.kaggle.service import Service
 
@@ -71,6 +72,36 @@ def run(
         _prepare(series, console)
         wait_until_ended(series, console)
         return finish(series, console, submit=submit)
+
+
+def dry_run(
+    notebooks: Iterable[str] = (),
+    *,
+    user: str | None = None,
+    accelerator: str | None = None,
+    online: bool | None = None,
+    root: Path = kernels.ROOT,
+) -> None:
+    """Build and check the kernels of a `run` and print them, with the accelerator time they need; push nothing.
+
+    Arguments and errors as in `run`; no credentials are needed.
+    """
+    names = [kernel.notebook for kernel in kernels.select(notebooks, with_sources=True)]
+    user = user or client.logged_in_user() or kernels.owner()
+    built = build.make_all(names, user=user, accelerator=accelerator, online=online, root=root)
+    check.require_built(built)
+    table = Table(box=None, pad_edge=False)
+    for column in ("notebook", "machine", "about", "reads"):
+        table.add_column(column)
+    for each in built:
+        machine = each.metadata["machine_shape"] or "CPU"
+        sources = ", ".join(each.kernel.sources)
+        table.add_row(each.kernel.notebook, machine, f"{each.kernel.minutes} min", sources)
+    console = Console()
+    console.print(table)
+    for kind in ("tpu", "gpu"):
+        if jobs := [job for job in map(Job, built) if job.kind == kind]:
+            print_line(console, f"{kind.upper()}: about {expected_hours(jobs, kind):.1f} h.")
 
 
 def _prepare(series: Series, console: Console) -> None:
