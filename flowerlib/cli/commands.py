@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -186,9 +186,15 @@ def folder(
 
 @app.command(epilog="Example: flowerlib predict holiday/*.jpg --model outputs/runs/00_quickstart --top 3")
 def predict(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images, or folders with images.")],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="Images, folders with images, or - for standard input.")
+    ],
     model: ModelOption,
     top: Annotated[int, typer.Option(min=1, help="Number of classes for each image.")] = 5,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Least probability of a class to print.")] = 0.0,
+    explain: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write each image with its class activation map.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV of file,rank,class,probability.")] = False,
 ) -> None:
@@ -200,7 +206,9 @@ def predict(
 
     if as_json and as_csv:
         raise FlowersError("--json and --csv exclude each other")
-    classification.report(classification.load(model), images, top, "json" if as_json else "csv" if as_csv else "text")
+    form: Literal["text", "json", "csv"] = "json" if as_json else "csv" if as_csv else "text"
+    classifier = classification.load(model)
+    classification.report(classifier, images, top, form, threshold=threshold, explain=explain)
 
 
 @app.command(epilog="Example: flowerlib export outputs/runs/00_quickstart --format onnx --images holiday/")

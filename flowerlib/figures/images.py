@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
-from flowerlib.figures.style import MARKED, POINT, WIDTH, new_figure, note, show, tight, wrapped
+from flowerlib.figures.style import MARKED, POINT, WIDTH, new_figure, note, pixels, show, tight, wrapped
 
 
 def gallery(
@@ -60,11 +60,15 @@ def activation_maps(
     """
     if not len(images):
         return note("no images")
-    lit = []
-    for image, values in zip(np.asarray(images, np.float32), maps, strict=True):
-        strength = cv2.resize(np.maximum(values, 0).astype(np.float32), image.shape[1::-1])
-        lit.append(image * (0.25 + 0.75 * strength / max(float(strength.max()), 1e-6))[..., np.newaxis])
+    lit = [lit_by_map(image, values) for image, values in zip(images, maps, strict=True)]
     return gallery(np.stack(lit), titles, columns=columns)
+
+
+def lit_by_map(image: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return an image `(S, S, 3)` uint8 bright where a map `(h, w)` is high, dark where not positive."""
+    strength = cv2.resize(np.maximum(values, 0).astype(np.float32), np.shape(image)[1::-1])
+    brightness = 0.25 + 0.75 * strength / max(float(strength.max()), 1e-6)
+    return pixels(np.asarray(image, np.float32) * brightness[..., np.newaxis])
 
 
 def rows(images: np.ndarray, names: Sequence[str], *, column_titles: Sequence[str] | None = None) -> Figure:

@@ -1,6 +1,7 @@
 """Classify photographs with the model that a run saved."""
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,17 +14,19 @@ from typing import BinaryIO, Literal
 from zipfile import BadZipFile
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
-from flowerlib import data
+from flowerlib import data, figures
 from flowerlib.accelerator import keras
-from flowerlib.config import FlowersError, read_record
+from flowerlib.config import FlowersError, atomic_write, read_record
 from flowerlib.evaluation import ActivationMaps
 from flowerlib.networks import folding
 from flowerlib.photos import photo
 from flowerlib.training import gallery as galleries
 from flowerlib.training.gallery import Gallery
 
+STDIN = Path("-")  # an image on standard input
 BATCH_SIZE = 32  # 64 takes a small network 250 MB more, and is no faster on a CPU
 MODEL_FILES = ("model.keras", "classes.json", "preprocessing.json", "run.json")
 
@@ -161,7 +164,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     """
     images: list[Path] = []
     for path in paths:
-        if not path.exists():
+        if not path.exists() and path != STDIN:
             raise FlowersError(f"`{path}` does not exist; name images, or folders with images")
         files = _visible_files(path) if path.is_dir() else [path]
         if not files:
@@ -182,7 +185,7 @@ def classify(
 
     def pixels_or_error(file: Path) -> np.ndarray | FlowersError:
         try:
-            return classifier.pixels(file)
+            return classifier.pixels(io.BytesIO(sys.stdin.buffer.read()) if file == STDIN else file)
         except FlowersError as error:
             return error
 
@@ -198,8 +201,24 @@ def classify(
             )
 
 
-def report(classifier: Classifier, paths: Sequence[Path], top: int, form: Literal["text", "json", "csv"]) -> None:
-    """Print the `top` most probable classes of every image, with a progress bar on stderr.
+def report(
+    classifier: Classifier,
+    paths: Sequence[Path],
+    top: int,
+    form: Literal["text", "json", "csv"],
+    *,
+    threshold: float = 0.0,
+    explain: Path | None = None,
+) -> None:
+    """Print the most probable classes of every image, with a progress bar on stderr.
+
+    Args:
+        classifier: the model.
+        paths: images, folders with images, or `-` for an image on standard input.
+        top: how many classes to print at most.
+        form: `text`, `json` (a line for each image) or `csv`.
+        threshold: the least probability of a class that is printed.
+        explain: a folder that gets each image with the class activation map of its most probable class.
 
     Raises:
         FlowersError: some images could not be read; each has been named on stderr, the others were classified.
@@ -215,9 +234,20 @@ def report(classifier: Classifier, paths: Sequence[Path], top: int, form: Litera
             num_failed += 1
             tqdm.write(f"`{file}` {result}", file=sys.stderr)
         else:
-            _print_prediction(file, classifier.top(result, top), form)
+            classes = [(name, value) for name, value in classifier.top(result, top) if value >= threshold]
+            _print_prediction(file, classes, form)
+            if explain:
+                _explain(classifier, file, int(result.argmax()), explain)
     if num_failed:
         raise FlowersError(f"{num_failed} of {len(files)} images could not be read; they are named above")
+
+
+def _explain(classifier: Classifier, file: Path, label: int, folder: Path) -> None:
+    """Write an image, bright where it supports the class, as `<name of the file>-<class>.png`."""
+    image = classifier.pixels(file)
+    lit = figures.lit_by_map(image, classifier.activation_map(image).values[..., label])
+    with atomic_write(folder / f"{file.name}-{classifier.classes[label].replace('/', '-')}.png") as temporary:
+        Image.fromarray(lit).save(temporary, "PNG")
 
 
 def _print_prediction(file: Path, predictions: list[tuple[str, float]], form: str) -> None:
@@ -228,4 +258,5 @@ def _print_prediction(file: Path, predictions: list[tuple[str, float]], form: st
         rows = ((file, rank, name, f"{probability:.6f}") for rank, (name, probability) in enumerate(predictions, 1))
         csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
     else:
-        print(f"{file}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in predictions))
+        text = ", ".join(f"{name} {probability:.1%}" for name, probability in predictions)
+        print(f"{file}: {text or 'no class is probable enough'}")
