@@ -37,8 +37,8 @@ def resolve(given: str) -> str:
         if stem in (name, *name.split("_", 1)):
             return name
     near = difflib.get_close_matches(stem, names(), 1, 0.4)
-    suggestion = f"; did you mean {near[0]}?" if near else ""
-    raise FlowersError(f"no notebook {given!r}{suggestion} There are {', '.join(names())}".replace("'?", "?"))
+    suggestion = f"; did you mean {near[0]}?" if near else "."
+    raise FlowersError(f"no notebook {given!r}{suggestion} There are {', '.join(names())}")
 
 
 def frame(name: str) -> dict[str, str]:

@@ -104,8 +104,12 @@ def _next_step(out: Path, real: dict[str, dict], smoke: list[Path]) -> str:
     steps = []
     if smoke:
         steps.append(("Train in full what was only smoke-tested (TPU or GPU; 03 also on a CPU)", "run 03 --full"))
-    if real and not (out / "recap.csv").exists():
-        steps.append(("Compare and average the runs", "run 20"))
+    recap = out / "recap.csv"
+    written = recap.stat().st_mtime if recap.exists() else 0.0
+    newer = [name for name in real if (out / f"runs/{name}/run.json").stat().st_mtime > written]
+    if newer:
+        what = f"Compare and average the runs again: {', '.join(newer)} came since" if written else "Compare the runs"
+        steps.append((html.escape(what), "run 20"))
     if real:
         steps.append(("Try a model on your own photographs", f"serve --model {out}/runs/{_ranked(real)[0][0]}"))
     items = "".join(f"<li>{text}: <code>flowerlib {html.escape(command)}</code></li>" for text, command in steps)
