@@ -1,4 +1,4 @@
-"""Security headers: what a browser may do with what the service sends."""
+"""Security headers: what a browser may do with the answers of the service."""
 
 import base64
 import hashlib
@@ -18,6 +18,7 @@ POLICY = {
     "frame-ancestors": "'none'",
 }
 HEADERS = {
+    "Cache-Control": "no-cache",  # or a browser goes on with the scripts of an earlier version
     "Content-Security-Policy": "; ".join(map(" ".join, POLICY.items())),
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(self), geolocation=(), microphone=()",

@@ -149,6 +149,7 @@ def test_every_answer_has_security_headers(service, path):
         assert re.fullmatch(r"'self'( 'sha256-\S+')?" if path == "docs" else "'self'", policy["script-src"])
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.headers["cache-control"] == "no-cache"
 
 
 def test_the_api_keeps_what_its_description_promises(service, tmp_path):
