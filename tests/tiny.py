@@ -36,7 +36,7 @@ def feature_extractor():
     )
 
 
-def save_run(flowers, eval_size=None, keep_pictures=False):
+def write_run(flowers, eval_size=None, keep_pictures=False):
     """Leave `runs/tiny` in the working folder, as a training on images of 24 px would; return its val predictions."""
     config = training.TrainConfig("tiny", "none", 24, batch_size=4, epochs=1, warmup_epochs=0, eval_size=eval_size)
     run = training.Run(config, flowers, CPU)

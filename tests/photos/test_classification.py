@@ -23,7 +23,7 @@ def run(request, flowers, tmp_path_factory):
     place = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        expected = tiny.save_run(flowers, eval_size=request.param)
+        expected = tiny.write_run(flowers, eval_size=request.param)
     return place / "runs/tiny", expected
 
 
