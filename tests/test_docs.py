@@ -129,8 +129,7 @@ def test_every_command_is_documented():
     everything = "\n".join(map(text, PAGES))
     group = typer.main.get_command(app)
     names = [command for command in group.commands if command != "kaggle"]
-    of_kaggle = group.commands["kaggle"].commands
-    names += [f"kaggle {command}" for command in of_kaggle if not of_kaggle[command].hidden]
+    names += [f"kaggle {name}" for name, command in group.commands["kaggle"].commands.items() if not command.hidden]
     assert [command for command in names if not re.search(rf"flowerlib {command}\b", everything)] == []
 
 

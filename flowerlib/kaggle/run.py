@@ -87,7 +87,7 @@ def dry_run(
     Arguments and errors as in `run`; no credentials are needed.
     """
     names = [kernel.notebook for kernel in kernels.select(notebooks, with_sources=True)]
-    user = user or client.logged_in_user() or kernels.owner()
+    user = user or client.logged_in_user() or "you"
     built = build.make_all(names, user=user, accelerator=accelerator, online=online, root=root)
     check.require_built(built)
     table = Table(box=None, pad_edge=False)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import BinaryIO, Literal
 from zipfile import BadZipFile
@@ -185,7 +185,7 @@ def classify(
 
     def pixels_or_error(file: Path) -> np.ndarray | FlowersError:
         try:
-            return classifier.pixels(io.BytesIO(sys.stdin.buffer.read()) if file == STDIN else file)
+            return _pixels(classifier, file)
         except FlowersError as error:
             return error
 
@@ -242,9 +242,18 @@ def report(
         raise FlowersError(f"{num_failed} of {len(files)} images could not be read; they are named above")
 
 
+def _pixels(classifier: Classifier, file: Path) -> np.ndarray:
+    return classifier.pixels(io.BytesIO(_standard_input()) if file == STDIN else file)
+
+
+@cache
+def _standard_input() -> bytes:
+    return sys.stdin.buffer.read()  # which can be read once only
+
+
 def _explain(classifier: Classifier, file: Path, label: int, folder: Path) -> None:
     """Write an image, bright where it supports the class, as `<name of the file>-<class>.png`."""
-    image = classifier.pixels(file)
+    image = _pixels(classifier, file)
     lit = figures.lit_by_map(image, classifier.activation_map(image).values[..., label])
     with atomic_write(folder / f"{file.name}-{classifier.classes[label].replace('/', '-')}.png") as temporary:
         Image.fromarray(lit).save(temporary, "PNG")

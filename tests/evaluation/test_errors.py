@@ -65,6 +65,6 @@ def test_no_errors_no_rows():
 def test_the_most_confident_errors_come_first_and_name_their_place():
     predicted = predictions_of([0, 1, 2, 0], [1, 1, 0, 2], [0.5, 0.99, 0.8, 0.6])
     assert errors.most_confident_errors(predicted, NAMES, most=2).to_dict("records") == [
-        {"split": "val", "position": 2, "true": "daisy", "predicted": "rose", "probability": 0.8},
-        {"split": "val", "position": 3, "true": "rose", "predicted": "daisy", "probability": 0.6},
+        {"split": "val", "position": 2, "true": "daisy", "predicted": "rose", "label": 0, "probability": 0.8},
+        {"split": "val", "position": 3, "true": "rose", "predicted": "daisy", "label": 2, "probability": 0.6},
     ]

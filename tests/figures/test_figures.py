@@ -49,6 +49,8 @@ RATES = np.concatenate([np.linspace(1e-4, 1e-3, 10), np.linspace(1e-3, 1e-5, 20)
 FIGURES = {
     "gallery": lambda: figures.gallery(IMAGES, list("abcde"), columns=3),
     "no gallery": lambda: figures.gallery([]),
+    "activation_maps": lambda: figures.activation_maps(IMAGES, np.ones((5, 2, 2)), list("abcde")),
+    "no activation_maps": lambda: figures.activation_maps([], []),
     "rows": lambda: figures.rows(IMAGES[None, :4], ["flip"], column_titles=["original"]),
     "class_counts": lambda: figures.class_counts({"train": np.array([5, 9, 0])}, ["iris", "rose", "lotus"]),
     "class_colours": lambda: figures.class_colours(np.full((3, 4, 3), 128.0), ["iris", "rose", "lotus"]),
@@ -142,7 +144,7 @@ def test_the_watermark_is_on_every_figure_made_after_it_and_on_none_after_it_is_
 def test_every_figure_has_its_case_here():
     drawn = {name.removeprefix("no ").split(" of ")[0] for name in FIGURES}
     functions = {name for name in figures.__all__ if callable(getattr(figures, name)) and name.islower()}
-    assert functions - drawn == {"label_texts", "watermark"}
+    assert functions - drawn == {"label_texts", "lit_by_map", "watermark"}
 
 
 def test_gallery_shows_each_image_once_with_its_title():

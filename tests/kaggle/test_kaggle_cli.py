@@ -99,3 +99,27 @@ def test_a_renamed_option_still_works_and_names_the_new_one(kaggle, folder):
     assert done.stderr == "`--to` is now `--out`; the old name still works.\n"
     assert (folder.parent / "elsewhere/01_eda/01_eda.ipynb").exists()
     assert kaggle("build", "01_eda", "--out", "../elsewhere").stderr == ""
+
+
+def test_a_dry_run_says_what_would_be_sent_and_sends_nothing(server, kaggle):
+    done = kaggle("run", "20", "01_eda", "--dry-run", KAGGLE_USERNAME="", KAGGLE_KEY="")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split()[0] for line in done.stdout.splitlines()[1:] if line[:2].isdigit()]
+    assert set(rows) == {"20_ensemble", "01_eda", *kernels.SERIES["20_ensemble"].sources}
+    minutes = sum(kernel.minutes for name, kernel in kernels.SERIES.items() if name in rows and kernel.accelerated)
+    assert f"TPU: about {minutes / 60:.1f} h." in done.stdout
+    assert pushed(server) == []
+
+
+def test_logs_and_quota(server, kaggle):
+    assert_fails(kaggle("logs", "01"), "is not on Kaggle; `flowerlib kaggle push 01_eda` pushes it")
+    assert "TPU: " in kaggle("quota").stdout
+
+
+def test_times_have_units_and_a_number_alone_is_hours(server, kaggle):
+    for given, seconds in (("90min", 5400), ("2h", 7200), ("3", 10800)):
+        assert kaggle("push", "01_eda", "--timeout", given).returncode == 0
+        session = server.kernels[REFS["01_eda"]][-1]
+        assert session.body["sessionTimeoutSeconds"] == seconds
+    done = kaggle("push", "01_eda", "--timeout", "soon")
+    assert "must be a time of at most 12 hours" in done.stderr

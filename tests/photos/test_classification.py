@@ -11,10 +11,10 @@ import pytest
 import tiny
 from PIL import Image
 
+from flowerlib import networks
 from flowerlib.accelerator import keras
 from flowerlib.config import FlowersError
 from flowerlib.photos import classification
-from flowerlib.training import heads
 
 
 @pytest.fixture(scope="module", params=[32, None])
@@ -138,7 +138,7 @@ def test_the_mean_of_the_activation_map_gives_the_probabilities(run, images):
 def test_the_activation_map_is_high_where_the_flower_is():
     """A network that was built to take what is red for a rose, whatever the scale of its features."""
     pixels, scaling = keras.Input((24, 24, 3)), keras.layers.Normalization()
-    layers = [keras.layers.AveragePooling2D(4), keras.layers.GlobalAveragePooling2D(), scaling, heads.linear(2, 0.5)]
+    layers = [keras.layers.AveragePooling2D(4), keras.layers.GlobalAveragePooling2D(), scaling, networks.head(2, 0.5)]
     model = keras.Sequential([pixels, *layers])
     scaling.adapt(np.random.default_rng(0).normal(100, 50, (64, 3)))
     layers[-1].set_weights([np.array([[1.0, -1.0], [0, 0], [0, 0]]), np.array([0.5, -0.5])])
@@ -169,7 +169,7 @@ def test_the_network_gets_few_sizes_of_batches_where_it_is_compiled_and_never_a_
             seen.append(len(images))
             return super().predict_on_batch(images)
 
-    mean = heads.linear(3)
+    mean = networks.head(3)
     model = Watched([keras.Input((24, 24, 3)), keras.layers.GlobalAveragePooling2D(), mean])
     mean.set_weights([np.eye(3) / 100, np.zeros(3)])
     model.jit_compile = compiled
@@ -180,3 +180,42 @@ def test_the_network_gets_few_sizes_of_batches_where_it_is_compiled_and_never_a_
         probabilities = named.probabilities(images[:count], mirror)
         np.testing.assert_allclose(probabilities, (powers / powers.sum(axis=1, keepdims=True))[:count], atol=1e-5)
     assert seen == sizes
+
+
+def test_only_classes_above_the_threshold_are_printed(run, images, capsys):
+    model = classification.load(run[0])
+    classification.report(model, [images], 4, "json")
+    everything = [json.loads(line)["predictions"] for line in capsys.readouterr().out.splitlines()]
+    classification.report(model, [images], 4, "json", threshold=0.3)
+    kept = [json.loads(line)["predictions"] for line in capsys.readouterr().out.splitlines()]
+    assert kept == [[one for one in line if one["probability"] >= 0.3] for line in everything]
+    classification.report(model, [images], 4, "text", threshold=1.0)
+    assert capsys.readouterr().out.count(": no class is probable enough\n") == 9
+
+
+def test_an_image_on_standard_input_gets_the_probabilities_of_its_file(run, images, capsys, monkeypatch):
+    path, model = next(iter(images.iterdir())), classification.load(run[0])
+    classification.report(model, [path], 2, "csv")
+    of_file = capsys.readouterr().out
+    classification._standard_input.cache_clear()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(path.read_bytes())))
+    classification.report(model, [classification.STDIN], 2, "csv")
+    assert capsys.readouterr().out == of_file.replace(str(path), "-")
+
+
+def test_explanations_are_images_lit_by_the_map_of_the_most_probable_class(run, images, tmp_path, capsys):
+    path, model = next(iter(images.iterdir())), classification.load(run[0])
+    classification.report(model, [path], 1, "text", explain=tmp_path)
+    [written] = tmp_path.iterdir()
+    image = model.pixels(path)
+    label = int(model.probabilities(image[None])[0].argmax())
+    assert written.name == f"{path.name}-{model.classes[label]}.png"
+    values = model.activation_map(image).values[..., label]
+    found = np.asarray(Image.open(written), np.float32)
+    y, x = np.unravel_index(values.argmax(), values.shape)
+    step = image.shape[0] / values.shape[0]
+    at = round((y + 0.5) * step), round((x + 0.5) * step)
+    np.testing.assert_allclose(found[at], image[at], atol=40)  # where the map is highest, the image is as it was
+    dark = values <= 0
+    if dark.any():
+        assert found.mean() < image.mean()

@@ -29,7 +29,7 @@ def test_learning_rate_by_hand(run):
 def test_the_head_has_the_multiple_of_the_learning_rate(run, head_lr_multiplier):
     """Adam's first step is the learning rate, whatever the gradient; here without decay."""
     keras.utils.set_random_seed(0)
-    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3), keras.layers.Dense(4)])
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3), keras.layers.Dense(4, name="head")])
     run = run.with_config(weight_decay=0.0, warmup_epochs=0, head_lr_multiplier=head_lr_multiplier)
     model.compile(training.optimizer(run), "mse")
     before = model.get_weights()
