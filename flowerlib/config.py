@@ -35,7 +35,7 @@ COMPETITION = "tpu-getting-started"  # its slug on Kaggle
 TEMPORARY = re.compile(r"\.flowerlib-(.*?)-(\d+)\.(.+?)(\.former)?")
 STALE_SECONDS = 24 * 3600  # seconds without a change, after which another machine's temporary counts as abandoned
 MINOR_SUFFIXES = ("-smoke-test", "-unfinished")  # of the names of runs that are no results, or no whole ones
-SAMPLE_VERSION = 1  # raise it when anything drawn changes: a sample made before is then not taken for this one
+SAMPLE_VERSION = 2  # raise it when anything drawn changes: a sample made before is then not taken for this one
 
 
 # Keys of records that earlier versions wrote -> what they are called now.

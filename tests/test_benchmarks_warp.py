@@ -44,7 +44,8 @@ def test_slow_images_come_out_as_on_the_host(waves, rotation):
 
 def test_flowers_come_out_nearly_as_on_the_host():
     chosen = species.choose_species(COUNT, np.random.default_rng(0))
-    drawn = [pictures.draw_jpeg(job, 192, seed=0) for job in enumerate(chosen)]
+    jobs = [pictures.Job(number, species, number) for number, species in enumerate(chosen)]
+    drawn = [pictures.draw_jpeg(job, 192, seed=0) for job in jobs]
     flowers = np.stack([tf.io.decode_jpeg(image) for image in drawn]).astype("float32")
     host, device = both(flowers, augmentation.Augmentation())
     assert np.abs(host - device).mean() < 2

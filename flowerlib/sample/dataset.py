@@ -4,7 +4,6 @@ Each class is an invented species. 1,500 pictures at 192 px take about 15 s on t
 gives the same bytes, whatever the number of cores.
 """
 
-import itertools
 import json
 from collections.abc import Iterator
 from functools import partial
@@ -18,12 +17,14 @@ from flowerlib.config import FlowersError, atomic_write
 from flowerlib.parallel import parallel_map
 from flowerlib.sample import pictures
 from flowerlib.sample.painting import Array, Rng
+from flowerlib.sample.pictures import Job
 from flowerlib.sample.species import MAX_CLASSES, choose_species
 from flowerlib.tfrecords.shards import shard_name, write_shard
 
 IMAGE_SIZES = (192, 224, 331, 512)
 NUM_SHARDS = {"train": 8, "val": 4, "test": 4}
 HELD_OUT = 0.2  # of each class for val, and for test; the competition's 0.16 and 0.31 leave too few for training
+DUPLICATE_EVERY = 25  # of so many images of val and test, one is a near-duplicate of one of train
 MIN_PER_CLASS = 5  # 3 train, 1 val, 1 test
 
 
@@ -43,6 +44,18 @@ def _labels(num_images: int, count: int, rng: Rng) -> dict[str, Array]:
     held_out = np.round(HELD_OUT * sizes).astype(int)
     counts = {"train": sizes - 2 * held_out, "val": held_out, "test": held_out}
     return {split: rng.permutation(np.repeat(np.arange(count), counts[split])) for split in NUM_SHARDS}
+
+
+def _scenes(labels: Array, num_train: int) -> list[int]:
+    """Return the number of each picture's scene: its own, but for a few of val and test that repeat one of train.
+
+    So there is something to find for who looks for near-duplicates across splits.
+    """
+    scenes = list(range(len(labels)))
+    for number in range(num_train, len(labels), DUPLICATE_EVERY):
+        same_class = np.flatnonzero(labels[:num_train] == labels[number])
+        scenes[number] = int(same_class[number % len(same_class)])
+    return scenes
 
 
 def _ids(num_images: int, rng: Rng) -> list[str]:
@@ -107,7 +120,9 @@ def write(out: Path, *, image_size: int = 192, num_images: int = 1500, seed: int
     rng = np.random.default_rng([seed, 0])
     species = choose_species(num_classes(num_images), rng)
     labels, ids = _labels(num_images, len(species), rng), _ids(num_images, rng)
-    jobs = [(number, species[label]) for number, label in enumerate(itertools.chain(*labels.values()))]
+    every_label = np.concatenate(list(labels.values()))
+    scenes = _scenes(every_label, len(labels["train"]))
+    jobs = [Job(number, species[label], scenes[number]) for number, label in enumerate(every_label)]
     draw = partial(pictures.draw_jpeg, image_size=image_size, seed=seed)
     with (
         atomic_write(out) as folder,

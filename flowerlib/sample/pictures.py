@@ -1,10 +1,11 @@
-"""Draw the pictures of the built-in sample: flowers of a species on a blurred background, never twice the same.
+"""Draw the pictures of the built-in sample: flowers of a species on a blurred background.
 
 Pose, light, background and sharpness vary from picture to picture.
 """
 
 import io
 import math
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -131,13 +132,31 @@ def _add_camera_effects(canvas: Array, rng: Rng) -> Image.Image:
     return Image.fromarray((np.clip(canvas, 0, 1) * 255).astype(np.uint8))
 
 
-def draw_jpeg(job: tuple[int, Species], image_size: int, seed: int) -> bytes:
-    """Draw one picture as a JPEG; `job` is its number and its species.
+class Job(NamedTuple):
+    """One picture to draw.
 
-    Each picture has its own random generator, so that the bytes do not depend on which worker draws it.
+    Attributes:
+        number: of the picture.
+        species: of the flower.
+        scene: the number of the picture whose scene it shows: its own, or an earlier one's, of which it is then a
+            near-duplicate, taken a moment later with another exposure and, in half of the cases, mirrored.
     """
-    index, species = job
-    rng = np.random.default_rng([seed, 1 + index])  # [seed, 0] draws species and labels
+
+    number: int
+    species: Species
+    scene: int
+
+
+def draw_jpeg(job: Job, image_size: int, seed: int) -> bytes:
+    """Draw one picture as a JPEG.
+
+    Each scene has its own random generator, so that the bytes do not depend on which worker draws it.
+    """
+    rng = np.random.default_rng([seed, 1 + job.scene])  # [seed, 0] draws species and labels
+    canvas = _draw_picture(job.species, image_size, rng)
+    if job.scene != job.number:
+        rng = np.random.default_rng([seed, 1 + job.number])
+        canvas = canvas[:, ::-1] if job.number % 2 else canvas
     buffer = io.BytesIO()
-    _add_camera_effects(_draw_picture(species, image_size, rng), rng).save(buffer, "JPEG", quality=90)
+    _add_camera_effects(canvas, rng).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()

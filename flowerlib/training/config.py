@@ -136,7 +136,7 @@ def profile(device: Device) -> str:
         FlowersError: it has another value.
     """
     chosen = os.environ.get("FLOWERS_PROFILE") or ("smoke" if device.kind == "cpu" else "full")
-    chosen = {"rehearsal": "smoke"}.get(chosen, chosen)  # its name before version 0.3
+    chosen = {"rehearsal": "smoke"}.get(chosen, chosen)  # its name before version 0.2
     if chosen not in ("full", "smoke"):
         raise FlowersError(f"`FLOWERS_PROFILE` (={chosen}) must be full or smoke, or unset to go by the device")
     return chosen

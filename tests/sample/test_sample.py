@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from sample_records import SMALL, SPLITS, hashes, labels_of, read_records, shards_of
 
-from flowerlib import parallel, sample
+from flowerlib import data, evaluation, parallel, sample
 from flowerlib.config import FlowersError
 from flowerlib.sample import dataset, pictures
 
@@ -220,3 +220,16 @@ def test_a_script_without_a_guard_may_call_it(tmp_path):
     assert process.returncode == 0, process.stderr
     assert process.stdout == "started\n"
     assert "40/40" in process.stderr  # the progress bar, to its end
+
+
+def test_a_few_images_of_val_and_test_are_near_duplicates_of_train_and_no_others_are(default):
+    """What 01_eda finds: the second takes, up to 6 bits apart, and no pair between 7 and 9 bits."""
+    flowers = data.find(path=str(default))
+    images = evaluation.image_table(flowers, progress=False)
+    pairs = evaluation.near_duplicates(images, 9)
+    assert (pairs["distance"] <= 6).all()
+    assert pairs["across"].all()
+    assert set(pairs["classes"]) == {"same", "unknown"}
+    found = evaluation.count_cross_split_duplicates(images, pairs)["images"]
+    assert found.to_dict() == {"val": 12, "test": 12}  # one in 25 of 300
+    assert pairs["mirrored"].sum() == 12

@@ -14,7 +14,9 @@ from flowerlib.sample import pictures, species
 @pytest.mark.parametrize("size", [224, 331, 512])
 def test_a_picture_is_the_same_at_every_size(size):
     ringed = species.Species(species.FORMS[0], "ringed", (0, 3, 5), 0.2, 0.5)
-    small, large = (Image.open(io.BytesIO(pictures.draw_jpeg((7, ringed), side, 0))) for side in (192, size))
+    small, large = (
+        Image.open(io.BytesIO(pictures.draw_jpeg(pictures.Job(7, ringed, 7), side, 0))) for side in (192, size)
+    )
     assert large.size == (size, size)
     pair = np.stack([np.asarray(image.resize((48, 48), Image.Resampling.BOX)).ravel() for image in (small, large)])
     assert np.corrcoef(pair)[0, 1] > 0.99
