@@ -22,9 +22,22 @@ def fails_in_one_line(done, *words):
         assert word in lines[0]
 
 
-OF_KAGGLE = ("build", "check", "push", "run", "status", "output", "submit", "weights-dataset")
-ALONE = ("run", "folder", "predict", "export", "serve", "sample", "check", "weights", "kaggle")
-COMMANDS = [(), *((name,) for name in ALONE), *(("kaggle", name) for name in OF_KAGGLE)]
+OF_KAGGLE = ("build", "lint", "push", "run", "status", "logs", "quota", "output", "submit", "weights-dataset")
+ALONE = (
+    "run",
+    "list",
+    "compare",
+    "doctor",
+    "cache",
+    "sample",
+    "folder",
+    "predict",
+    "export",
+    "serve",
+    "check",
+    "weights",
+)
+COMMANDS = [(), ("kaggle",), *((name,) for name in ALONE), *(("kaggle", name) for name in OF_KAGGLE)]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

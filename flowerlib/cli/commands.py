@@ -77,7 +77,7 @@ def run(
     device: Annotated[DeviceKind | None, typer.Option(help="Stop unless this kind of device is there.")] = None,
     backend: Annotated[Backend | None, typer.Option(help="Keras backend. Default: by the device.")] = None,
 ) -> None:
-    """Run notebooks; their pages, models and submission go to one folder.
+    """Run notebooks, and leave what they make in one folder.
 
     Without a TPU or GPU, the large networks are smoke-tested: the real network, a few steps on tiny images.
     """
@@ -121,7 +121,7 @@ def compare(
 
 @app.command(epilog="Example: flowerlib doctor")
 def doctor() -> None:
-    """Show device, versions, data, weights and credentials on one screen.
+    """Show device, versions, data, weights and credentials.
 
     To paste into an issue; nothing of it is secret.
     """
@@ -268,7 +268,7 @@ def check(
     data: DataOption = None,
     size: Annotated[int | None, typer.Option(help="Side of the images in pixels. Default: the smallest.")] = None,
 ) -> None:
-    """Validate a dataset: read every record, name the first that is damaged."""
+    """Validate a dataset; name the first damaged record."""
     from flowerlib import data as datasets
 
     flowers = datasets.find(size, data)

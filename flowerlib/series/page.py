@@ -12,7 +12,7 @@ import nbformat
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
-from flowerlib.config import MINOR_SUFFIXES, read_record
+from flowerlib.config import MINOR_SUFFIXES, find_files, read_record
 from flowerlib.series.notebooks import NOTEBOOKS, frame
 
 TEMPLATE = Path(__file__).with_name("index.html")
@@ -40,7 +40,8 @@ def _is_progress(output: NotebookNode) -> bool:
 
 def index(out: Path) -> str:
     """Return the page that shows what lies in `out`: results, submission, next step, notebooks, smoke tests."""
-    records = {path.parent.name: read_record(path) for path in sorted(out.glob("runs/*/run.json"))}
+    folders = [path.parent for path in find_files(out, "run.json") if path.parent.parent.name == "runs"]
+    records = {folder.name: read_record(folder / "run.json") | {"folder": folder} for folder in folders}
     real = {name: record for name, record in records.items() if not record["smoke_test"]}
     executed = sorted(out.glob("[0-9]*.ipynb"))
     smoke = [path for path in executed if f"{path.stem}{MINOR_SUFFIXES[0]}" in records and path.stem not in real]
@@ -59,7 +60,7 @@ def _results(out: Path, real: dict[str, dict]) -> str:
     ranked = _ranked(real)
     rows = [_result_row(name, record) for name, record in ranked] + _averages(out)
     header = ("run", "macro F1 on val", "accuracy on val", "network", "minutes of training", "trained on")
-    figures = "".join(_figure(out, name) for name, _ in ranked[:1])
+    figures = "".join(_figure(out, name, record["folder"]) for name, record in ranked)
     files = [f'<a class="button" href="{path.name}">{path.name}</a>' for path in sorted(out.glob("submission*.csv"))]
     return f"{_table(header, rows)}{figures}<p>{' '.join(files)}</p>"
 
@@ -92,11 +93,13 @@ def _averages(out: Path) -> list[tuple[str, ...]]:
     ]
 
 
-def _figure(out: Path, name: str) -> str:
-    if not (out / "runs" / name / "curves.png").exists():
+def _figure(out: Path, name: str, folder: Path) -> str:
+    if not (folder / "curves.png").exists():
         return ""
-    text = f"Accuracy, macro F1 and loss over the epochs of {name}"
-    return f'<figure><img src="runs/{name}/curves.png" alt="{text}"><figcaption>{text}</figcaption></figure>'
+    text, source = f"Accuracy, macro F1 and loss over the epochs of {name}", folder.relative_to(out).as_posix()
+    return (
+        f'<figure><img src="{source}/curves.png" alt="{text}" loading="lazy"><figcaption>{text}</figcaption></figure>'
+    )
 
 
 def _next_step(out: Path, real: dict[str, dict], smoke: list[Path]) -> str:
@@ -106,12 +109,12 @@ def _next_step(out: Path, real: dict[str, dict], smoke: list[Path]) -> str:
         steps.append(("Train in full what was only smoke-tested (TPU or GPU; 03 also on a CPU)", "run 03 --full"))
     recap = out / "recap.csv"
     written = recap.stat().st_mtime if recap.exists() else 0.0
-    newer = [name for name in real if (out / f"runs/{name}/run.json").stat().st_mtime > written]
+    newer = [name for name, record in real.items() if (record["folder"] / "run.json").stat().st_mtime > written]
     if newer:
         what = f"Compare and average the runs again: {', '.join(newer)} came since" if written else "Compare the runs"
         steps.append((html.escape(what), "run 20"))
     if real:
-        steps.append(("Try a model on your own photographs", f"serve --model {out}/runs/{_ranked(real)[0][0]}"))
+        steps.append(("Try a model on your own photographs", f"serve --model {_ranked(real)[0][1]['folder']}"))
     items = "".join(f"<li>{text}: <code>flowerlib {html.escape(command)}</code></li>" for text, command in steps)
     return f"<ul>{items}</ul>"
 

@@ -43,7 +43,7 @@ def test_the_series_goes_out_in_order_and_the_submission_comes_back(server, kagg
     recap = (out / "recap/recap.csv").read_text()
     assert all(name in recap for name in (*MEMBERS, "equal average", "fitted average"))
     page = (out / "recap/index.html").read_text()
-    [curves] = re.findall(r'src="(.*10_densenet201/curves.png)"', page)
+    [curves] = re.findall(r'src="([^"]*10_densenet201/curves.png)"', page)
     assert (out / "recap" / curves).read_bytes() == b"png"
     for name, ref in REFS.items():
         label = json.loads((out / "input" / name / ".version").read_text())

@@ -37,7 +37,7 @@ def test_the_best_result_comes_first_with_its_figure(out):
     found = page.index(out.folder)
     assert re.findall(r"<tr><td>(\w+)</td><td>([\d.]+)</td>", found) == [("03_b", "0.9500"), ("00_a", "0.9123")]
     assert "<td>1.5</td>" in found  # minutes: 30 s and 60 s
-    assert re.findall(r'src="(runs/[^"]+)"', found) == ["runs/03_b/curves.png"]
+    assert re.findall(r'src="(runs/[^"]+)"', found) == ["runs/03_b/curves.png", "runs/00_a/curves.png"]
     assert f"flowerlib serve --model {out.folder}/runs/03_b" in found
 
 
