@@ -12,9 +12,9 @@ from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
 
-from benchmarks.finetune import network
 from benchmarks.harness import Report, Row, kept, small
-from flowerlib import accelerator, augment, data, training
+from benchmarks.small_network import AUGMENT, network
+from flowerlib import accelerator, data, training
 from flowerlib.accelerator import keras
 from flowerlib.config import absolute
 from flowerlib.data import Flowers
@@ -48,19 +48,17 @@ def run(root: str, quick: bool) -> Report:
 def _train(flowers: Flowers, batch_size: int, rate: float, epochs: int, seed: int) -> float:
     """Return macro F1 on val, one view, after the last epoch."""
     keras.utils.set_random_seed(seed)
-    choices = training.Run(
-        "batch", "EfficientNetLite0", True, SIZE, batch_size, epochs, warmup_epochs=1, peak_lr=rate, weight_decay=0.05,
-        label_smoothing=0.1, dropout=0.3, mix="cutmix", seed=seed, head_times=10,
+    config = training.TrainConfig(
+        "batch", "EfficientNetLite0", SIZE, batch_size, epochs, peak_lr=rate, head_lr_multiplier=10,
+        label_smoothing=0.1, dropout=0.3, mix="cutmix", mix_probability=0.5, seed=seed,
     )  # fmt: skip
-    model = network(len(flowers.classes), optimizer=training.optimizer(choices, flowers))
-    vary, mix = augment.Augmentation(vertical_flip=False, crop=0.5), augment.sometimes(augment.cutmix, 0.5)
-    train = partial(data.train_batches, flowers, batch_size, image_size=SIZE, augment=vary, mix=mix, seed=seed)
-    val = data.eval_batches(flowers, "val", choices.eval_batch_size, image_size=SIZE)
+    run = training.Run(config, flowers, accelerator.setup())
+    model = network(len(flowers.classes), optimizer=training.optimizer(run))
     here = Path.cwd()
     with TemporaryDirectory() as place:
         os.chdir(place)
         try:
-            history = training.fit(model, train, val, choices, flowers, accelerator.setup(), verbose=0)
+            history = training.fit(run, model, training.train_batches(run, AUGMENT), verbose=0)
         finally:
             os.chdir(here)
     return history["val_macro_f1"][-1]

@@ -29,13 +29,14 @@ from benchmarks.harness import (
     small,
 )
 from benchmarks.input import records
-from flowerlib import accelerator, augment, backbones, data, freezing, fused, heads, predictions, training
+from benchmarks.small_network import AUGMENT, FROZEN, network
+from flowerlib import accelerator, augmentation, data, networks, predictions, training
 from flowerlib.accelerator import keras, tf
 from flowerlib.data import Flowers
-from flowerlib.weights import locate
+from flowerlib.networks import backbones, fused_norm
+from flowerlib.networks.weights import locate
 
 SIZE, BATCH = 192, 32
-FROZEN = "block3_expand_conv", 3  # the first layer trained; how many of torch's blocks lie before it
 GOAL = 0.95
 
 
@@ -76,7 +77,7 @@ def _steps(flowers: Flowers, quick: bool) -> tuple[list[Row], dict]:
     ways = {}
     for part, (before, blocks) in parts.items():
         mine = network(classes, before=before)
-        with fused.normalisation(mine):
+        with fused_norm.fused_batch_norm(mine):
             ways[f"flowerlib, {part}"] = _rate(partial(mine.train_on_batch, images, labels), BATCH, steps)
         for layout in layouts:
             model = torch_loop.lite0(locate(backbones.get("EfficientNetLite0").weights), classes)
@@ -96,10 +97,10 @@ def _dense_steps(flowers: Flowers, quick: bool) -> tuple[list[Row], dict]:
     side, batch, classes = 224, 8, len(flowers.classes)
     images, labels = _batch(flowers, batch, side)
     pooling = keras.layers.GlobalAveragePooling2D()
-    backbone = backbones.load("DenseNet201", side, "random")
-    model = keras.Sequential([keras.Input((side, side, 3)), backbone, pooling, heads.linear(classes)])
+    backbone = networks.load("DenseNet201", side, "random")
+    model = keras.Sequential([keras.Input((side, side, 3)), backbone, pooling, networks.head(classes)])
     model.compile(keras.optimizers.AdamW(5e-4), "categorical_crossentropy")
-    with fused.normalisation(model):
+    with fused_norm.fused_batch_norm(model):
         ways = {"flowerlib": _rate(lambda: model.train_on_batch(images, labels), batch)}
     for last in (False, True):
         peer = _torch(torch_loop.densenet201(classes).train(), images, labels, last=last)
@@ -112,7 +113,7 @@ def _dense_steps(flowers: Flowers, quick: bool) -> tuple[list[Row], dict]:
 
 
 def _epochs(flowers: Flowers, quick: bool) -> tuple[list[Row], dict]:
-    """`fit` on varied batches as they are read, beside as many calls of the compiled step on one batch in memory."""
+    """`fit` on augmented batches as they are read, beside as many calls of the compiled step on one batch in memory."""
     model, steps = network(len(flowers.classes)), 2 if quick else 60
     batches = _batches(flowers)
     same = iter(batches.take(1).cache().repeat())
@@ -137,50 +138,37 @@ def _epochs(flowers: Flowers, quick: bool) -> tuple[list[Row], dict]:
     return [row], {f"seconds of {steps} steps": found}
 
 
-def network(
-    classes: int, *, before: str | None = FROZEN[0], optimizer: keras.optimizers.Optimizer | None = None
-) -> keras.Model:
-    """The network of `03_finetune`, compiled; trained from the layer `before` on, or whole."""
-    backbone = backbones.load("EfficientNetLite0", None)
-    if before:
-        backbone = freezing.freeze(backbone, before)
-    pooling = keras.layers.GlobalAveragePooling2D()
-    model = keras.Sequential([keras.Input((None, None, 3)), backbone, pooling, heads.linear(classes, 0.3)])
-    optimizer = optimizer or keras.optimizers.AdamW(5e-4)
-    model.compile(optimizer, keras.losses.CategoricalCrossentropy(label_smoothing=0.1))
-    return model
-
-
 def _batches(flowers: Flowers) -> tf.data.Dataset:
-    vary = augment.Augmentation(vertical_flip=False, crop=0.5)
-    return data.train_batches(flowers, BATCH, augment=vary, mix=augment.sometimes(augment.cutmix, 0.5))
+    mix = augmentation.with_probability(augmentation.cutmix, 0.5)
+    return data.train_batches(flowers, BATCH, augment=AUGMENT, mix=mix)
 
 
 def ours(flowers: Flowers, epochs: int, sides: tuple[int, ...] = (192, 208, 224)) -> tuple[Curve, float]:
     """As `03_finetune`; macro F1 of one view after every epoch, validation not counted, and of six at the end."""
     keras.utils.set_random_seed(0)
     clock = Clock()
-    choices = training.Run(
-        "03_finetune", "EfficientNetLite0", True, SIZE, BATCH, epochs, warmup_epochs=1, peak_lr=5e-4,
-        weight_decay=0.05, label_smoothing=0.1, dropout=0.3, mix="cutmix", seed=0, eval_size=224, head_times=10,
+    config = training.TrainConfig(
+        "03_finetune", "EfficientNetLite0", SIZE, BATCH, epochs, peak_lr=5e-4, head_lr_multiplier=10,
+        label_smoothing=0.1, dropout=0.3, mix="cutmix", mix_probability=0.5, eval_size=224, tta_sizes=sides,
+        tta_flip=True,
     )  # fmt: skip
-    model = network(len(flowers.classes), optimizer=training.optimizer(choices, flowers))
-    steps = choices.steps_per_epoch(flowers)
+    run = training.Run(config, flowers, accelerator.setup())
+    model = network(len(flowers.classes), optimizer=training.optimizer(run))
     curve: Curve = []
 
-    def look(network: keras.Model, side: int, mirror: bool) -> predictions.Predictions:
-        return predictions.predict(network, data.eval_batches(flowers, "val", 128, image_size=side), 128, mirror=mirror)
+    def one_view() -> float:
+        val = training.eval_batches(run, "val")
+        return predictions.predict(model, val, config.eval_batch_size).scores()["macro_f1"]
 
     class Score(keras.callbacks.Callback):
         def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-            curve.append(clock.pause(lambda: look(model, 224, False).scores()["macro_f1"]))
+            curve.append(clock.pause(one_view))
             print(f"flowerlib: {curve[-1][0]:.0f} s, macro F1 {curve[-1][1]:.4f}", file=sys.stderr, flush=True)
 
-    batches = _batches(flowers)
-    with training.prepared(model, batches, accelerator.setup()):
+    batches, steps = training.train_batches(run, AUGMENT)(start=0), run.steps_per_epoch
+    with training.prepared(model, batches, run.device):
         model.fit(batches, steps_per_epoch=steps, epochs=epochs, verbose=0, shuffle=False, callbacks=[Score()])
-    trained = freezing.fold(model)
-    views = predictions.average([look(trained, side, True) for side in sides])
+    [views] = training.predict(run, model, ["val"])
     return curve, views.scores()["macro_f1"]
 
 

@@ -1,8 +1,8 @@
 """Seconds until a frozen network's head reaches a macro F1: features once, beside the backbone in the loop.
 
-Every clock starts before the network is built, so that building, compiling and looking all count. Validation counts in
-none: it is the same for all, and how often somebody looks is not a property of the way. Then the quickstart, which
-looks once, as users run it.
+Every clock starts before the network is built, so that building, compiling and extracting features all count.
+Validation counts in none: it is the same for all, and how often it is done is not a property of the way. Then the
+quickstart, as users run it.
 """
 
 import json
@@ -21,12 +21,16 @@ from sklearn.preprocessing import StandardScaler
 from benchmarks.harness import Clock, Curve, Report, Row, gain, reached, small
 from benchmarks.input import KERAS, keras_batches
 from benchmarks.torch_loop import lite0
-from flowerlib import backbones, data, features, freezing, heads, metrics, predictions
+from flowerlib import data, networks, predictions
 from flowerlib.accelerator import keras, tf
 from flowerlib.data import Flowers
+from flowerlib.networks import backbones
+from flowerlib.networks.weights import locate
+from flowerlib.predictions import metrics
+from flowerlib.training import features, heads
 
 GOAL = 0.895
-SIZE, LOOK = 192, 64
+SIZE, BATCH = 192, 64
 OURS = ("flowerlib, one view", "flowerlib, mirrored too")
 
 
@@ -35,7 +39,7 @@ def run(root: str, quick: bool) -> Report:
     flowers = small(data.find(SIZE, root)) if quick else data.find(SIZE, root)
     curves = {OURS[0]: ours(flowers, 5 if quick else 40)}
     if not quick:
-        curves[OURS[1]] = ours(flowers, 40, mirror=True)
+        curves[OURS[1]] = ours(flowers, 40, flip=True)
     curves["backbone in the loop"] = in_the_loop(flowers, 1 if quick else 24)
     curves["torch and scikit-learn"] = scikit_learn(flowers)
     found = rows(curves) + ([] if quick else quickstart(root))
@@ -61,17 +65,21 @@ def rows(curves: dict[str, Curve]) -> list[Row]:
     return found
 
 
-def ours(flowers: Flowers, epochs: int, mirror: bool = False) -> Curve:
+def ours(flowers: Flowers, epochs: int, flip: bool = False) -> Curve:
     """Features once, into an empty folder, then a head as `00_quickstart` trains it."""
     keras.utils.set_random_seed(0)
     clock = Clock()
-    backbone = freezing.freeze(backbones.load("EfficientNetLite0", SIZE))
-    looker = keras.Sequential([keras.Input((SIZE, SIZE, 3)), backbone, keras.layers.GlobalAveragePooling2D()])
+    backbone = networks.freeze(networks.load("EfficientNetLite0", SIZE))
+    feature_extractor = keras.Sequential(
+        [keras.Input((SIZE, SIZE, 3)), backbone, keras.layers.GlobalAveragePooling2D()]
+    )
     with TemporaryDirectory() as place:
         kept = Path(place)
-        train = features.extract(looker, flowers, "train", LOOK, mirror=mirror, folder=kept, progress=False)
-        _, val = clock.pause(lambda: features.extract(looker, flowers, "val", LOOK, folder=kept, progress=False))
-        head = keras.Sequential([heads.scaling(train), heads.linear(len(flowers.classes), 0.6, "zeros")])
+        train = features.extract(feature_extractor, flowers, "train", BATCH, flip=flip, folder=kept, progress=False)
+        _, val = clock.pause(
+            lambda: features.extract(feature_extractor, flowers, "val", BATCH, folder=kept, progress=False)
+        )
+        head = keras.Sequential([heads.standardization(train), networks.head(len(flowers.classes), 0.6, "zeros")])
         steps = flowers.count("train") // 128
         rate = keras.optimizers.schedules.CosineDecay(0.0, (epochs - 1) * steps, warmup_target=1e-3, warmup_steps=steps)
         loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
@@ -88,10 +96,10 @@ def ours(flowers: Flowers, epochs: int, mirror: bool = False) -> Curve:
 
 
 def in_the_loop(flowers: Flowers, epochs: int) -> Curve:
-    """As the work this series started from: in every epoch the frozen network sees the images anew, in its six ways."""
+    """As the work this series started from: in every epoch the frozen network processes the images, augmented anew."""
     keras.utils.set_random_seed(0)
     clock = Clock()
-    backbone = backbones.load("EfficientNetLite0", SIZE)
+    backbone = networks.load("EfficientNetLite0", SIZE)
     backbone.trainable = False
     classes = len(flowers.classes)
     model = keras.Sequential(
@@ -103,12 +111,12 @@ def in_the_loop(flowers: Flowers, epochs: int) -> Curve:
         ]
     )
     model.compile(keras.optimizers.Adam(1e-3), keras.losses.CategoricalCrossentropy(label_smoothing=0.1))
-    val = data.eval_batches(flowers, "val", LOOK)
+    val = data.eval_batches(flowers, "val", BATCH)
     curve: Curve = []
 
     class Score(keras.callbacks.Callback):
         def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-            curve.append(clock.pause(lambda: predictions.predict(model, val, LOOK, mirror=True).scores()["macro_f1"]))
+            curve.append(clock.pause(lambda: predictions.predict(model, val, BATCH, flip=True).scores()["macro_f1"]))
 
     batches = keras_batches(flowers, 64).map(lambda images, labels: (images, tf.one_hot(labels, classes)))
     steps = flowers.count("train") // 64
@@ -140,27 +148,25 @@ def quickstart(root: str) -> list[Row]:
 
 def scikit_learn(flowers: Flowers) -> Curve:
     """The same network and weights in torch, one view, then scikit-learn's logistic regression; val mirrored too."""
-    from flowerlib.weights import locate
-
     clock = Clock()
     network = lite0(locate(backbones.get("EfficientNetLite0").weights), len(flowers.classes)).eval()
     network = network.to(memory_format=torch.channels_last)
 
-    def look(split: str, *, mirror: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        seen, labels = [], []
+    def extract(split: str, *, flip: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        values, labels = [], []
         with torch.inference_mode():
-            for images, truth, _ in data.eval_batches(flowers, split, LOOK).as_numpy_iterator():
-                pixels = torch.from_numpy(images[:, :, ::-1].copy() if mirror else np.array(images))
+            for images, batch_labels, _ in data.eval_batches(flowers, split, BATCH).as_numpy_iterator():
+                pixels = torch.from_numpy(images[:, :, ::-1].copy() if flip else np.array(images))
                 pixels = pixels.permute(0, 3, 1, 2).float().sub(127).div(128)  # already channels_last
-                seen.append(network.extract_features(pixels).mean((2, 3)).numpy())
-                labels.append(truth)
-        return np.concatenate(seen), np.concatenate(labels)
+                values.append(network.extract_features(pixels).mean((2, 3)).numpy())
+                labels.append(batch_labels)
+        return np.concatenate(values), np.concatenate(labels)
 
-    train, labels = look("train")
-    _, views = clock.pause(lambda: [look("val"), look("val", mirror=True)])
-    scaling = StandardScaler().fit(train)
-    fitted = LogisticRegression(C=0.01, max_iter=300).fit(scaling.transform(train), labels)
+    train, labels = extract("train")
+    _, views = clock.pause(lambda: [extract("val"), extract("val", flip=True)])
+    scaler = StandardScaler().fit(train)
+    fitted = LogisticRegression(C=0.01, max_iter=300).fit(scaler.transform(train), labels)
     seconds = clock.now()
-    probabilities = sum(fitted.predict_proba(scaling.transform(seen)) for seen, _ in views)
-    said = fitted.classes_[probabilities.argmax(axis=1)]
-    return [(seconds, metrics.macro_f1(views[0][1], said, len(flowers.classes)))]
+    probabilities = sum(fitted.predict_proba(scaler.transform(view)) for view, _ in views)
+    predicted = fitted.classes_[probabilities.argmax(axis=1)]
+    return [(seconds, metrics.macro_f1(views[0][1], predicted, len(flowers.classes)))]

@@ -19,12 +19,12 @@ AGREE = 1e-4  # of the largest weight: sums over other shares of a batch are rou
 
 READ = r"""
 import json, re, sys, time
-from flowerlib import augment, data
+from flowerlib import augmentation, data
 root, way = sys.argv[1:]
 flowers = data.find(192, root)
 steps = flowers.count("train") // 64
 if way == "training":
-    batches = data.train_batches(flowers, 64, augment=augment.Augmentation())
+    batches = data.train_batches(flowers, 64, augment=augmentation.Augmentation())
 else:
     batches = data.eval_batches(flowers, "train", 64)
 iterator = batches.as_numpy_iterator()

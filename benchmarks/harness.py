@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from flowerlib.config import written_whole
+from flowerlib.config import atomic_write
 from flowerlib.data import Flowers
 
 RESULTS = Path(__file__).parent / "results"
@@ -79,10 +79,10 @@ class Report:
             "versions": versions,
         }
         content = about | {"rows": [asdict(row) for row in self.rows], "raw": self.raw}
-        with written_whole(folder / f"{self.name}.json") as temporary:
+        with atomic_write(folder / f"{self.name}.json") as temporary:
             temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
         if self.figure is not None:
-            with written_whole(folder / f"{self.name}.png") as temporary:
+            with atomic_write(folder / f"{self.name}.png") as temporary:
                 self.figure.savefig(temporary, dpi=120, format="png")
         for part in PARTS.glob(f"{self.name}-*.json"):
             part.unlink()
@@ -139,7 +139,7 @@ def kept(name: str, what: list, compute: Callable[[], list]) -> list:
         return part["value"]
     value = compute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps({"what": what, "value": value}))
     return value
 
@@ -148,7 +148,7 @@ def write_table(readme: Path = README, results: Path = RESULTS) -> None:
     """Put all that is kept in `results` into the README, between its two marks."""
     before, rest = readme.read_text().split(BEGIN)
     _, after = rest.split(END)
-    with written_whole(readme) as temporary:
+    with atomic_write(readme) as temporary:
         temporary.write_text(f"{before}{BEGIN}\n{markdown(results)}{END}{after}")
 
 

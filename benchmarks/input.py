@@ -15,7 +15,7 @@ from PIL import Image
 
 from benchmarks import warp
 from benchmarks.harness import Report, Row, in_turns, medians, ratio
-from flowerlib import augment, data
+from flowerlib import augmentation, data
 from flowerlib.accelerator import keras, tf
 from flowerlib.data import Flowers
 
@@ -35,15 +35,17 @@ def run(root: str, quick: bool) -> Report:
         sources = {192: flowers} if quick else {192: flowers, 512: enlarged(flowers, Path(place), 512, 512)}
         for size, source in sources.items():
             decoding = in_turns(_decoding(source, count), rounds)
-            varying = in_turns(_varying(source, count // 2) | _warping(source), rounds)
-            raw[str(size)] = {"decode only": decoding, "six augmentations": varying}
+            augmenting = in_turns(_augmenting(source, count // 2) | _warping(source), rounds)
+            raw[str(size)] = {"decode only": decoding, "six augmentations": augmenting}
             rows += [Row(f"decode {size} px: {name}", value, "images/s") for name, value in medians(decoding).items()]
             for peer, target in ((KAGGLE, ">= 1"), (LIMIT, "")):
                 rows.append(Row(f"decode {size} px, ratio to {peer}", ratio(decoding, "flowerlib", peer), "x", target))
-            rows += [Row(f"six at {size} px: {name}", value, "images/s") for name, value in medians(varying).items()]
+            rows += [Row(f"six at {size} px: {name}", value, "images/s") for name, value in medians(augmenting).items()]
             for peer, target in ((KERAS, ">= 4"), (ALBUMENTATIONS, ">= 1")):
                 target = target if size == 192 else ""
-                rows.append(Row(f"six at {size} px, ratio to {peer}", ratio(varying, "flowerlib", peer), "x", target))
+                rows.append(
+                    Row(f"six at {size} px, ratio to {peer}", ratio(augmenting, "flowerlib", peer), "x", target)
+                )
     return Report("input", rows, raw)
 
 
@@ -95,11 +97,11 @@ def _decoding(flowers: Flowers, images: int) -> dict[str, Callable[[], float]]:
     }
 
 
-def _varying(flowers: Flowers, images: int) -> dict[str, Callable[[], float]]:
+def _augmenting(flowers: Flowers, images: int) -> dict[str, Callable[[], float]]:
     jpegs = _jpegs(flowers)
     return {
         "flowerlib": _timed(
-            images, lambda: data.train_batches(flowers, BATCH, augment=augment.Augmentation(), seed=SEED)
+            images, lambda: data.train_batches(flowers, BATCH, augment=augmentation.Augmentation(), seed=SEED)
         ),
         KERAS: _timed(images, lambda: keras_batches(flowers, BATCH).prefetch(tf.data.AUTOTUNE)),
         ALBUMENTATIONS: _timed(images, lambda: _albumentations(jpegs, flowers.image_size)),
@@ -115,19 +117,19 @@ def _warping(flowers: Flowers) -> dict[str, Callable[[], float]]:
 
 
 def on_device(images: tf.Tensor) -> Callable[[], float]:
-    """Return a function that varies a batch `(B, S, S, 3)` several times and returns the images/s; it is compiled."""
-    augmentation = augment.Augmentation()
-    uniform = augmentation.draw((SEED, 0), len(images))
-    affine = tf.stack(augmentation.turn(uniform, images.shape[1]))
+    """Return a function that augments a batch `(B, S, S, 3)` several times and returns the images/s; it is compiled."""
+    operations = augmentation.Augmentation()
+    uniform = operations.random_parameters((SEED, 0), len(images))
+    affine = tf.stack(operations.affine_matrix(uniform, images.shape[1]))
     batch = [keras.ops.convert_to_tensor(each.numpy()) for each in (images, affine, uniform)]
-    program = warp.compiled(augmentation)
+    program = warp.compiled(operations)
     float(program(*batch)[0, 0, 0, 0])
 
     def run() -> float:
         began = time.perf_counter()
         for _ in range(ON_DEVICE):
-            varied = program(*batch)
-        float(varied[0, 0, 0, 0])  # waits for the last
+            augmented = program(*batch)
+        float(augmented[0, 0, 0, 0])  # waits for the last
         return ON_DEVICE * len(images) / (time.perf_counter() - began)
 
     return run
@@ -139,7 +141,7 @@ def _albumentations(jpegs: list[bytes], size: int) -> Iterator[tuple[np.ndarray]
     import simplejpeg
 
     cv2.setNumThreads(0)  # the threads are the pool's
-    vary = A.Compose(
+    augment = A.Compose(
         [
             A.HorizontalFlip(p=0.5),
             A.VerticalFlip(p=0.5),
@@ -154,7 +156,7 @@ def _albumentations(jpegs: list[bytes], size: int) -> Iterator[tuple[np.ndarray]
             for first in range(0, len(order) - BATCH + 1, BATCH):
                 chosen = [jpegs[index] for index in order[first : first + BATCH]]
                 yield (
-                    np.stack(list(pool.map(lambda jpeg: vary(image=simplejpeg.decode_jpeg(jpeg))["image"], chosen))),
+                    np.stack(list(pool.map(lambda jpeg: augment(image=simplejpeg.decode_jpeg(jpeg))["image"], chosen))),
                 )
 
 
@@ -173,7 +175,7 @@ def kaggle_batches(flowers: Flowers, batch_size: int) -> tf.data.Dataset:
 
 
 def keras_batches(flowers: Flowers, batch_size: int) -> tf.data.Dataset:
-    """As `kaggle_batches`, varied in the six ways of the work this series started from, by Keras' layers."""
+    """As `kaggle_batches`, augmented in the six ways of the work this series started from, by Keras' layers."""
     layers = keras.Sequential(
         [
             keras.layers.RandomFlip("horizontal_and_vertical", seed=SEED),

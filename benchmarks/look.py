@@ -1,4 +1,4 @@
-"""Features of a network that does nothing, beside decoding alone: what is left is what looking costs the host.
+"""Features of a network that does nothing, beside decoding alone: what is left is what extraction costs the host.
 
 At 512 px: the same photographs enlarged, in quality 95. A network that is frozen, such as that of
 `14_efficientnetv2xl`, can be no faster than this.
@@ -12,9 +12,10 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.harness import Report, Row, in_turns, medians, ratio
 from benchmarks.input import enlarged
-from flowerlib import data, features
+from flowerlib import data
 from flowerlib.accelerator import keras, tf
 from flowerlib.data import Flowers
+from flowerlib.training import features
 
 SIZE, BATCH = 512, 64
 DECODE, LOOK, MIRRORED = "decoding alone", "looking", "looking, mirrored too"
@@ -36,8 +37,8 @@ def measured(root: str, quick: bool) -> dict[str, list[float]]:
         flowers = enlarged(data.find(192, root), Path(place), SIZE, images)
         ways = {
             DECODE: partial(_decode, flowers),
-            LOOK: partial(_look, flowers, mirror=False),
-            MIRRORED: partial(_look, flowers, mirror=True),
+            LOOK: partial(_extract, flowers, flip=False),
+            MIRRORED: partial(_extract, flowers, flip=True),
         }
         return in_turns({name: _rate(images, way) for name, way in ways.items()}, 1 if quick else 7)
 
@@ -63,8 +64,8 @@ class _EverySixteenth(keras.layers.Layer):
         return keras.ops.cast(pixels[:, ::16, ::16], "float32")
 
 
-def _look(flowers: Flowers, mirror: bool) -> None:
+def _extract(flowers: Flowers, flip: bool) -> None:
     pixels = keras.Input((SIZE, SIZE, 3), dtype="uint8")
     network = keras.Sequential([pixels, _EverySixteenth(autocast=False), keras.layers.GlobalAveragePooling2D()])
     with TemporaryDirectory() as folder:
-        features.extract(network, flowers, "train", BATCH, mirror=mirror, folder=Path(folder), progress=False)
+        features.extract(network, flowers, "train", BATCH, flip=flip, folder=Path(folder), progress=False)

@@ -26,18 +26,18 @@ FILES = 512
 ALONE = """
 import json, sys, time
 from pathlib import Path
-from flowerlib import recogniser
-model, files = recogniser.load(Path(sys.argv[1])), sorted(Path(sys.argv[2]).iterdir())
-list(recogniser.recognise(model, files[:64]))  # compiled
+from flowerlib.photos import classification
+model, files = classification.load(Path(sys.argv[1])), sorted(Path(sys.argv[2]).iterdir())
+list(classification.classify(model, files[:64]))  # compiled
 began, done = time.perf_counter(), 0
 while time.perf_counter() - began < float(sys.argv[3]):
-    done += len(list(recogniser.recognise(model, files)))
+    done += len(list(classification.classify(model, files)))
 print(done / (time.perf_counter() - began))
 """
 
 
 def run(root: str, quick: bool) -> Report:
-    """Train the quickstart's model, then ask it: `recognise`, the service, `recognise` again."""
+    """Train the quickstart's model, then ask it: `classify`, the service, `classify` again."""
     seconds = 5 if quick else SECONDS
     with TemporaryDirectory() as place:
         folder = Path(place)
@@ -63,20 +63,20 @@ def run(root: str, quick: bool) -> Report:
         alone.append(_alone(model, photographs, seconds / 3))
     ratio = found["images/s"] / statistics.mean(alone)
     rows = [
-        Row("recognise: files, no service", statistics.mean(alone), "images/s"),
+        Row("classify: files, no service", statistics.mean(alone), "images/s"),
         Row(f"serve: {CLIENTS} clients, an image a request", found["images/s"], "images/s"),
-        Row("serve / recognise", ratio, "x", ">= 0.8"),
+        Row("serve / classify", ratio, "x", ">= 0.8"),
         Row("serve: median time to an answer", found["median"], "s"),
         Row("serve: 99 % are answered within", found["p99"], "s"),
         Row("serve: answers that are neither 200 nor 503", found["failed"], "answers", "<= 0"),
         Row("serve: told to come back (503)", found["full"], "answers"),
         Row("serve: more memory at the end than after a sixth of the time", found["MB"], "MB", "<= 50"),
     ]
-    return Report("serve", rows, {"recognise images/s": alone, "serve": found})
+    return Report("serve", rows, {"classify images/s": alone, "serve": found})
 
 
 def _alone(model: Path, photographs: Path, seconds: float) -> float:
-    """Images a second of `recognise`, in a process of its own."""
+    """Images a second of `classify`, in a process of its own."""
     command = [sys.executable, "-c", ALONE, model, photographs, seconds]
     return float(subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout)
 

@@ -8,15 +8,15 @@ from collections.abc import Callable
 from benchmarks.harness import Report, Row, in_turns, medians
 
 TRAIN = """
-from flowerlib import accelerator, augment, backbones, data, heads, training
+from flowerlib import accelerator, augmentation, data, networks, training
 from flowerlib.accelerator import keras
 device = accelerator.setup()
 flowers = data.find(192, {root!r})
-backbone = backbones.load("EfficientNetLite0", 192)
-head = heads.linear(len(flowers.classes))
+backbone = networks.load("EfficientNetLite0", 192)
+head = networks.head(len(flowers.classes))
 model = keras.Sequential([keras.Input((192, 192, 3)), backbone, keras.layers.GlobalAveragePooling2D(), head])
 model.compile("adam", "categorical_crossentropy")
-batches = data.train_batches(flowers, 32, augment=augment.Augmentation())
+batches = data.train_batches(flowers, 32, augment=augmentation.Augmentation())
 with training.prepared(model, batches, device):
     model.fit(batches, steps_per_epoch=1, verbose=0, shuffle=False)
 """

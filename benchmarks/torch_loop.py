@@ -18,11 +18,11 @@ import torch
 from PIL import Image, ImageEnhance
 
 from benchmarks.harness import Clock, Curve
-from flowerlib import metrics
+from flowerlib.predictions import metrics
 
 SIZE, BATCH, EPOCHS = 160, 32, 8
 
-# A torch built for GPUs imports Triton with its first optimiser. Beside TensorFlow 2.21 that ends the process, as both
+# A torch built for GPUs imports Triton with its first optimizer. Beside TensorFlow 2.21 that ends the process, as both
 # bring an LLVM (github.com/tensorflow/tensorflow/issues/124205). Nothing here needs it.
 sys.modules["triton"] = None
 
@@ -38,7 +38,7 @@ def lite0(weights: Path, classes: int) -> torch.nn.Module:
 
 
 def freeze(network: torch.nn.Module, blocks: int) -> None:
-    """Keep the stem and that many blocks of an EfficientNet-Lite0 as they are, normalisation included."""
+    """Keep the stem and that many blocks of an EfficientNet-Lite0 as they are, batch normalization included."""
     if not blocks:
         return
     for part in (network._conv_stem, network._bn0, *network._blocks[:blocks]):
@@ -78,7 +78,7 @@ def densenet201(classes: int) -> torch.nn.Module:
 
 
 class Photographs(torch.utils.data.Dataset):
-    """JPEGs in memory; each time one is asked for, it is varied anew."""
+    """JPEGs in memory; each time one is asked for, it is augmented anew."""
 
     def __init__(self, jpegs: list[bytes], labels: list[int]) -> None:
         self.jpegs, self.labels = jpegs, labels
@@ -146,22 +146,22 @@ def curve(
             cycle.step()
         points.append(clock.pause(lambda: score(network, *val, classes)))
         print(f"torch: {points[-1][0]:.0f} s, macro F1 {points[-1][1]:.4f}", file=sys.stderr, flush=True)
-    return points, score(network, *val, classes, mirror=True)
+    return points, score(network, *val, classes, flip=True)
 
 
 def score(
-    network: torch.nn.Module, jpegs: list[bytes], labels: list[int], classes: int, *, mirror: bool = False
+    network: torch.nn.Module, jpegs: list[bytes], labels: list[int], classes: int, *, flip: bool = False
 ) -> float:
     """Return the macro F1 of one view, or of an image and its mirror image together."""
     network.eval()
-    said = []
+    predicted = []
     with torch.inference_mode():
         for first in range(0, len(jpegs), 64):
             images = [Image.open(io.BytesIO(jpeg)).resize((SIZE, SIZE)) for jpeg in jpegs[first : first + 64]]
             batch = _last(torch.stack([pixels(image) for image in images]))
-            views = (batch, batch.flip(3)) if mirror else (batch,)
-            said.append(sum(network(view).softmax(1) for view in views).argmax(1).numpy())
-    return metrics.macro_f1(np.array(labels), np.concatenate(said), classes)
+            views = (batch, batch.flip(3)) if flip else (batch,)
+            predicted.append(sum(network(view).softmax(1) for view in views).argmax(1).numpy())
+    return metrics.macro_f1(np.array(labels), np.concatenate(predicted), classes)
 
 
 if __name__ == "__main__":  # a process of its own: TensorFlow's threads and forked workers do not go together

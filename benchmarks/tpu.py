@@ -13,7 +13,7 @@ import sys
 
 from benchmarks import look
 from benchmarks.harness import Report, Row, medians
-from flowerlib.workers import num_cores
+from flowerlib.parallel import num_cores
 
 NETWORKS = {
     "DenseNet201": True,
@@ -30,10 +30,10 @@ SIZE, BATCH = 512, 4
 COUNT = """
 import json, sys
 import jax
-from flowerlib import backbones
+from flowerlib.networks import backbones
 from flowerlib.accelerator import keras
 name, size, batch, trained = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "True"
-backbones._settle = lambda network: None  # weights do not matter, and settling them takes minutes
+backbones._calibrate_batch_norm = lambda network: None  # weights do not matter, and settling them takes minutes
 network = backbones.load(name, size, "random")
 network.trainable = trained
 variables = network.trainable_variables, network.non_trainable_variables

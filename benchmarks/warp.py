@@ -1,5 +1,5 @@
-"""The six augmentations of `flowerlib.augment`, on the device, a batch at once: one program that XLA compiles without
-gathers. Nothing trains with it; `input` times it, until a TPU shows whether it is needed.
+"""The six augmentations of `flowerlib.augmentation`, on the device, a batch at once: one program that XLA compiles
+without gathers. Nothing trains with it; `input` times it, until a TPU shows whether it is needed.
 
 A TPU multiplies matrices fast and fetches single pixels slowly. So the affine map is done in two passes, as Catmull and
 Smith did (SIGGRAPH 1980): along the rows, then along the columns. In each, every line is shifted by an amount of its
@@ -10,22 +10,22 @@ import math
 from collections.abc import Callable
 
 from flowerlib.accelerator import keras, tf
-from flowerlib.augment import Augmentation
+from flowerlib.augmentation import Augmentation
 from flowerlib.config import FlowersError
 
 ops = keras.ops
 STEEPEST = 45.0  # degrees; beyond it the first pass would squeeze the image too much
 
 
-def vary(
+def augment(
     images: keras.KerasTensor, affine: keras.KerasTensor, uniform: keras.KerasTensor, augmentation: Augmentation
 ) -> keras.KerasTensor:
-    """Vary a batch as `augmentation` does on the host, given the same random numbers.
+    """Augment a batch as `augmentation` does on the host, given the same random numbers.
 
     Args:
         images: `(B, S, S, 3)` in [0, 255].
-        affine: `(6, B)`, as from `Augmentation.turn`.
-        uniform: `(B, 8)` in [-1, 1), as from `Augmentation.draw`.
+        affine: `(6, B)`, as from `Augmentation.affine_matrix`.
+        uniform: `(B, 8)` in [-1, 1), as from `Augmentation.random_parameters`.
         augmentation: what to do.
 
     Returns:
@@ -46,10 +46,10 @@ def vary(
 
 
 def compiled(augmentation: Augmentation) -> Callable:
-    """Return `vary` as one program: (images, affine, uniform) -> images."""
+    """Return `augment` as one program: (images, affine, uniform) -> images."""
 
     def program(images: keras.KerasTensor, affine: keras.KerasTensor, uniform: keras.KerasTensor) -> keras.KerasTensor:
-        return vary(images, affine, uniform, augmentation)
+        return augment(images, affine, uniform, augmentation)
 
     if keras.backend.backend() == "tensorflow":
         return tf.function(program)

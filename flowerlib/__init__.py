@@ -3,4 +3,4 @@
 Importing `flowerlib` loads no framework: each module imports what it needs.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flowerlib.config import FlowersError, cache_dir, silenced
+from flowerlib.config import FlowersError, cache_dir, suppress_native_stderr
 
 
 def _choose_backend() -> str:
@@ -25,6 +25,8 @@ def _choose_backend() -> str:
     backend = os.environ.get("KERAS_BACKEND") or ("jax" if _jax_platform() in ("tpu", "gpu") else "tensorflow")
     if backend not in ("jax", "tensorflow"):
         raise FlowersError(f"`KERAS_BACKEND` (={backend}) must be jax or tensorflow, or unset to let flowerlib choose")
+    if backend == "jax" and not importlib.util.find_spec("jax"):
+        raise FlowersError("`KERAS_BACKEND` (=jax) needs JAX: pip install '.[jax]' in flowerlib's folder, or unset it")
     return backend
 
 
@@ -40,7 +42,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if platform.machine() == "x86_64":  # TensorFlow asks for AVX-512 first; with AVX2 it pays too: 1.2 to 1.8 times as fast
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ["KERAS_BACKEND"] = _choose_backend()
-with silenced():
+with suppress_native_stderr():
     import keras  # it reads KERAS_BACKEND now, and never again
     import tensorflow as tf
 tf.get_logger().setLevel("WARNING")  # looking for a TPU is announced, finding none is not news
@@ -48,7 +50,7 @@ if keras.backend.backend() == "jax":
     tf.config.set_visible_devices([], "GPU")  # TensorFlow only reads images here: all GPU memory is JAX's
 
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
-COMPILED = 4 * 2**30  # bytes of compiled programs that are kept, of those used last
+XLA_CACHE_BYTES = 4 * 2**30  # bytes of compiled programs that are kept, of those used last
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Device:
     Attributes:
         kind: `tpu`, `gpu` or `cpu`.
         name: the maker's name for one of them.
-        num_replicas: how many take a share of every batch; the global batch size must be a multiple of it.
+        num_replicas: how many process a part of every batch each; the global batch size must be a multiple of it.
         backend: the Keras backend that drives them.
     """
 
@@ -121,12 +123,12 @@ def _jax_device() -> Device:
         keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
     kind = devices[0].platform
     if kind != "cpu":  # which differ from machine to machine, and compile in little time what is run on them
-        keep_compiled()
+        enable_compilation_cache()
     name = cpu_name() if kind == "cpu" else devices[0].device_kind
     return Device(kind, name, len(devices), "jax")
 
 
-def keep_compiled() -> None:
+def enable_compilation_cache() -> None:
     """Have JAX keep compiled programs on disk, for the next process: the large networks take minutes to compile.
 
     In `xla` in `config.cache_dir()`, at most 4 GiB where `filelock` is installed, which JAX needs to count them; or
@@ -134,11 +136,12 @@ def keep_compiled() -> None:
     """
     import jax
 
-    if jax.config.jax_compilation_cache_dir:
+    settings = jax.config.values
+    if settings["jax_compilation_cache_dir"]:
         return
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
-    if importlib.util.find_spec("filelock") and jax.config.jax_compilation_cache_max_size == -1:
-        jax.config.update("jax_compilation_cache_max_size", COMPILED)
+    if importlib.util.find_spec("filelock") and settings["jax_compilation_cache_max_size"] == -1:
+        jax.config.update("jax_compilation_cache_max_size", XLA_CACHE_BYTES)
         for program in (cache_dir() / "xla").glob("*-cache"):  # kept without a limit: JAX would stumble over it
             if not program.with_name(f"{program.name.removesuffix('-cache')}-atime").exists():
                 program.unlink()

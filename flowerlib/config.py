@@ -1,14 +1,15 @@
-"""What every module may lean on: the one error type, the places, whole-file writing.
+"""Shared utilities: the error type, the places, atomic writing, locks, checksums, records of earlier versions.
 
 Three environment variables name places, `FLOWERS_DATA`, `FLOWERS_WEIGHTS` and `FLOWERS_KAGGLE` (what is `/kaggle` on
 Kaggle); four more say how to run, `FLOWERS_EXPECT` (the device that must be there), `FLOWERS_PROFILE` (`full` or
-`rehearsal`), `FLOWERS_PRECISION` (a policy of Keras) and `FLOWERS_FORCE` (a shorter run may replace a longer one).
+`smoke`), `FLOWERS_PRECISION` (a policy of Keras) and `FLOWERS_FORCE` (a shorter run may replace a longer one).
 flowerlib has no other settings; `KERAS_BACKEND`, `KERAS_HOME` and `XDG_CACHE_HOME` mean what they mean
 elsewhere.
 """
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import IO
 
 # Variables that name a place; `KERAS_HOME` and those after it are read by other libraries too.
-PLACES = (
+PATH_VARIABLES = (
     "FLOWERS_DATA",
     "FLOWERS_KAGGLE",
     "FLOWERS_WEIGHTS",
@@ -32,9 +33,21 @@ PLACES = (
 COMPETITION = "tpu-getting-started"  # its slug on Kaggle
 # The machine and the process that make it, and what it is to be.
 TEMPORARY = re.compile(r"\.flowerlib-(.*?)-(\d+)\.(.+?)(\.former)?")
-LOST = 24 * 3600  # seconds without a change, after which a temporary of another machine is taken for a killed one's
-LESSER = ("-rehearsal", "-unfinished")  # ends of the names of runs that are no results, or not whole ones
-SAMPLE_VERSION = 1  # raise it when anything drawn changes: a sample made before is then not taken for this one
+STALE_SECONDS = 24 * 3600  # seconds without a change, after which another machine's temporary counts as abandoned
+MINOR_SUFFIXES = ("-smoke-test", "-unfinished")  # of the names of runs that are no results, or no whole ones
+SAMPLE_VERSION = 2  # raise it when anything drawn changes: a sample made before is then not taken for this one
+
+
+# Keys of records that earlier versions wrote -> what they are called now.
+RENAMED_KEYS = {
+    "rehearsal": "smoke_test",
+    "retrained": "fine_tuned",
+    "choices": "config",
+    "retrain": "fine_tune",
+    "head_times": "head_lr_multiplier",
+    "mixed": "mix_probability",
+    "frozen_before": "first_trainable_layer",
+}
 
 
 class FlowersError(ValueError):
@@ -59,7 +72,7 @@ def competition_mounts() -> tuple[Path, Path]:
     return kaggle_input() / "competitions" / COMPETITION, kaggle_input() / COMPETITION
 
 
-def search(folder: Path, name: str) -> list[Path]:
+def find_files(folder: Path, name: str) -> list[Path]:
     """Return every file of that name below the folder, sorted.
 
     Links are followed, but no folder is entered twice, and none that is hidden: it may be half written.
@@ -86,8 +99,22 @@ def sample_dir() -> Path:
     return cache_dir() / f"sample-{SAMPLE_VERSION}"
 
 
+def read_record(path: Path) -> dict:
+    """Read the `run.json` or `timing.json` of a run; keys of earlier versions get the present names.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not JSON.
+    """
+
+    def renamed(record: dict) -> dict:
+        return {RENAMED_KEYS.get(key, key): value for key, value in record.items()}
+
+    return json.loads(path.read_text("utf-8"), object_hook=renamed)
+
+
 @contextmanager
-def silenced() -> Iterator[None]:
+def suppress_native_stderr() -> Iterator[None]:
     """Hide what native code writes to stderr: TensorFlow greets every import with six lines, at any log level."""
     stderr = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
@@ -100,7 +127,7 @@ def silenced() -> Iterator[None]:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; move it to `path` on success, remove it on any failure.
 
     Works for a file and for a folder (an existing folder at `path` is replaced), so that a reader
@@ -111,7 +138,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".flowerlib-{socket.gethostname()}-{os.getpid()}.{path.name}")
     former = temporary.with_name(f"{temporary.name}.former")
-    remove_leftovers(path.parent, path.name)
+    remove_stale_temporaries(path.parent, path.name)
     try:
         yield temporary
         temporary.stat()  # nothing written is an error, raised before anything is moved
@@ -125,7 +152,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         _remove(former)
 
 
-def remove_leftovers(folder: Path, name: str | None = None) -> None:
+def remove_stale_temporaries(folder: Path, name: str | None = None) -> None:
     """Remove from a folder what killed processes left of their attempts to write `name`, or anything.
 
     What such a process had moved away, to make room for what it did not come to put there, is moved back.
@@ -141,7 +168,7 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
 def _is_lost(left: Path, host: str, process: int, own: bool) -> bool:
     """Whether nobody is at work on it any more; `own` is lost what bears this process' number: of a killed one."""
     if host != socket.gethostname():  # such as of a container, or of another machine with the same home
-        return time.time() - left.stat().st_mtime > LOST
+        return time.time() - left.stat().st_mtime > STALE_SECONDS
     return own if process == os.getpid() else not _is_running(process)
 
 
@@ -167,9 +194,9 @@ def set_aside(path: Path) -> Path:
     return path.replace(next(aside for aside in free if not aside.exists()))
 
 
-def seal(path: Path, content: Path | None = None) -> None:
+def write_checksum(path: Path, content: Path | None = None) -> None:
     """Write the checksum of a file beside it, `<path>.sha256`; of `content`, where that is to become the file."""
-    with written_whole(_checksum(path)) as temporary:
+    with atomic_write(_checksum(path)) as temporary:
         temporary.write_text(_digest(content or path))
 
 
@@ -179,13 +206,13 @@ def is_intact(path: Path) -> bool:
     return sealed and _checksum(path).read_bytes() == _digest(path).encode()
 
 
-def refuse_damaged(path: Path) -> None:
+def set_aside_if_damaged(path: Path) -> None:
     """Set a file that is not intact aside, and say so; nothing where there is none."""
     if path.exists() and not is_intact(path):
         print(f"`{path}` is damaged, or has no checksum: set aside as `{set_aside(path).name}`, and made again.")
 
 
-def keep(path: Path, make: Callable[[], None]) -> None:
+def make_once(path: Path, make: Callable[[], None]) -> None:
     """Have a file that is made once and kept, intact; of several processes that ask at once, one makes it.
 
     `make` writes and seals it.
@@ -196,9 +223,9 @@ def keep(path: Path, make: Callable[[], None]) -> None:
 
     if is_intact(path):
         return
-    with locked(path.with_name(f".{path.name}.lock"), tell):
+    with exclusive_lock(path.with_name(f".{path.name}.lock"), tell):
         if not is_intact(path):  # another may have made it meanwhile
-            refuse_damaged(path)
+            set_aside_if_damaged(path)
             make()
 
 
@@ -212,7 +239,7 @@ def _digest(path: Path) -> str:
 
 
 @contextmanager
-def locked(path: Path, instead: Callable[[str], None]) -> Iterator[None]:
+def exclusive_lock(path: Path, instead: Callable[[str], None]) -> Iterator[None]:
     """Hold a file for this process alone, until the end or until the process is killed.
 
     Where another process holds it, `instead` is called with that one's number, and may raise; if it returns, wait.

@@ -22,7 +22,7 @@ def start(*, devices: int | None = None, kind: str | None = None) -> None:
     """
     device = accelerator.setup()
     if devices not in (None, device.num_replicas) or kind not in (None, device.kind):
-        wanted = f"{devices} devices" if devices else f"a {kind.upper()}"
+        wanted = f"{devices} devices" if devices else f"a {str(kind).upper()}"
         raise FlowersError(
             f"this notebook was sent to run on {wanted} but only {device} is here; choose the accelerator in the "
             "notebook's settings (Session options), or build it for another with `flowerlib kaggle build --accelerator`"

@@ -9,26 +9,30 @@
 # ---
 
 # %% [markdown]
-# # The flowers, before any network
+# # The data: class imbalance, colours, near-duplicates
 #
-# Which images there are, how unequal the classes are and what that does to the score, whether colour alone would do,
-# and which images are there twice. Nothing is trained here and nothing is changed: this notebook only looks. A CPU is
-# enough.
+# | goal | device | time | expect |
+# |---|---|---|---|
+# | know the data: classes, imbalance, duplicates across splits | a CPU is enough | half a minute to three minutes | pictures, and three rules for what follows |
+#
+# Previous: [00_quickstart](00_quickstart.ipynb). Next: [02_augmentation](02_augmentation.ipynb).
+#
+# Exploratory data analysis (EDA): which images there are, how imbalanced the classes are and what that does to the score,
+# whether colour alone would do, and which images are there twice (data leakage). Nothing is trained and nothing is changed.
 
 # %%
 import numpy as np
 import pandas as pd
 
-from flowerlib import data, eda, plots
+from flowerlib import data, evaluation, figures
 
 # %% [markdown]
-# Every choice stands in the next cell, with its reason. Change one and run all again.
+# ## Parameters
+# Change one and run all again.
 
 # %% tags=["parameters"]
 IMAGE_SIZE = 192  # the smallest the competition provides: quick to decode, and colours and copies show as well
-MAX_DISTANCE = (
-    6  # bits of 64: a resized or compressed copy stays within, an unrelated photograph does not
-)
+MAX_DISTANCE = 6  # bits of 64: near-duplicates stay within, unrelated photographs do not
 SHOWN = 16  # pairs of near-duplicates to draw: four rows of four
 SEED = 0  # of which image stands for its class
 
@@ -60,7 +64,7 @@ pd.DataFrame(splits, index=["files", "images"]).T
 # many there are.
 
 # %%
-images = eda.survey(flowers)
+images = evaluation.image_table(flowers)
 images.head().round(1)
 
 # %% [markdown]
@@ -69,17 +73,16 @@ images.head().round(1)
 
 # %%
 one_each = images[images["split"] == "train"].groupby("label").sample(1, random_state=SEED)
-plots.gallery(eda.pictures(flowers, one_each), one_each["class"], columns=10)
+figures.gallery(evaluation.load_images(flowers, one_each), one_each["class"], columns=10)
 
 # %% [markdown]
 # ## How many of each
-# The scale is logarithmic: the same distance between two dots is the same ratio. Where blue and orange keep their
-# distance from top to bottom, both splits hold the classes in the same proportions, and the validation score speaks for
-# the mixture that the network learns from.
+# The scale is logarithmic: the same distance between two dots is the same ratio. If the two dots are equally far apart in every
+# row, train and val have the same class distribution, and the validation score is representative.
 
 # %%
-counts = eda.class_counts(images, len(flowers.classes))
-plots.class_counts(counts, flowers.classes)
+counts = evaluation.class_counts(images, len(flowers.classes))
+figures.class_counts(counts, flowers.classes)
 
 # %%
 pd.DataFrame(counts).agg(["min", "median", "max"])
@@ -90,14 +93,14 @@ pd.DataFrame(counts).agg(["min", "median", "max"])
 # them; the plain mean over all classes then counts a rare class as much as a common one. Accuracy counts images
 # instead.
 #
-# To see the difference, imagine a classifier that never errs but for the rarest classes, which it has never heard of:
-# it calls their flowers by the name of the most frequent class. With every class it ignores, accuracy loses that
-# class's share of the images, which is little for a rare one; macro F1 loses a whole class. The more unequal the
-# classes, the wider the two lines part, and that is why the notebooks choose by macro F1.
+# To see the difference, imagine a classifier that is perfect but for the rarest classes, which it never predicts: it calls
+# their flowers by the name of the most frequent class. With every class it ignores, accuracy loses that class's share of
+# the images, which is little for a rare one; macro F1 loses a whole class. That is **class imbalance**: the more unequal the
+# classes, the wider the two lines part, and that is why the notebooks compare models by macro F1.
 
 # %%
 val_labels = images.loc[images["split"] == "val", "label"].to_numpy()
-plots.ignored_classes(eda.ignore_rare(val_labels, len(flowers.classes)))
+figures.ignored_classes(evaluation.score_ignoring_rare(val_labels, len(flowers.classes)))
 
 # %% [markdown]
 # ## Size
@@ -106,7 +109,7 @@ plots.ignored_classes(eda.ignore_rare(val_labels, len(flowers.classes)))
 # elsewhere, and a score on one would say little about the other.
 
 # %%
-plots.file_sizes(
+figures.file_sizes(
     {split: rows["kilobytes"] for split, rows in images.groupby("split", sort=False)}
 )
 
@@ -117,29 +120,29 @@ plots.file_sizes(
 # a flower that gardeners have bred in every colour.
 
 # %%
-strips, order = eda.colour_strips(images)
-plots.class_colours(strips, [flowers.classes[label] for label in order])
+strips, order = evaluation.colour_strips(images)
+figures.class_colours(strips, [flowers.classes[label] for label in order])
 
 # %% [markdown]
-# The eye is easily convinced, so let the simplest classifier decide: it knows each class's mean colour in training and
-# takes the nearest. What it gains over the first row, which does not look at all, if it gains anything, is what colour
-# gives away; what it lacks to a network's score in the next notebooks has to come from shape.
+# Let a *baseline* decide: a nearest-centroid classifier that knows each class's mean colour in training and predicts the nearest.
+# What it gains over the first row, which always predicts the largest class, is what colour gives away; what it lacks to a
+# network's score in the next notebooks has to come from shape.
 
 # %%
-eda.colour_scores(images, len(flowers.classes))
+evaluation.colour_scores(images, len(flowers.classes))
 
 # %% [markdown]
 # ## Which images are there twice?
-# People upload a photograph twice, brighten it, or press the shutter twice. If one of the two is in `train` and the
-# other in `val`, the network is examined on a question whose answer it has seen.
+# People upload a photograph twice, brighten it, or press the shutter twice. If one of the two is in `train` and the other in `val`,
+# the validation score is too high, because the model has seen the answer: **data leakage**.
 #
-# A *perceptual hash* finds them: 64 bits that say what an image looks like from afar. Compressing or resizing an image
-# changes few of them; in unrelated images about half differ. All pairs are compared, and each image with the mirrored
-# others as well. The table counts pairs by how many bits differ. Copies are of the *same* class, unrelated pairs seldom
-# are: where the column *different* sets in, chance does too.
+# A *perceptual hash* finds near-duplicates: 64 bits that describe what an image looks like from afar. Compressing or resizing an
+# image changes few of them; in unrelated images about half differ. All pairs are compared, and each image with the mirrored
+# others as well. The table counts pairs by how many bits differ. True duplicates share a class: the distance at which pairs
+# of *different* classes appear is where false matches begin.
 
 # %%
-pairs = eda.near_duplicates(images, 2 * MAX_DISTANCE)
+pairs = evaluation.near_duplicates(images, 2 * MAX_DISTANCE)
 pd.crosstab(pairs["distance"], pairs["classes"])
 
 # %% [markdown]
@@ -162,18 +165,24 @@ titles = [
     " / ".join(names)
     for names in zip(*(side["split"] + " " + side["class"] for side in sides), strict=True)
 ]
-together = np.concatenate([eda.pictures(flowers, side) for side in sides], axis=2)
-plots.gallery(together, titles, columns=4, marks=shown["across"])
+together = np.concatenate([evaluation.load_images(flowers, side) for side in sides], axis=2)
+figures.gallery(together, titles, columns=4, marks=shown["across"])
 
 # %% [markdown]
-# How much can they matter? At worst, each image that has a copy in an earlier split is answered right only because of
-# it, and accuracy is too high by the `share` below. Nothing is removed here: whoever compares scores with others must
-# use the same images.
+# How much can they matter? At worst, each image that has a copy in an earlier split is predicted right only because of it, and
+# accuracy is too high by the `share` below. Nothing is removed here: whoever compares scores with others must use the same
+# images.
 
 # %%
-eda.leaks(images, near)
+evaluation.count_cross_split_duplicates(images, near)
 
 # %% [markdown]
-# So: choose by macro F1 and look at the rarest classes first; do not count on colour; and call nothing progress that is
-# smaller than what copies alone could explain. What a network sees in place of these images is the subject of
+# ## Try this
+# 1. `MAX_DISTANCE = 12`: expect many false matches, pairs that are alike from afar only.
+# 2. `IMAGE_SIZE = 512`, where the data have it: expect the same hashes for nearly all images.
+# 3. `SEED = 1`: another image of each class. Expect no change in any table.
+#
+# ## Conclusion
+# Compare models by macro F1 and look at the rarest classes first; do not count on colour; and ignore improvements that are
+# smaller than the share of duplicates. What a network gets in place of these images is the subject of
 # [02_augmentation](02_augmentation.ipynb).

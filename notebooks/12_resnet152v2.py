@@ -9,177 +9,162 @@
 # ---
 
 # %% [markdown]
-# # ResNet152V2
+# # ResNet152V2: fine-tuned on a TPU
 #
-# A residual block adds what it computes to what it was given, so a block that has nothing to say can stay silent, and
-# 152 layers train as easily as 20. In version 2 normalisation and ReLU come *before* each convolution, which leaves the
-# way of the gradient from the last block to the first quite free. Source: He et al., *Identity Mappings in Deep
-# Residual Networks*, arXiv 1603.05027.
+# | goal | device | time | expect |
+# |---|---|---|---|
+# | a strong single network, for the ensemble | TPU or GPU; a smoke test on a CPU | not measured | not run on a TPU yet |
 #
-# The network begins with ImageNet weights, gets a new head for our classes, and is then trained whole. With 58 million
-# parameters and the oldest design of the five it was the weakest in the work this series started from.
+# Previous: [11_xception](11_xception.ipynb). Next: [13_efficientnetb7](13_efficientnetb7.ipynb).
 #
-# | run | image size | val macro F1 | val accuracy | mean s/epoch |
-# |---|---|---|---|---|
-# | none on a TPU yet | | | | |
-
-# %% [markdown]
-# `accelerator` comes first because it chooses the backend for Keras: JAX where there is a TPU or a GPU, TensorFlow on a
-# CPU.
+# A residual block adds its output to its input, so a block may contribute nothing, and 152 layers train as easily as 20. In
+# version 2, batch normalization and ReLU come *before* each convolution, which leaves the path of the gradient from the
+# last block to the first free. Source: He et al., *Identity Mappings in Deep Residual Networks*, arXiv 1603.05027. With 58
+# million parameters and the oldest design of the five it was the weakest in the work this series started from.
+#
+# **Fine-tuning**: the network starts from pretrained ImageNet weights, gets a new head for our classes, and is trained as a
+# whole (transfer learning).
+#
+# | run | image size | val macro F1 | val accuracy | leaderboard | seconds an epoch |
+# |---|---|---|---|---|---|
+# | not run on a TPU yet | | | | | |
 
 # %%
-from functools import partial
+from flowerlib import augmentation, evaluation, figures, networks, training
 
-import numpy as np
-
-from flowerlib import accelerator, augment, backbones, data, eda, heads
-from flowerlib import metrics, mistakes, plots, predictions, record, training
-from flowerlib.accelerator import keras
+import keras  # after flowerlib, which chooses its backend: JAX on a TPU or GPU, TensorFlow on a CPU
 
 # %% [markdown]
-# Every choice stands in the next cell, with its reason. The notebooks 10 to 13 differ in this cell and in their prose,
-# in nothing else.
+# ## Hyperparameters
+# The notebooks 10 to 13 differ in this cell and in their prose, in nothing else.
 
 # %% tags=["parameters"]
-NAME = "12_resnet152v2"  # names the folder that this run leaves
-BACKBONE = "ResNet152V2"  # a row of flowerlib.backbones
-RETRAIN = True  # the whole network: its ImageNet features have seen few of our flowers
+NAME = "12_resnet152v2"  # of the folder `runs/NAME` that this run leaves
+BACKBONE = "ResNet152V2"  # a row of networks.BACKBONES
+FINE_TUNE = True  # False freezes the backbone: only the head is trained
 IMAGE_SIZE = 512  # the largest the competition provides; petals' veins and spots need it
-BATCH_SIZE = 16  # a replica: 128 on the eight cores of a TPU
+EVAL_SIZE = None  # image size in validation (FixRes: often a little larger is better); None for IMAGE_SIZE
+TTA_SIZES = ()  # test-time augmentation: image sizes of the final predictions; () for EVAL_SIZE alone
+TTA_FLIP = True  # test-time augmentation: predict the mirror image too, and average
+BATCH_PER_REPLICA = 16  # 128 on the eight cores of a TPU
 EPOCHS = 20  # about 2,000 steps at a batch of 128
-WARMUP_EPOCHS = 3  # the new head is random: the backbone waits until it says something
+WARMUP_EPOCHS = 3  # so that the random head does not damage the pretrained weights
 PEAK_LR = 2e-4  # below the usual 3e-4: three times the weights of DenseNet201
-LR_BATCH_SIZE = 128  # over all replicas: for it PEAK_LR is meant, with the batch it changes by the square root
+LR_BATCH_SIZE = 128  # the global batch size PEAK_LR is meant for; for another it is scaled by the square root
+HEAD_LR_MULTIPLIER = 1  # the learning rate of the new head over that of the backbone
 WEIGHT_DECAY = 0.05  # usual with AdamW
-LABEL_SMOOTHING = 0.1  # never be quite sure: no label is beyond doubt
-DROPOUT = 0.4  # of the head's inputs: in the competition some classes have 18 images
-MIX = "cutmix"  # the usual choice where a class has few images; 02_augmentation shows it
-HOURS = 8.5  # Kaggle ends a session after nine
+LABEL_SMOOTHING = 0.1  # discourages overconfidence: some labels are wrong
+DROPOUT = 0.4  # on the head's inputs, against overfitting: some classes have 18 images
+MIX = "cutmix"  # or "mixup", "none"; 02_augmentation shows them
+MIX_PROBABILITY = 1.0  # the fraction of batches that are mixed
+CLASS_WEIGHTS = "none"  # in the loss, against class imbalance: or "balanced", "sqrt"
+SAMPLING = "uniform"  # of training images, against class imbalance: or "balanced", "sqrt"
+EMA = 0.0  # exponential moving average of the weights, such as 0.999; 0 for none
+HOURS = 8.5  # the time budget: Kaggle ends a session after nine
 SEED = 0
 
 # %% [markdown]
-# ## Where it runs
-# A batch is split over all replicas, and all of them apply the same, averaged gradient: eight cores train as one, eight
-# times as large (on JAX, normalisation included; TensorFlow normalises within each replica's share). On a CPU this
-# notebook shrinks to a rehearsal, and says so here.
+# ## Device and data
+# A batch is split over all replicas, the TPU's eight cores, and all of them apply the same averaged gradient: *data
+# parallelism*. (On JAX, batch normalization sees the whole batch; TensorFlow normalizes within each replica's share.) On a
+# CPU this notebook becomes a **smoke test**, which shows that everything works; its scores are meaningless.
 
 # %%
-device = accelerator.setup()
-keras.utils.set_random_seed(SEED)
-print(device)
-run = training.plan(
-    device, name=NAME, backbone=BACKBONE, retrain=RETRAIN, image_size=IMAGE_SIZE,
-    batch_size=BATCH_SIZE, epochs=EPOCHS, warmup_epochs=WARMUP_EPOCHS,
-    peak_lr=PEAK_LR, lr_batch_size=LR_BATCH_SIZE,
-    weight_decay=WEIGHT_DECAY, label_smoothing=LABEL_SMOOTHING, dropout=DROPOUT, mix=MIX,
-    seed=SEED,
-)  # fmt: skip
+run = training.start(globals())
 
 # %% [markdown]
-# ## What the network sees
-# Every record is read once before anything else: a damaged file found now costs seconds, found in epoch 12 it costs the
-# session. Then one batch, as the network gets it: varied by the six augmentations and mixed. A mixed image carries the
-# shares of both its classes.
+# One batch as the network gets it, after the six random operations of [02_augmentation](02_augmentation.ipynb) and CutMix. A
+# mixed image carries the labels of both its classes.
 
 # %%
-flowers = data.find(run.stored_size)
-data.check(flowers)
-print(flowers)
-
-# %%
-look = {"image_size": run.image_size}
-mix = augment.MIXES[run.mix]
-train = partial(
-    data.train_batches, flowers, run.batch_size, **look,
-    augment=augment.Augmentation(), mix=mix, seed=run.seed,
-)  # fmt: skip
-val, test = (
-    data.eval_batches(flowers, split, run.eval_batch_size, **look) for split in ("val", "test")
-)
-images, labels = next(iter(train()))
-plots.gallery(images[:12], plots.label_texts(labels[:12], flowers.classes))
+train = training.train_batches(run, augmentation.Augmentation())
+images, labels = next(iter(train(start=0)))
+figures.gallery(images[:12], figures.label_texts(labels[:12], run.classes))
 
 # %% [markdown]
-# ## The network
-# The backbone turns pixels into maps of features, pooling averages each map to one number, and the head turns those
-# numbers into a probability for each class. Building it within the device's scope puts its variables on every replica.
+# ## The model
+# The backbone turns pixels into maps of features, global average pooling reduces each map to one number, and the head
+# turns those numbers into a probability for each class. Building it within the device's scope puts its variables on every
+# replica. It takes images of any size, so that it can be evaluated at others than it was trained at.
 
 # %%
-weights = backbones.available(run.backbone) if run.rehearsal else "pretrained"
-with device.scope():
-    backbone = backbones.load(run.backbone, run.image_size, weights)
-    backbone.trainable = run.retrain
-    head = heads.linear(len(flowers.classes), run.dropout)
-    pixels = keras.Input(backbone.input_shape[1:])  # in float32: bfloat16 would round them
+with run.device.scope():
+    backbone = networks.load(BACKBONE, None, run.weights)
+    backbone.trainable = FINE_TUNE
     model = keras.Sequential(
-        [pixels, backbone, keras.layers.GlobalAveragePooling2D(dtype="float32"), head]
+        [
+            keras.Input((None, None, 3)),
+            backbone,
+            keras.layers.GlobalAveragePooling2D(dtype="float32"),
+            networks.head(len(run.classes), run.config.dropout),
+        ]
     )
-    model.compile(
-        training.optimizer(run, flowers),
-        keras.losses.CategoricalCrossentropy(label_smoothing=run.label_smoothing),
-        metrics=["accuracy"],
-    )
-print(f"{run.backbone}, {weights} weights: {model.count_params():,} parameters")
+    model.compile(training.optimizer(run), training.loss(run), metrics=["accuracy"])
+model.summary()
 
 # %% [markdown]
-# The learning rate climbs while the new head is still guessing, then falls along half a cosine to zero: the weights of
-# the last epoch are the settled ones, and the ones kept. To choose the best epoch by its validation score instead would
-# make that score look better than it is.
+# The learning rate climbs during the warm-up, while the new head is still random, then falls along half a cosine to zero (in a
+# smoke test of four steps the end is not reached). The weights of the last epoch are the settled ones, and the ones kept:
+# to select the best epoch on the validation split would bias its score upwards.
 
 # %%
-steps, schedule = run.steps_per_epoch(flowers), training.learning_rate(run, flowers)
-plots.learning_rate(np.array([schedule(step) for step in range(run.epochs * steps)]), steps)
+figures.learning_rates(training.learning_rates(run), run.steps_per_epoch)
 
 # %% [markdown]
 # ## Training
-# One line an epoch. The first epoch is slower: the program is compiled in it. If the session is stopped, running the
-# notebook again in the same folder goes on after the last epoch that was kept: each or, where they are short, one every
-# two minutes. (On Kaggle, a saved version begins in an empty folder, and so from the start.)
+# One line an epoch. The first epoch is slower: the program is compiled in it. A **checkpoint** is written at least every two
+# minutes: if the session is stopped, running the notebook again in the same folder resumes from it. (On Kaggle, a saved
+# version begins in an empty folder, and so from the start.)
 
 # %%
-history = training.fit(model, train, val, run, flowers, device, hours=HOURS)
+history = training.fit(run, model, train)
 
 # %% [markdown]
-# ## The answers
-# What took hours is written down before it is looked at. Each image of val and test is seen twice, as it is and mirrored,
-# and the two answers are averaged. What the ensemble needs stays in `runs/`: the probabilities, the model, the record and
-# the curves.
+# ## Predictions and submission
+# **Test-time augmentation** (TTA): the probabilities of an image are the average over `TTA_SIZES`, and over the image and its
+# mirror image. Everything is saved before it is looked at; `20_ensemble` reads it from `runs/`.
 
 # %%
-said, answers = (
-    predictions.predict(model, images, run.eval_batch_size, mirror=not run.rehearsal)
-    for images in (val, test)
-)
-left = record.save_run(
-    run, model, history, flowers=flowers, device=device, weights=weights, val=said, test=answers
-)
-predictions.write_submission(answers, left["submission"], count=flowers.count("test"))
-print(record.headline(left))
-
-# %%
-plots.curves(history, best_epoch=training.best_epoch(history), rehearsal=run.rehearsal)
+val, test = training.predict(run, model)
+record = training.save(run, model, history, val, test)
+figures.curves(history)
 
 # %% [markdown]
-# The two losses are not to be held against each other: that of training is measured on varied and mixed images, smoothed
-# labels and with dropout, that of validation on plain images and labels.
+# **What you should see.** Validation is above training: training images are augmented and mixed, their labels smoothed, and
+# dropout is on. The two losses are not comparable for the same reason.
 #
-# ## How good is it?
+# ## Error analysis
 # Accuracy counts images, so in the competition's data 782 irises outweigh a class of 18. **Macro F1**, the competition's
-# metric, is the mean of the classes' F1: the rare flower counts as much as the common one. The classes it gets worst:
+# metric, averages the F1 score over the classes, so that each counts the same in spite of the **class imbalance**. The worst
+# classes (`per_class.csv` in the run's folder has all):
 
 # %%
-plots.class_f1(
-    metrics.f1_scores(said.labels, said.predicted, len(flowers.classes)),
-    flowers.classes,
-    rehearsal=run.rehearsal,
-)
+report = evaluation.class_report(val, run.classes)
+report.to_csv(run.config.folder / "per_class.csv", index=False)
+figures.class_f1(report)
+
+# %%
+figures.confusion_matrix(val.confusion(), run.classes)
 
 # %% [markdown]
-# And the validation images it was surest of, and wrong. Look for flowers that even you would confuse, and for labels
-# that are wrong.
+# The most confident errors. Look for flowers that even you would confuse, and for labels that are wrong.
 
 # %%
-wrong = mistakes.surest(said, flowers.classes)
-plots.gallery(
-    eda.pictures(flowers, wrong), list(wrong["true"] + " / taken for " + wrong["predicted"])
-)
+evaluation.error_gallery(run.flowers, val)
+
+# %% [markdown]
+# Where did the model look? A **class activation map** (CAM, Zhou et al., arXiv 1512.04150) is bright where a place of the image
+# supports the predicted class. A model that goes by the background lights up there.
+
+# %%
+evaluation.error_gallery(run.flowers, val, model)
+
+# %% [markdown]
+# ## Try this
+# 1. `TTA_SIZES = (512, 576)`: expect a slightly higher score, for three times the predictions.
+# 2. `MIX = "none"`: expect a higher training accuracy and a lower validation score: overfitting.
+# 3. `IMAGE_SIZE = 331`: twice as many images a second. Expect a lower score.
+#
+# ## Conclusion
+# A network of its own architecture makes errors of its own: that is what the average in [20_ensemble](20_ensemble.ipynb) is
+# for. Next: [13_efficientnetb7](13_efficientnetb7.ipynb).

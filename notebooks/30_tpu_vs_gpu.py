@@ -9,70 +9,75 @@
 # ---
 
 # %% [markdown]
-# # TPU or GPU?
+# # TPU or GPU? Training speed on whatever this runs on
 #
-# The same training, DenseNet201 at 224 px, timed on whatever device this notebook runs on. Run it on several, and it
-# puts their rows side by side: on Kaggle, add the outputs of the other runs as input; elsewhere, copy their
+# | goal | device | time | expect |
+# |---|---|---|---|
+# | images a second of one training, side by side for several devices | any; a smoke test on a CPU | some minutes | a row a device |
+#
+# Previous: [20_ensemble](20_ensemble.ipynb). First: [00_quickstart](00_quickstart.ipynb).
+#
+# The same training, DenseNet201 at 224 px, is timed on whatever device this notebook runs on. Run it on several, and it puts
+# their rows side by side: on Kaggle, add the outputs of the other runs as input; elsewhere, copy their
 # `runs/30_tpu_vs_gpu-*` folders beside this one's.
 
 # %%
-from flowerlib import accelerator, augment, backbones, data, heads
-from flowerlib import plots, record, training
-from flowerlib.accelerator import keras
+from flowerlib import augmentation, figures, networks, training
+
+import keras  # after flowerlib, which chooses its backend: JAX on a TPU or GPU, TensorFlow on a CPU
 
 # %% [markdown]
 # Only the speed counts here, so the weights may be random: a network computes as fast with bad weights as with good.
 
 # %% tags=["parameters"]
+NAME = "30_tpu_vs_gpu"  # of the folder `runs/NAME-DEVICE` that this run leaves
 BACKBONE = "DenseNet201"  # many thin layers: a fair, rather hard test for any device
 IMAGE_SIZE = 224  # the size at which such comparisons are usually made
-BATCH_SIZE = 32  # a replica; with eight cores, 256
+BATCH_PER_REPLICA = 32  # 256 on eight cores
 EPOCHS = 4  # the first, with compilation, is told apart; the mean of three is steady
+DROPOUT = 0.4
 SEED = 0
 
 # %%
-device = accelerator.setup()
-keras.utils.set_random_seed(SEED)
-print(device)
-run = training.plan(
-    device, name=f"30_tpu_vs_gpu-{device.slug}", backbone=BACKBONE, retrain=True,
-    image_size=IMAGE_SIZE, batch_size=BATCH_SIZE, epochs=EPOCHS, warmup_epochs=1,
-    peak_lr=3e-4, weight_decay=0.05, label_smoothing=0.1, dropout=0.4, mix="none", seed=SEED,
-)  # fmt: skip
-flowers = data.find(run.stored_size)
-data.check(flowers)
-print(flowers)
+run = training.start(globals())
+run = run.with_config(name=f"{run.config.name}-{run.device.slug}")
 
 # %% [markdown]
-# ## The training
+# ## Training
 # As in the backbone notebooks, augmentation included: a device that waits for its images is slow, whatever it could do.
 
 # %%
-train = data.train_batches(
-    flowers,
-    run.batch_size,
-    image_size=run.image_size,
-    augment=augment.Augmentation(),
-    seed=run.seed,
-)
-with device.scope():
-    backbone = backbones.load(run.backbone, run.image_size, "random")
-    head = heads.linear(len(flowers.classes), run.dropout)
-    pixels = keras.Input(backbone.input_shape[1:])  # in float32: bfloat16 would round them
-    model = keras.Sequential([pixels, backbone, keras.layers.GlobalAveragePooling2D(), head])
-    model.compile(training.optimizer(run, flowers), "categorical_crossentropy")
-seconds = training.time_epochs(model, train, run, flowers, device)
-record.save_timing(run, seconds, flowers=flowers, device=device)["images_per_second"]
+train = training.train_batches(run, augmentation.Augmentation())
+with run.device.scope():
+    backbone = networks.load(BACKBONE, run.config.image_size, "random")
+    inputs = keras.Input(backbone.input_shape[1:])
+    pooling = keras.layers.GlobalAveragePooling2D(dtype="float32")
+    head = networks.head(len(run.classes), run.config.dropout)
+    model = keras.Sequential([inputs, backbone, pooling, head])
+    model.compile(training.optimizer(run), training.loss(run))
+seconds = training.time_epochs(run, model, train)
+timing = training.save_timing(run, seconds)
+print(f"{timing['images_per_second']:.1f} images/s")
 
 # %% [markdown]
 # ## Side by side
-# Seconds an epoch are those after the first; what the first took longer is compilation, paid once. Epochs
-# compare only between rows with the same number of images and image size, images a second always. A row marked as a
-# rehearsal was shrunk and says nothing about its device.
+# `seconds_per_epoch` is the mean without the first epoch; what that took longer is compilation, paid once. `train` is the
+# number of training images: seconds an epoch compare only between rows with the same number and the same image size, images
+# a second always. A smoke test was shrunk and says nothing about its device.
 
 # %%
-timings = record.find_timings()
-timings.style.format(precision=1, thousands=",").hide(axis="index")
+timings = training.find_timings()
+timings.round(1)
 
 # %%
-plots.seconds_per_epoch(timings)
+figures.seconds_per_epoch(timings)
+
+# %% [markdown]
+# ## Try this
+# 1. `BATCH_PER_REPLICA = 64`: expect more images a second on a TPU, whose matrix units like large batches, as long as it fits.
+# 2. `IMAGE_SIZE = 512`: five times the pixels. Expect a fifth of the images a second, or less where the host's decoding is the limit.
+# 3. `BACKBONE = "ResNet152V2"`: few wide layers. Expect a larger lead of the TPU.
+#
+# ## Conclusion
+# Compare images a second, and count compilation once. If the host delivers fewer images a second than the device trains on,
+# a faster device changes nothing.

@@ -92,7 +92,7 @@ def trained(flowers, tmp_path_factory):
     place = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        tiny.save_run(flowers, keep_pictures=True)
+        tiny.write_run(flowers, keep_pictures=True)
     return place / "runs/tiny"
 
 

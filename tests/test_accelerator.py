@@ -206,10 +206,10 @@ def test_keras_imported_before_with_another_backend_is_refused(refusals):
     assert "\n" not in refusals["keras first"]
 
 
-COMPILED = """
+COMPILES = """
 from flowerlib import accelerator
 import jax
-accelerator.keep_compiled()
+accelerator.enable_compilation_cache()
 assert jax.config.jax_compilation_cache_max_size == 4 * 2**30
 read = []
 jax.monitoring.register_event_listener(lambda event, **_: read.append(event) if "cache_hits" in event else None)
@@ -221,7 +221,7 @@ def test_a_compiled_program_is_read_by_the_next_process(tmp_path):
     environment = os.environ | {"KERAS_BACKEND": "jax", "XDG_CACHE_HOME": str(tmp_path)}
     environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # else only what takes a second is kept
     for hits in (0, 1):
-        done = subprocess.run([sys.executable, "-c", COMPILED], env=environment, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-c", COMPILES], env=environment, capture_output=True, text=True)
         total, read = done.stdout.split()
         assert float(total) == 64**3
         assert (int(read) > 0) == bool(hits), done.stderr

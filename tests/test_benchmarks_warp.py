@@ -8,19 +8,20 @@ import numpy as np
 import pytest
 
 from benchmarks import input, warp
-from flowerlib import augment, petals
+from flowerlib import augmentation
 from flowerlib.accelerator import tf
 from flowerlib.config import FlowersError
+from flowerlib.sample import pictures, species
 
 COUNT, SIZE = 24, 96
 
 
 def both(images, augmentation):
-    """The same images varied with the same random numbers, on the host and on the device."""
+    """The same images augmented with the same random numbers, on the host and on the device."""
     host = augmentation(tf.constant(images), (5, 6)).numpy()
-    uniform = augmentation.draw((5, 6), COUNT)
-    affine = tf.stack(augmentation.turn(uniform, images.shape[1]))
-    return host, np.asarray(warp.vary(images, affine, uniform, augmentation))
+    uniform = augmentation.random_parameters((5, 6), COUNT)
+    affine = tf.stack(augmentation.affine_matrix(uniform, images.shape[1]))
+    return host, np.asarray(warp.augment(images, affine, uniform, augmentation))
 
 
 @pytest.fixture(scope="module")
@@ -35,40 +36,44 @@ def waves():
 
 @pytest.mark.parametrize("rotation", [0.0, 30.0, 45.0])
 def test_slow_images_come_out_as_on_the_host(waves, rotation):
-    host, device = both(waves, augment.Augmentation(rotation=rotation))
+    host, device = both(waves, augmentation.Augmentation(rotation=rotation))
     assert np.abs(host - waves).mean() > 10  # there was something to do
     assert np.abs(host - device).mean() < 0.05
     assert np.abs(host - device).max() < 3  # at a reflected border, which is a crease
 
 
 def test_flowers_come_out_nearly_as_on_the_host():
-    species = petals.choose_species(COUNT, np.random.default_rng(0))
-    drawn = [petals.draw_jpeg(job, 192, seed=0) for job in enumerate(species)]
+    chosen = species.choose_species(COUNT, np.random.default_rng(0))
+    jobs = [pictures.Job(number, species, number) for number, species in enumerate(chosen)]
+    drawn = [pictures.draw_jpeg(job, 192, seed=0) for job in jobs]
     flowers = np.stack([tf.io.decode_jpeg(image) for image in drawn]).astype("float32")
-    host, device = both(flowers, augment.Augmentation())
+    host, device = both(flowers, augmentation.Augmentation())
     assert np.abs(host - device).mean() < 2
 
 
 def test_what_moves_whole_pixels_is_exact(waves):
-    flips = replace(augment.UNCHANGED, horizontal_flip=True, vertical_flip=True)
-    for augmentation in (augment.UNCHANGED, flips):
-        host, device = both(waves, augmentation)
+    flips = replace(augmentation.IDENTITY, horizontal_flip=True, vertical_flip=True)
+    for operations in (augmentation.IDENTITY, flips):
+        host, device = both(waves, operations)
         np.testing.assert_allclose(device, host, atol=1e-3)
 
 
 def test_a_rotation_that_is_too_steep_is_an_error(waves):
     with pytest.raises(FlowersError, match=r"`rotation` \(=60.0\) must be at most 45 degrees on the device"):
-        warp.vary(
-            waves, np.zeros((6, COUNT), "float32"), np.zeros((COUNT, 8), "float32"), augment.Augmentation(rotation=60.0)
+        warp.augment(
+            waves,
+            np.zeros((6, COUNT), "float32"),
+            np.zeros((COUNT, 8), "float32"),
+            augmentation.Augmentation(rotation=60.0),
         )
 
 
 COMPILED = """
 import jax, numpy as np
 from benchmarks import warp
-from flowerlib import augment
+from flowerlib import augmentation
 batch = np.zeros((8, 64, 64, 3), "uint8"), np.zeros((6, 8), "float32"), np.zeros((8, 8), "float32")
-lowered = warp.compiled(augment.Augmentation()).lower(*batch)
+lowered = warp.compiled(augmentation.Augmentation()).lower(*batch)
 print(lowered.as_text(), lowered.compile().as_text())
 """
 

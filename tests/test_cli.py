@@ -22,9 +22,22 @@ def fails_in_one_line(done, *words):
         assert word in lines[0]
 
 
-OF_KAGGLE = ("build", "check", "push", "run", "status", "output", "submit", "weights-dataset")
-ALONE = ("run", "folder", "predict", "export", "serve", "sample", "check", "weights", "kaggle")
-COMMANDS = [(), *((name,) for name in ALONE), *(("kaggle", name) for name in OF_KAGGLE)]
+OF_KAGGLE = ("build", "lint", "push", "run", "status", "logs", "quota", "output", "submit", "weights-dataset")
+ALONE = (
+    "run",
+    "list",
+    "compare",
+    "doctor",
+    "cache",
+    "sample",
+    "folder",
+    "predict",
+    "export",
+    "serve",
+    "check",
+    "weights",
+)
+COMMANDS = [(), ("kaggle",), *((name,) for name in ALONE), *(("kaggle", name) for name in OF_KAGGLE)]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -78,11 +91,6 @@ def test_run_on_a_damaged_file_names_it_and_writes_nothing(records, write_flower
     assert not (tmp_path / "out").exists()
 
 
-def test_run_full_on_a_cpu_wants_images_of_the_notebooks_own_size(flowers, tmp_path):
-    done = flowerlib("run", "03_finetune", "--full", "--data", flowers.root, "--out", tmp_path / "out")
-    fails_in_one_line(done, "`image_size` (=192) must be one of (24,)")
-
-
 def test_an_unknown_notebook_lists_those_there_are(tmp_path):
     done = flowerlib("run", "15_vit", "--out", tmp_path / "out")
     fails_in_one_line(done, "no notebook '15_vit'", "10_densenet201, 11_xception")
@@ -91,5 +99,5 @@ def test_an_unknown_notebook_lists_those_there_are(tmp_path):
 
 def test_weights_without_network_name_the_file_and_where_to_put_it(tmp_path):
     nowhere = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
-    done = flowerlib("weights", "--to", tmp_path / "weights", KERAS_HOME=str(tmp_path / "keras"), **nowhere)
+    done = flowerlib("weights", "--out", tmp_path / "weights", KERAS_HOME=str(tmp_path / "keras"), **nowhere)
     fails_in_one_line(done, "densenet201_weights_tf_dim_ordering_tf_kernels_notop.h5", "md5", "FLOWERS_WEIGHTS")

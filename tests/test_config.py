@@ -1,4 +1,4 @@
-"""`FlowersError`, `cache_dir`, and that `written_whole` leaves all of a file or folder, or what was there before."""
+"""`FlowersError`, `cache_dir`, and that `atomic_write` leaves all of a file or folder, or what was there before."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flowerlib import config
-from flowerlib.config import FlowersError, cache_dir, written_whole
+from flowerlib.config import FlowersError, atomic_write, cache_dir
 
 
 def test_a_flowers_error_is_a_value_error():
@@ -31,7 +31,7 @@ def listing(folder):
 
 def test_a_file_appears_whole_and_only_at_the_end(tmp_path):
     target = tmp_path / "runs" / "new" / "model.weights.h5"
-    with written_whole(target) as temporary:
+    with atomic_write(target) as temporary:
         temporary.write_text("half")
         assert not target.exists()
         assert temporary.name.endswith(".weights.h5")  # Keras refuses others; numpy.savez appends its own
@@ -42,7 +42,7 @@ def test_a_file_appears_whole_and_only_at_the_end(tmp_path):
 def test_a_file_that_is_there_stays_until_the_new_one_is_whole(tmp_path):
     target = tmp_path / "run.json"
     target.write_text("old")
-    with written_whole(target) as temporary:
+    with atomic_write(target) as temporary:
         temporary.write_text("new")
         assert target.read_text() == "old"
     assert listing(tmp_path) == {"run.json": "new"}
@@ -52,7 +52,7 @@ def test_a_folder_replaces_the_whole_of_the_folder_that_is_there(tmp_path):
     target = tmp_path / "model"
     target.mkdir()
     (target / "only-in-old").write_text("old")
-    with written_whole(target) as temporary:
+    with atomic_write(target) as temporary:
         temporary.mkdir()
         (temporary / "weights").write_text("new")
         assert listing(target) == {"only-in-old": "old"}
@@ -73,7 +73,7 @@ def test_after_a_failure_the_old_one_is_untouched_and_nothing_else_is_left(tmp_p
         (temporary if kind == "file" else temporary / "weights").write_text("ne")
         raise error
 
-    with pytest.raises(error), written_whole(target) as temporary:
+    with pytest.raises(error), atomic_write(target) as temporary:
         write_half(temporary)
     assert listing(tmp_path) == {old.relative_to(tmp_path).as_posix(): "old"}
     assert list(tmp_path.iterdir()) == [target]
@@ -83,7 +83,7 @@ def test_a_writer_that_writes_nothing_is_an_error_and_costs_nothing(tmp_path):
     target = tmp_path / "model"
     target.mkdir()
     (target / "weights").write_text("old")
-    with pytest.raises(FileNotFoundError), written_whole(target):
+    with pytest.raises(FileNotFoundError), atomic_write(target):
         pass
     assert listing(tmp_path) == {"model/weights": "old"}
 
@@ -99,7 +99,7 @@ def test_a_reader_never_sees_half_of_the_old_folder_while_it_is_removed(tmp_path
         rmtree(path, **options)
 
     monkeypatch.setattr(config.shutil, "rmtree", spy)
-    with written_whole(target) as temporary:
+    with atomic_write(target) as temporary:
         temporary.mkdir()
         (temporary / "weights").write_text("new")
     assert target not in removed  # file by file, for as long as it takes: rename it away first, remove it then
@@ -112,10 +112,10 @@ HERE = socket.gethostname()
 def test_what_another_machine_makes_is_left_alone_for_a_day(tmp_path, dead_process):
     theirs = tmp_path / f".flowerlib-another.host-{dead_process}.run.json"
     theirs.write_text("half")
-    config.remove_leftovers(tmp_path, "run.json")
+    config.remove_stale_temporaries(tmp_path, "run.json")
     assert theirs.exists()
     os.utime(theirs, (time.time() - 25 * 3600,) * 2)
-    config.remove_leftovers(tmp_path, "run.json")
+    config.remove_stale_temporaries(tmp_path, "run.json")
     assert not theirs.exists()
 
 
@@ -131,15 +131,15 @@ def test_what_is_kept_is_made_once_and_again_when_it_is_damaged(tmp_path, capsys
 
     def make():
         made.append(1)
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("content")
-            config.seal(path, temporary)
+            config.write_checksum(path, temporary)
 
     for _ in range(2):
-        config.keep(path, make)
+        config.make_once(path, make)
     assert len(made) == 1
     path.with_name("file.sha256").write_bytes(b"\xff\xfe")
-    config.keep(path, make)
+    config.make_once(path, make)
     assert len(made) == 2
     assert "set aside as `.aside-1.file`, and made again" in capsys.readouterr().out
 
@@ -158,7 +158,7 @@ def test_what_a_killed_process_left_is_not_taken_over_and_does_not_stay(tmp_path
     stale = tmp_path / f".flowerlib-{HERE}-{process}.dataset"
     stale.mkdir()
     (stale / "old-shard").write_text("of another division")
-    with written_whole(tmp_path / "dataset") as temporary:
+    with atomic_write(tmp_path / "dataset") as temporary:
         temporary.mkdir()
         (temporary / "shard").write_text("new")
     assert listing(tmp_path) == {"dataset/shard": "new"}
@@ -171,16 +171,16 @@ def test_what_was_moved_away_by_a_process_that_was_killed_then_comes_back(tmp_pa
         (tmp_path / f".flowerlib-{HERE}-{dead_process}.{name}.former/weights").write_text("old")
     (tmp_path / "other").mkdir()
     (tmp_path / "other/weights").write_text("new")
-    config.remove_leftovers(tmp_path)
+    config.remove_stale_temporaries(tmp_path)
     assert listing(tmp_path) == {"model/weights": "old", "other/weights": "new"}
 
 
 def test_what_others_make_or_wrote_is_not_removed(tmp_path):
     (tmp_path / f".flowerlib-{HERE}-{os.getppid()}.run.json").write_text("half")
     (tmp_path / ".2024.run.json").write_text("somebody's")
-    with written_whole(tmp_path / "run.json") as temporary:
+    with atomic_write(tmp_path / "run.json") as temporary:
         temporary.write_text("new")
-        config.remove_leftovers(tmp_path)  # of everything, while this one is made
+        config.remove_stale_temporaries(tmp_path)  # of everything, while this one is made
         assert temporary.exists()
     kept = {f".flowerlib-{HERE}-{os.getppid()}.run.json": "half", ".2024.run.json": "somebody's"}
     assert listing(tmp_path) == kept | {"run.json": "new"}
@@ -189,9 +189,9 @@ def test_what_others_make_or_wrote_is_not_removed(tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from flowerlib.config import locked
+from flowerlib.config import exclusive_lock
 
-with locked(Path(sys.argv[1]), print):
+with exclusive_lock(Path(sys.argv[1]), print):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
     print("let go", flush=True)
@@ -206,7 +206,7 @@ def hold(path, seconds):
 
 def test_a_lock_names_who_holds_it_waits_and_leaves_nothing(tmp_path):
     path, told = tmp_path / "runs/.lock", []
-    with hold(path, 0.5) as holder, config.locked(path, told.append):
+    with hold(path, 0.5) as holder, config.exclusive_lock(path, told.append):
         assert holder.stdout.read() == "let go\n"  # before it was ours
         assert path.read_text() == f"{os.getpid()}\n"
     assert told == [str(holder.pid)]
@@ -220,9 +220,9 @@ def test_who_is_told_may_refuse_and_a_killed_holder_holds_nothing(tmp_path):
         raise FlowersError(f"process {process}")
 
     with hold(path, 60) as holder:
-        with pytest.raises(FlowersError, match=f"process {holder.pid}"), config.locked(path, refuse):
+        with pytest.raises(FlowersError, match=f"process {holder.pid}"), config.exclusive_lock(path, refuse):
             pass
         holder.kill()
-    with config.locked(path, refuse):
+    with config.exclusive_lock(path, refuse):
         assert path.exists()
     assert not path.exists()

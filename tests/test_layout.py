@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,38 +12,76 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "flowerlib"
-AROUND = {"cli", "sample", "petals", "folder", "shards", "workers", "series", "kaggle", "__main__"}
-AROUND |= {"photographs", "recogniser", "export", "serve", "page", "hosts", "connections", "jpeg"}
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
-CORE = [file for file in FILES if file.removesuffix(".py").split("/")[0] not in AROUND]
 FRAMEWORKS = {"tensorflow", "keras", "jax", "torch"}
+# The wings and the modules at the root, each above all that it may import.
+ORDER = (
+    "config", "accelerator", "parallel", "tfrecords", "figures", "data", "augmentation", "networks", "predictions",
+    "training", "evaluation", "photos", "serving", "sample", "kernel", "series", "kaggle", "cli", "__main__",
+)  # fmt: skip
 
 
 def parsed(file):
     return ast.parse((PACKAGE / file).read_text())
 
 
+def wing(name):
+    """The wing, or the module at the root, that a file or a dotted name belongs to."""
+    return name.removesuffix(".py").replace("/", ".").removeprefix("flowerlib.").split(".")[0]
+
+
 def imported(file):
-    """The modules of flowerlib that a file imports, anywhere in it, as `data` or `kaggle.push`."""
+    """The dotted names of flowerlib that a file imports, anywhere in it, with the names they get there."""
     for node in ast.walk(parsed(file)):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from ((alias.name, alias.asname) for alias in node.names if alias.name.startswith("flowerlib."))
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}:{node.lineno} imports relatively"
-            names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
-        else:
-            continue
-        yield from (name.removeprefix("flowerlib.") for name in names if name.startswith("flowerlib."))
+            if node.module.split(".")[0] == "flowerlib":
+                for alias in node.names:
+                    yield f"{node.module}.{alias.name}", alias.asname or alias.name
 
 
-def test_the_modules_of_the_design_are_told_apart():
-    assert {"accelerator.py", "data.py", "augment.py", "metrics.py", "config.py"} <= set(CORE)
-    assert "data" in set(imported("sample.py")) | set(imported("training.py"))  # `imported` finds something
+def modules(file):
+    """The files of flowerlib that a file imports."""
+    for name, _ in imported(file):
+        parts = name.split(".")[1:]
+        for place in ("/".join(parts), "/".join(parts[:-1])):
+            found = [path for path in (f"{place}.py", f"{place}/__init__.py") if path in FILES]
+            if found:
+                yield found[0]
+                break
 
 
-@pytest.mark.parametrize("file", CORE)
-def test_core_imports_nothing_of_what_is_around_it(file):
-    assert {name.split(".")[0] for name in imported(file)} & AROUND == set()
+def test_the_order_of_the_wings_has_them_all():
+    assert {wing(file) for file in FILES} - {"__init__"} == set(ORDER)
+    assert sum("/" not in file for file in FILES) <= 8
+    assert "data/__init__.py" in modules("training/features.py")  # `modules` finds something
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file != "__init__.py"])
+def test_a_wing_imports_only_what_stands_below_it(file):
+    level = ORDER.index(wing(file))
+    above = {name for name, _ in imported(file) if wing(name) in ORDER and ORDER.index(wing(name)) > level}
+    assert above == set()
+
+
+def test_no_module_imports_itself_through_others():
+    todo = {file: set(modules(file)) - {file} for file in FILES if not file.endswith("__init__.py")}
+    while free := [file for file in todo if not todo[file] & set(todo)]:
+        for file in free:
+            del todo[file]
+    assert todo == {}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_no_wing_uses_a_private_name_of_another(file):
+    others = {known: name for name, known in imported(file) if wing(name) != wing(file)}
+    private = [name for name in others.values() if re.match(r"_[^_]", name.split(".")[-1])]
+    for node in ast.walk(parsed(file)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in others:
+            private += [f"{others[node.value.id]}.{node.attr}"] if re.match(r"_[^_]", node.attr) else []
+    assert private == []
 
 
 @pytest.mark.parametrize(("module", "unwanted"), [("flowerlib", FRAMEWORKS | {"numpy"}), ("flowerlib.cli", FRAMEWORKS)])
@@ -81,35 +120,73 @@ def test_everything_public_is_typed(file):
     assert [name for name in untyped if not name.endswith(("(self)", "(cls)"))] == []
 
 
-def code_of(notebook):
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.py"))
+MAX_CELL_LINES = 14
+MAX_QUICKSTART_NAMES = 10  # of flowerlib: what a beginner meets first
+MAX_BACKBONE_IMPORTS = 6
+
+
+def code_of(name):
     """The code of each cell but for that of the parameters, which is replaced by its tag."""
-    cells = [cell for cell in jupytext.read(notebook, fmt="py:percent").cells if cell.cell_type == "code"]
+    notebook = jupytext.read(ROOT / f"notebooks/{name}.py", fmt="py:percent")
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     return ["parameters" if "parameters" in cell.metadata.get("tags", []) else cell.source for cell in cells]
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        ("10_densenet201", "11_xception", "12_resnet152v2", "13_efficientnetb7"),  # trained
-        ("00_quickstart", "14_efficientnetv2xl"),  # frozen
-    ],
-)
-def test_the_notebooks_of_a_kind_differ_in_their_parameters_only(names):
-    first, *others = (code_of(ROOT / f"notebooks/{name}.py") for name in names)
+def flowerlib_names(name):
+    """The modules of flowerlib that a notebook imports, and what it uses of them, as `module.name`."""
+    nodes = list(ast.walk(ast.parse("\n".join(code_of(name)))))
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "flowerlib"]
+    known = {alias.asname or alias.name for node in imports for alias in node.names}
+    attributes = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
+    return known, {f"{node.value.id}.{node.attr}" for node in attributes if node.value.id in known}
+
+
+def test_the_notebooks_10_to_13_differ_in_their_parameters_only():
+    """14 trains a head, and shows how."""
+    first, *others = (code_of(name) for name in NOTEBOOKS if name[:2] in ("10", "11", "12", "13"))
+    assert len(others) == 3
     assert first.count("parameters") == 1
     assert all(other == first for other in others)
 
 
-TRAINING = [path.stem for path in sorted((ROOT / "notebooks").glob("*.py")) if "training.fit(" in path.read_text()]
+FITS = ("training.fit(", "training.fit_head(", "training.train_head(")
+TRAINING = [name for name in NOTEBOOKS if any(fit in cell for cell in code_of(name) for fit in FITS)]
+
+
+def test_the_notebooks_that_train_are_these():
+    assert [name[:2] for name in TRAINING] == ["00", "03", "10", "11", "12", "13", "14"]
 
 
 @pytest.mark.parametrize("name", TRAINING)
 def test_what_training_took_hours_for_is_kept_before_anything_is_checked(name):
-    """Nothing but the predictions comes between training and its files."""
-    cells = code_of(ROOT / f"notebooks/{name}.py")
+    """Nothing but the predictions comes between training and its files, which `training.save` writes, all of them."""
+    cells = code_of(name)
     assert not any(isinstance(node, ast.Assert | ast.Raise) for cell in cells for node in ast.walk(ast.parse(cell)))
-    [fitted], [saved] = (
-        [number for number, cell in enumerate(cells) if call in cell] for call in ("training.fit(", "record.save_run(")
-    )
+    [fitted] = [number for number, cell in enumerate(cells) if any(fit in cell for fit in FITS)]
+    [saved] = [number for number, cell in enumerate(cells) if "training.save(" in cell]
     assert saved == fitted + 1
-    assert cells[saved].index("record.save_run(") < cells[saved].index("predictions.write_submission(")
+    statements = [ast.unparse(statement) for statement in ast.parse(cells[saved]).body]
+    [end] = [number for number, each in enumerate(statements) if each.startswith("record = training.save(run, model, ")]
+    for statement in statements[:end]:
+        assert statement.startswith(("val, test = ", "model = keras.Sequential("))
+        assert re.search(r"training\.predict(_head)?\(run|\*head\.layers", statement)
+    assert not any("write_submission" in cell for cell in cells)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_cell_fits_on_a_screen_and_is_understood_at_once(name):
+    too_long = {cell.splitlines()[0]: len(cell.splitlines()) for cell in code_of(name)}
+    assert {first: lines for first, lines in too_long.items() if lines > MAX_CELL_LINES} == {}
+
+
+def test_the_quickstart_needs_few_names():
+    _, used = flowerlib_names("00_quickstart")
+    assert "training.start" in used
+    assert len(used) <= MAX_QUICKSTART_NAMES, sorted(used)
+
+
+@pytest.mark.parametrize("name", [name for name in NOTEBOOKS if name.startswith("1")])
+def test_a_backbone_notebook_imports_few_modules(name):
+    known, _ = flowerlib_names(name)
+    assert len(known) <= MAX_BACKBONE_IMPORTS, sorted(known)

@@ -1,42 +1,43 @@
-"""The pretrained weights as a Kaggle dataset, for kernels with internet off."""
+"""Upload the pretrained weights as a Kaggle dataset, for kernels without internet."""
 
 import json
 import time
 from pathlib import Path
 
-from flowerlib import backbones, weights
-from flowerlib.config import written_whole
+from flowerlib.config import atomic_write
+from flowerlib.kaggle.errors import Unreachable
 from flowerlib.kaggle.kernels import WEIGHTS_SLUG
-from flowerlib.kaggle.service import Service, Unreachable
+from flowerlib.kaggle.service import Service
+from flowerlib.networks import backbones, weights
 
-TITLE = "Flowerlib weights"  # Kaggle makes WEIGHTS_SLUG of it
+TITLE = "Flowerlib weights"  # Kaggle derives WEIGHTS_SLUG from it
 
 
-def send(folder: Path, *, user: str | None = None, poll: float = 10.0) -> str:
-    """Fetch every network's weights into a folder, send them as a private dataset, and wait until it can be attached.
+def upload(folder: Path, *, user: str | None = None, poll: float = 10.0) -> str:
+    """Fetch all pretrained weights into a folder, upload them as a private dataset, and wait until it can be attached.
 
     A dataset that exists gets a new version.
 
     Args:
-        folder: what `flowerlib weights --to` fills; what is there already is verified and kept.
-        user: the owner on Kaggle; the one who is logged in unless given.
-        poll: seconds between two looks at the dataset.
+        folder: gets the weights; those that are there already are verified and kept.
+        user: the owner on Kaggle; the logged-in user unless given.
+        poll: seconds between two polls of the dataset.
 
     Returns:
         The dataset, `owner/flowerlib-weights`.
 
     Raises:
-        FlowersError: weights cannot be had, or there are no credentials.
-        RuntimeError: Kaggle refused it, or a file did not get there.
+        FlowersError: weights cannot be downloaded, or there are no credentials.
+        RuntimeError: Kaggle refused the dataset, or a file could not be uploaded.
     """
     service = Service()
     ref = f"{user or service.user}/{WEIGHTS_SLUG}"
     files = weights.fetch_all([row.weights for row in backbones.BACKBONES.values()], folder)
-    with written_whole(folder / "dataset-metadata.json") as temporary:
+    with atomic_write(folder / "dataset-metadata.json") as temporary:
         temporary.write_text(json.dumps(_metadata(ref), indent=2) + "\n", encoding="utf-8")
-    print(f"Sending {len(files)} files, {sum(file.stat().st_size for file in files) / 1e9:.2f} GB, as {ref}")
-    service.send_dataset(folder, [file.name for file in files], new=service.dataset_state(ref) is None)
-    _wait(service, ref, poll)
+    print(f"Uploading {len(files)} files, {sum(file.stat().st_size for file in files) / 1e9:.2f} GB, as {ref}")
+    service.upload_dataset(folder, [file.name for file in files], new=service.dataset_state(ref) is None)
+    _wait_until_ready(service, ref, poll)
     return ref
 
 
@@ -55,17 +56,17 @@ def _metadata(ref: str) -> dict:
     }
 
 
-def _wait(service: Service, ref: str, poll: float) -> None:
-    """Return when Kaggle has taken the dataset in; a cut connection is waited out."""
+def _wait_until_ready(service: Service, ref: str, poll: float) -> None:
+    """Poll until Kaggle has processed the dataset, across interruptions of the connection."""
     shown = ""
     while shown != "ready":
         time.sleep(poll if shown else 0)
         try:
-            state = service.dataset_state(ref) or "not there yet"
+            state = service.dataset_state(ref) or "not created yet"
         except Unreachable as error:
             state = str(error)
         if state in ("failed", "deleted"):
-            raise RuntimeError(f"Kaggle could not take in {ref}: it is {state}; look at kaggle.com/datasets/{ref}")
+            raise RuntimeError(f"Kaggle could not process {ref}: it is {state}; see kaggle.com/datasets/{ref}")
         if state != shown:
             print(f"{ref}: {state}", flush=True)
         shown = state

@@ -1,21 +1,22 @@
-"""The notebooks of the series as Kaggle kernels: what each needs, which feeds which, and its metadata."""
+"""The notebooks of the series as Kaggle kernels: requirements, sources and metadata of each."""
 
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from slugify import slugify  # the function by which the kaggle package compares a title with its id
 
 from flowerlib.config import FlowersError
 
-ROOT = Path(__file__).parents[2]  # of a clone
+ROOT = Path(__file__).parents[2]  # the repository, in a clone
 METADATA = "kernel-metadata.json"
-FLAGSHIP = "14_efficientnetv2xl"  # what the kernel-metadata.json at the top of the repository describes
-NOBODY = "username"  # its owner until it is built for somebody
+FLAGSHIP = "14_efficientnetv2xl"  # what the repository's own kernel-metadata.json describes
+PLACEHOLDER_OWNER = "username"  # its owner until it is built
 WEIGHTS_SLUG = "flowerlib-weights"
 
-# Name -> how many devices JAX sees there, None where we do not know. Kaggle/kaggle-cli, docs/kernels.md, 2026-09.
+# Name -> number of JAX devices, None where unknown. Source: Kaggle/kaggle-cli, docs/kernels.md, 2026-09.
 ACCELERATORS = {
     "TpuV5E8": 8,
     "TpuV6E8": 8,
@@ -27,8 +28,8 @@ ACCELERATORS = {
     "NvidiaH100": None,
     "NvidiaRtxPro6000": None,
 }
-RETIRED = {"TpuV38": "TpuV5E8", "Tpu1VmV38": "TpuV5E8", "NvidiaTeslaP100": "NvidiaTeslaT4"}
-GPU_SLOWDOWN = 9  # the work this series started from: 220 s an epoch on a GPU, 25 s on a TPU v3-8
+RETIRED_ACCELERATORS = {"TpuV38": "TpuV5E8", "Tpu1VmV38": "TpuV5E8", "NvidiaTeslaP100": "NvidiaTeslaT4"}
+GPU_SLOWDOWN = 9  # in the work this series started from: 220 s per epoch on a GPU, 25 s on a TPU v3-8
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,13 @@ class Kernel:
 
     Attributes:
         notebook: its name in `notebooks/`.
-        title: 5 to 50 characters; Kaggle makes the slug of it.
-        minutes: what a run should take there, to hold against the weekly quota. For those that train: 20 epochs at the
-            seconds that the work this series started from took on a TPU v3-8, half as much again, and a quarter of an
-            hour for the rest; for 03, which it had not, a guess. Never measured on a v5e-8.
-        accelerated: whether it needs a TPU or GPU; the others run on a CPU and cost no quota.
+        title: 5 to 50 characters; Kaggle derives the slug from it.
+        minutes: the expected duration of a run, to compare with the weekly quota. For those that train: 20 epochs at
+            the speed of the work this series started from on a TPU v3-8, half as much again, and a quarter of an hour
+            for the rest; for 03, which it did not have, a guess. Never measured on a v5e-8.
+        accelerated: whether it needs a TPU or GPU; the others run on a CPU and use no quota.
         pretrained: whether it needs pretrained weights.
-        carries: packages it uses that Kaggle's TPU image lacks.
+        packages: what it imports that Kaggle's TPU image lacks.
         sources: the notebooks whose outputs it reads.
     """
 
@@ -52,7 +53,7 @@ class Kernel:
     minutes: int
     accelerated: bool = False
     pretrained: bool = False
-    carries: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
 
     @property
@@ -61,44 +62,46 @@ class Kernel:
         return slugify(self.title)
 
 
-_BACKBONE = {"accelerated": True, "pretrained": True}
-_PACKAGE = {**_BACKBONE, "carries": ("keras-efficientnet-v2",)}
-_FEEDING = (
+_BACKBONE: dict[str, Any] = {"accelerated": True, "pretrained": True}
+_EFFICIENTNET: dict[str, Any] = {**_BACKBONE, "packages": ("keras-efficientnet-v2",)}
+_MEMBERS = (  # of the ensemble
     Kernel("00_quickstart", "Flowers 00: quickstart on a CPU", 20, pretrained=True),
     Kernel("03_finetune", "Flowers 03: EfficientNet-Lite0, fine-tuned", 20, **_BACKBONE),
     Kernel("10_densenet201", "Flowers 10: DenseNet201", 50, **_BACKBONE),
     Kernel("11_xception", "Flowers 11: Xception", 45, **_BACKBONE),
     Kernel("12_resnet152v2", "Flowers 12: ResNet152V2", 45, **_BACKBONE),
-    Kernel("13_efficientnetb7", "Flowers 13: EfficientNetB7", 70, **_PACKAGE),
-    Kernel("14_efficientnetv2xl", "Flowers 14: EfficientNetV2XL", 45, **_PACKAGE),
+    Kernel("13_efficientnetb7", "Flowers 13: EfficientNetB7", 70, **_EFFICIENTNET),
+    Kernel("14_efficientnetv2xl", "Flowers 14: EfficientNetV2XL", 45, **_EFFICIENTNET),
 )
 _ENSEMBLE = Kernel(
     "20_ensemble",
     "Flowers 20: all networks together",
     10,
-    sources=tuple(kernel.notebook for kernel in _FEEDING),
+    sources=tuple(kernel.notebook for kernel in _MEMBERS),
 )
 _OTHERS = (
     Kernel("01_eda", "Flowers 01: before any network", 20),
     Kernel("02_augmentation", "Flowers 02: augmentation", 10),
     Kernel("30_tpu_vs_gpu", "Flowers 30: TPU or GPU?", 20, accelerated=True),
 )
-SERIES = {kernel.notebook: kernel for kernel in (*_FEEDING, _ENSEMBLE, *_OTHERS)}  # a source before what it feeds
+SERIES = {kernel.notebook: kernel for kernel in (*_MEMBERS, _ENSEMBLE, *_OTHERS)}  # sources first
 
 
-def chosen(notebooks: Iterable[str] = (), *, with_sources: bool = False) -> list[Kernel]:
-    """Return the kernels of the notebooks named, all unless named, each after those that feed it.
+def select(notebooks: Iterable[str] = (), *, with_sources: bool = False) -> list[Kernel]:
+    """Return the kernels of the notebooks, sources first.
 
     Args:
-        notebooks: names, with or without `.ipynb`.
-        with_sources: also return the kernels that feed them.
+        notebooks: names, numbers or words, such as `00_quickstart`, `00`, `quickstart`; all unless given.
+        with_sources: also return the kernels whose outputs they read.
 
     Raises:
         FlowersError: an unknown notebook.
     """
-    names = {Path(name).stem for name in notebooks} or set(SERIES)
-    if unknown := sorted(names - set(SERIES)):
+    spellings = {spelling: name for name in SERIES for spelling in (name, *name.split("_", 1))}
+    given = {Path(name).stem for name in notebooks}
+    if unknown := sorted(given - set(spellings)):
         raise FlowersError(f"no notebook {unknown[0]!r}; there are {', '.join(sorted(SERIES))}")
+    names = {spellings[name] for name in given} or set(SERIES)
     if with_sources:
         names |= {source for name in names for source in SERIES[name].sources}
     return [kernel for kernel in SERIES.values() if kernel.notebook in names]
@@ -108,7 +111,7 @@ def read(path: Path) -> dict:
     """Read a kernel-metadata.json.
 
     Raises:
-        FlowersError: it is not there, or is not a JSON object.
+        FlowersError: it cannot be read, or is not a JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -120,8 +123,8 @@ def read(path: Path) -> dict:
 
 
 def owner(root: Path = ROOT) -> str:
-    """Return whose kernel the kernel-metadata.json at the top of the repository describes."""
-    return str(read(root / METADATA).get("id", NOBODY)).split("/")[0]
+    """Return the owner of the kernel that the repository's own kernel-metadata.json describes."""
+    return str(read(root / METADATA).get("id", PLACEHOLDER_OWNER)).split("/")[0]
 
 
 def metadata(
@@ -131,10 +134,10 @@ def metadata(
 
     Args:
         kernel: one of `SERIES`.
-        shared: the kernel-metadata.json at the top of the repository: what is the same for all, and the accelerator.
+        shared: the repository's own kernel-metadata.json: what is the same for all kernels, and the accelerator.
         user: the owner on Kaggle.
         accelerator: for a kernel that needs one; `shared`'s unless given.
-        online: whether the kernels may use the internet; as in `shared` unless given. Without it the weights come from
+        online: whether the kernels may use the internet; as in `shared` unless given. Offline, the weights come from
             the user's dataset `flowerlib-weights`.
 
     Raises:
@@ -144,7 +147,9 @@ def metadata(
         raise FlowersError(f"`{METADATA}` lacks `{missing[0]}`; `git checkout {METADATA}` brings it back")
     accelerator = accelerator or shared["machine_shape"]
     if accelerator not in ACCELERATORS:
-        instead = f"; it is retired, use {RETIRED[accelerator]}" if accelerator in RETIRED else ""
+        instead = (
+            f"; it is retired, use {RETIRED_ACCELERATORS[accelerator]}" if accelerator in RETIRED_ACCELERATORS else ""
+        )
         raise FlowersError(f"`accelerator` (={accelerator}) must be one of {', '.join(ACCELERATORS)}{instead}")
     machine = accelerator if kernel.accelerated else ""
     online = shared["enable_internet"] if online is None else online

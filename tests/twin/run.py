@@ -15,14 +15,14 @@ import sys
 import time
 from pathlib import Path
 
-from flowerlib import backbones, weights
 from flowerlib.kaggle import build, kernels
+from flowerlib.networks import backbones, weights
 
 HERE = Path(__file__).parent
 USER = "twin"
 
 
-def mount(built: build.Built, root: Path, data: Path, working: Path) -> None:
+def mount(built: build.BuiltKernel, root: Path, data: Path, working: Path) -> None:
     """Lay out `root/input` as Kaggle would for this kernel, and nothing else."""
     shutil.rmtree(root / "input", ignore_errors=True)
     for competition in built.metadata["competition_sources"]:
@@ -34,7 +34,7 @@ def mount(built: build.Built, root: Path, data: Path, working: Path) -> None:
         shutil.copytree(working / source.split("/")[1], root / "input/notebooks" / source)
 
 
-def execute(built: build.Built, python: Path, root: Path, folder: Path, working: Path) -> float:
+def execute(built: build.BuiltKernel, python: Path, root: Path, folder: Path, working: Path) -> float:
     """Run a kernel's notebook with papermill in a fresh working folder; return the seconds."""
     here = working / built.kernel.slug
     shutil.rmtree(here, ignore_errors=True)
@@ -69,8 +69,8 @@ def main() -> None:
     arguments = parser.parse_args()
     root = arguments.root.resolve()
     python = arguments.python.parent.resolve() / arguments.python.name
-    chosen = kernels.chosen(arguments.notebooks)
-    built = build.build([kernel.notebook for kernel in chosen], user=USER, to=root / "kernels", online=False).values()
+    names = [kernel.notebook for kernel in kernels.select(arguments.notebooks)]
+    built = build.build(names, user=USER, out=root / "kernels", online=False).values()
     for each in built:
         mount(each, root, arguments.data, root / "working")
         seconds = execute(each, python, root, root / "kernels", root / "working")

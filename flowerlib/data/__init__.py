@@ -1,0 +1,44 @@
+"""The dataset: found, checked, and turned into batches of images.
+
+Read `dataset` first, then `batches`; `decoding` and `integrity` say what becomes of each record. Batches are images
+`(B, S, S, 3)` uint8 in [0, 255] with labels and ids.
+"""
+
+from flowerlib.data.batches import (
+    NUM_PARALLEL_CALLS,
+    PREFETCH,
+    Augment,
+    Mix,
+    decode_utf8,
+    eval_batches,
+    inverse_frequencies,
+    labels_and_ids,
+    prefetch,
+    shuffled_positions,
+    train_batches,
+    with_mirror_images,
+)
+from flowerlib.data.dataset import SPLITS, Flowers, find
+from flowerlib.data.decoding import FEATURES, resize
+from flowerlib.data.integrity import check
+
+__all__ = [
+    "FEATURES",
+    "NUM_PARALLEL_CALLS",
+    "PREFETCH",
+    "SPLITS",
+    "Augment",
+    "Flowers",
+    "Mix",
+    "check",
+    "decode_utf8",
+    "eval_batches",
+    "find",
+    "inverse_frequencies",
+    "labels_and_ids",
+    "prefetch",
+    "resize",
+    "shuffled_positions",
+    "train_batches",
+    "with_mirror_images",
+]

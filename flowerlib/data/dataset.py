@@ -1,0 +1,215 @@
+"""Find a dataset, describe it, tell it apart from others by its content.
+
+The layout is the competition's: `<root>/tfrecords-jpeg-<S>x<S>/{train,val,test}/<NN>-<S>x<S>-<COUNT>.tfrec`.
+Every folder is reached through TensorFlow's own file API, so a `gs://` root works like a folder.
+"""
+
+import hashlib
+import json
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import PurePosixPath
+
+from flowerlib.accelerator import tf
+from flowerlib.config import FlowersError, competition_mounts, sample_dir
+from flowerlib.data import classes
+
+SPLITS = ("train", "val", "test")
+HASH_CHUNK_BYTES = 1 << 20  # bytes at a time
+SHARD = re.compile(r"\d+-(\d+)x\1-(\d+)\.tfrec")
+
+
+@dataclass(frozen=True)
+class Flowers:
+    """One dataset at one image size.
+
+    Attributes:
+        root: the folder that holds `tfrecords-jpeg-<S>x<S>`.
+        image_size: S, the side in pixels of the stored JPEGs.
+        classes: names in label order.
+        shards: for each split the paths of its files, in the order of their names.
+        fingerprint: 12 hex digits of the SHA-256 over every shard's split, name and content.
+        fit: how photographs became squares, `crop` or `pad`, as `preprocessing.json` tells, which `folder` leaves.
+        limit: how many images of each split are used, the first ones; None for all.
+    """
+
+    root: str
+    image_size: int
+    classes: tuple[str, ...]
+    shards: dict[str, tuple[str, ...]]
+    fingerprint: str
+    fit: str = "crop"
+    limit: int | None = None
+
+    def count(self, split: str) -> int:
+        """Return the number of images of a split, as its file names tell it, at most `limit`."""
+        stored = self.num_stored(split)
+        return stored if self.limit is None else min(stored, self.limit)
+
+    def num_stored(self, split: str) -> int:
+        """Return the number of images in the files of a split, as their names tell it."""
+        return sum(num_records(path) for path in self.shards[split])
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{self.count(split):,} {split}" for split in SPLITS)
+        size = f"{self.image_size} x {self.image_size} px"
+        return f"{self.root}: {counts} images of {size}, {len(self.classes)} classes (data {self.fingerprint})"
+
+
+def num_records(path: str) -> int:
+    """Return how many records a file holds, as its name `<NN>-<S>x<S>-<COUNT>.tfrec` tells it."""
+    return int(PurePosixPath(path).stem.rsplit("-", 1)[1])
+
+
+def find(image_size: int | None = None, path: str | None = None, *, nearest: bool = False) -> Flowers:
+    """Find the dataset: at `path`, else `FLOWERS_DATA`, else where Kaggle mounts it, else the built-in sample.
+
+    A place that is named, by `path` or by `FLOWERS_DATA`, is the only one searched, and where `FLOWERS_KAGGLE` names
+    what is mounted, the sample is not: a slip in a name must not end in training on something else.
+
+    Args:
+        image_size: side in pixels of the stored images; the competition provides 192, 224, 331 and 512. None takes
+            the smallest there is.
+        nearest: whether, where `image_size` is absent, the next larger size is taken, or the largest there is.
+        path: a folder, `~` expanded, or any address that TensorFlow reads, such as `gs://bucket/folder`.
+
+    Raises:
+        FlowersError: nothing found (every place searched is listed), the size is absent (those that are there are
+            listed), a split is empty, a file name does not fit the layout, or one file serves two splits.
+    """
+    named = path or os.environ.get("FLOWERS_DATA")
+    places, instead = _candidate_roots(named)
+    found = {place: sizes for place in places if (sizes := _sizes(place))}
+    if not found:
+        searched = ", ".join(f"`{place}`{_why_unreadable(place)}" for place in places)
+        raise FlowersError(
+            f"no flowers found: no folder `tfrecords-jpeg-<S>x<S>` in {searched}; name the folder that holds them with "
+            f"--data or FLOWERS_DATA{instead}"
+        )
+    root, sizes = next(iter(found.items()))
+    image_size = image_size or sizes[0]
+    if nearest:
+        image_size = next((size for size in sizes if size >= image_size), sizes[-1])
+    if image_size not in sizes:
+        raise FlowersError(f"`image_size` (={image_size}) must be one of {tuple(sizes)}, the sizes in `{root}`")
+    folder = _join(root, f"tfrecords-jpeg-{image_size}x{image_size}")
+    shards = {split: _shards(_join(folder, split), image_size) for split in SPLITS}
+    return Flowers(root, image_size, _classes(root), shards, _fingerprint(shards), _fit(root))
+
+
+def _candidate_roots(named: str | None) -> tuple[list[str], str]:
+    """Where to look, and what else to do where nothing is there."""
+    if named:
+        return [os.path.expanduser(named)], ""
+    mounts = [str(mount) for mount in competition_mounts()]
+    if os.environ.get("FLOWERS_KAGGLE"):
+        return mounts, ", or unset FLOWERS_KAGGLE"
+    draw = ", or use `flowerlib run --sample`, which draws a small synthetic dataset"
+    return [*mounts, str(sample_dir())], draw
+
+
+def _why_unreadable(place: str) -> str:
+    """Why a place cannot be read, in brackets; nothing where it can."""
+    try:
+        tf.io.gfile.stat(place)
+    except tf.errors.NotFoundError:
+        return " (not there)"
+    except tf.errors.OpError as error:
+        return f" ({' '.join(error.message.split())})"
+    return ""
+
+
+def _join(root: str, *parts: str) -> str:
+    return "/".join([root.rstrip("/"), *parts])
+
+
+def _list(folder: str) -> list[str]:
+    """Names in a folder, sorted, without the slash that object stores put behind a folder; none if it is not there."""
+    return sorted(name.rstrip("/") for name in tf.io.gfile.listdir(folder)) if tf.io.gfile.isdir(folder) else []
+
+
+def _sizes(root: str) -> list[int]:
+    matches = [re.fullmatch(r"tfrecords-jpeg-(\d+)x\1", name) for name in _list(root)]
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def _shards(folder: str, image_size: int) -> tuple[str, ...]:
+    names = [name for name in _list(folder) if name.endswith(".tfrec")]
+    if not names:
+        raise FlowersError(f"`{folder}` has no .tfrec files; each of {SPLITS} needs at least one")
+    for name in names:
+        if not (match := SHARD.fullmatch(name)) or int(match[1]) != image_size:
+            raise FlowersError(
+                f"`{_join(folder, name)}` is not named <NN>-<S>x<S>-<COUNT>.tfrec with S {image_size}, and the name is "
+                "what tells its count"
+            )
+    return tuple(_join(folder, name) for name in names)
+
+
+def _classes(root: str) -> tuple[str, ...]:
+    path = _join(root, "classes.json")
+    if not tf.io.gfile.exists(path):
+        return classes.CLASSES
+    with tf.io.gfile.GFile(path, "rb") as file:
+        return classes.parse(file.read(), path)
+
+
+def _fit(root: str) -> str:
+    path = _join(root, "preprocessing.json")
+    if not tf.io.gfile.exists(path):
+        return "crop"
+    with tf.io.gfile.GFile(path, "rb") as file:
+        content = file.read()
+    try:
+        fit = json.loads(content)["fit"]
+    except (ValueError, KeyError, TypeError):
+        fit = None
+    if fit not in ("crop", "pad"):
+        raise FlowersError(
+            f'`{path}` must say {{"fit": "crop"}} or {{"fit": "pad"}}, not {content[:80]!r}; or remove it'
+        )
+    return fit
+
+
+def _fingerprint(shards: dict[str, tuple[str, ...]]) -> str:
+    """Return the fingerprint; refuse a file that stands in two splits."""
+    places = [(split, path) for split in SPLITS for path in shards[split]]
+    with ThreadPoolExecutor() as pool:
+        contents = list(pool.map(_content, [path for _, path in places]))
+    seen: dict[str, tuple[str, str]] = {}
+    for (split, path), content in zip(places, contents, strict=True):
+        other_split, other = seen.setdefault(content, (split, path))
+        if other_split != split:
+            raise FlowersError(
+                f"`{path}` is the same file as `{other}`: an image of one split must never enter another; "
+                "remove one of them"
+            )
+    lines = [
+        f"{split}/{PurePosixPath(path).name} {content}" for (split, path), content in zip(places, contents, strict=True)
+    ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+def _content(path: str) -> str:
+    """The hash of a file, which is not read again while its length and the time of its change stay."""
+    if "://" in path:
+        about = tf.io.gfile.stat(path)
+        return _hash_of(path, about.length, about.mtime_nsec) if about.mtime_nsec else _hash(path)
+    about = os.stat(path)  # TensorFlow tells whole seconds only
+    return _hash_of(path, about.st_size, about.st_mtime_ns)
+
+
+@cache
+def _hash_of(path: str, length: int, changed: int) -> str:
+    return _hash(path)
+
+
+def _hash(path: str) -> str:
+    digest = hashlib.sha256()
+    with tf.io.gfile.GFile(path, "rb") as file:
+        while chunk := file.read(HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

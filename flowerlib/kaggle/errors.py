@@ -1,0 +1,75 @@
+"""The errors of Kaggle's API, as exceptions with one line that says what to do.
+
+The `kaggle` package answers a refusal with an ordinary return value, or prints it and exits with code 0.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from requests.exceptions import HTTPError, RequestException
+
+from flowerlib.config import FlowersError
+
+LOGIN_HINT = "log in with `kaggle auth login`, or put an API token from kaggle.com/settings/api into KAGGLE_API_TOKEN"
+SUBMISSION_HINT = "check your submissions on the competition's page; `flowerlib kaggle submit` submits it again"
+
+
+class Unreachable(RuntimeError):
+    """A temporary failure of the network or of Kaggle's servers; trying again may help."""
+
+
+class RateLimited(Unreachable):
+    """Kaggle's rate limit was reached and nothing was done; try again later."""
+
+
+class QueueFull(RuntimeError):
+    """As many sessions run as Kaggle allows; try again when one has ended."""
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """Turn what the `kaggle` package raises into one line that says what to do.
+
+    Raises:
+        Unreachable: trying again may help.
+        FlowersError: the credentials are refused.
+        RuntimeError: any other error.
+    """
+    try:
+        yield
+    except FlowersError:
+        raise
+    except HTTPError as error:
+        raise _refusal(error) from None
+    except RequestException as error:  # no connection, a timeout, or a response that is truncated or garbled
+        raise Unreachable(f"Kaggle cannot be reached: {error}") from None
+    except OSError as error:
+        raise RuntimeError(f"{error}; make room, or name another folder") from None
+    except ValueError as error:
+        raise _refusal(error) from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RuntimeError(f"the kaggle package does not understand Kaggle's response: {error!r}") from error
+
+
+def _refusal(error: Exception) -> Exception:
+    code = status_code(error)
+    if code == 401:
+        return FlowersError(f"Kaggle refuses these credentials ({error}): {LOGIN_HINT}")
+    if code == 429:
+        return RateLimited(f"Kaggle rate limit reached ({error})")
+    if code >= 500:
+        return Unreachable(f"Kaggle has a server error ({error})")
+    return RuntimeError(f"Kaggle says: {error}")
+
+
+def status_code(error: Exception) -> int:
+    """Return the HTTP status behind an error of the package, which turns some into a ValueError; 0 if there is none."""
+    for cause in (error, error.__context__):
+        if isinstance(cause, HTTPError) and cause.response is not None:
+            return cause.response.status_code
+    return 0
+
+
+def is_missing(error: HTTPError) -> bool:
+    """Return whether what was asked for does not exist; of what belongs to nobody or to another, Kaggle says 403."""
+    return status_code(error) in (403, 404)

@@ -1,0 +1,12 @@
+"""The pretrained networks.
+
+Read `backbones` first, the table of networks; `weights` finds their files, `loading` fills a network to the last array,
+`heads` is what classifies their features, `folding` freezes layers and folds batch normalization, `fused_norm` makes it
+quicker in training.
+"""
+
+from flowerlib.networks.backbones import BACKBONES, get, load
+from flowerlib.networks.folding import fold_batch_norm, freeze
+from flowerlib.networks.heads import head
+
+__all__ = ["BACKBONES", "fold_batch_norm", "freeze", "get", "head", "load"]

@@ -1,0 +1,271 @@
+"""Classify photographs with the model that a run saved."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import BinaryIO, Literal
+from zipfile import BadZipFile
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from flowerlib import data, figures
+from flowerlib.accelerator import keras
+from flowerlib.config import FlowersError, atomic_write, read_record
+from flowerlib.evaluation import ActivationMaps
+from flowerlib.networks import folding
+from flowerlib.photos import photo
+from flowerlib.training import gallery as galleries
+from flowerlib.training.gallery import Gallery
+
+STDIN = Path("-")  # an image on standard input
+BATCH_SIZE = 32  # 64 takes a small network 250 MB more, and is no faster on a CPU
+MODEL_FILES = ("model.keras", "classes.json", "preprocessing.json", "run.json")
+
+
+@dataclass(frozen=True)
+class ActivationMap:
+    """Class activation maps (CAM) of one image. Source: Zhou and others, arXiv 1512.04150.
+
+    Attributes:
+        features: `(d,)` float32, the pooled features, which the head receives.
+        values: `(h, w, num_classes)` float32, by how many nats each place supports a class more than the average class;
+            the softmax of their mean over all places is the probabilities.
+    """
+
+    features: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model, its class names and its preprocessing.
+
+    Attributes:
+        model: pixels `(B, S, S, 3)` in [0, 255] -> probabilities `(B, num_classes)`.
+        classes: names in label order.
+        stored_size: side in pixels of the squares in its dataset; a photograph is first reduced to such a square.
+        image_size: S; that square is then resized to it.
+        fit: `crop` or `pad`, as its dataset was made.
+        record: of the run that trained it.
+        gallery: its training images, if the run saved them.
+    """
+
+    model: keras.Model
+    classes: tuple[str, ...]
+    stored_size: int
+    image_size: int
+    fit: photo.Fit
+    record: dict
+    gallery: Gallery | None = None
+
+    def pixels(
+        self,
+        file: Path | BinaryIO,
+        max_pixels: int = photo.MAX_PIXELS,
+        memory: photo.Memory = nullcontext,
+    ) -> np.ndarray:
+        """Preprocess a photograph to the model's input, `(S, S, 3)` uint8, as if it came from a dataset.
+
+        `max_pixels`, `memory` and errors as in `photo.read`.
+        """
+        square = photo.decode(photo.as_jpeg(file, self.stored_size, self.fit, max_pixels, memory))
+        return np.asarray(data.resize(square[np.newaxis], self.image_size))[0]
+
+    def probabilities(self, images: np.ndarray, mirror: bool = True) -> np.ndarray:
+        """Return the probabilities `(B, num_classes)` float32 of images `(B, S, S, 3)`.
+
+        With `mirror` (test-time augmentation), the mean over each image and its mirror image, as runs are scored.
+        """
+        views = np.concatenate([images, images[:, :, ::-1]]) if mirror else images
+        batches = [views[start : start + BATCH_SIZE] for start in range(0, len(views), BATCH_SIZE)]
+        outputs = np.concatenate([_run(self.model, batch) for batch in batches])
+        return (outputs[: len(images)] + outputs[len(images) :]) / 2 if mirror else outputs
+
+    def activation_map(self, image: np.ndarray) -> ActivationMap:
+        """Return the class activation maps of an image `(S, S, 3)`."""
+        features, values = self._activation_maps(image[np.newaxis])
+        return ActivationMap(features[0], values[0])
+
+    @cached_property
+    def _activation_maps(self) -> ActivationMaps:
+        return ActivationMaps(self.model)
+
+    def top(self, probabilities: np.ndarray, count: int) -> list[tuple[str, float]]:
+        """Return the most probable classes of one image, the most probable first, with their probabilities.
+
+        Args:
+            probabilities: `(num_classes,)`.
+            count: how many classes to return.
+        """
+        order = np.argsort(-probabilities, kind="stable")[:count]
+        return [(self.classes[label], float(probabilities[label])) for label in order]
+
+
+def _run(model: keras.Model, images: np.ndarray) -> np.ndarray | list[np.ndarray]:
+    """Return the outputs for a batch, in float32, from the compiled model."""
+    count = len(images)
+    if model.jit_compile:  # compiled for every batch size: pad to powers of two, of which there are few
+        images = np.resize(images, (1 << (count - 1).bit_length(), *images.shape[1:]))
+    outputs = model.predict_on_batch(np.asarray(images, np.float32))
+    return keras.tree.map_structure(lambda output: np.asarray(output[:count], np.float32), outputs)
+
+
+def model_folder(run: Path) -> Path:
+    """Return the folder with the model: `model/` of a run, or the folder itself."""
+    return run / "model" if (run / "model/model.keras").exists() else run
+
+
+def load(run: Path) -> Classifier:
+    """Load the model of a run: `runs/<name>`, its folder `model`, or a copy of that folder.
+
+    Raises:
+        FlowersError: a file of it is missing or damaged.
+    """
+    if not run.exists():
+        raise FlowersError(f"`{run}` does not exist; pass a run folder, such as outputs/runs/00_quickstart")
+    folder = model_folder(run)
+    if missing := [name for name in MODEL_FILES if not (folder / name).exists()]:
+        runs = sorted(path.parents[1] for path in run.glob(f"runs/*/model/{MODEL_FILES[0]}"))
+        examples = " or ".join(f"`{path}`" for path in runs) or "outputs/runs/00_quickstart"
+        raise FlowersError(f"`{folder}` has no {missing[0]}; pass a run folder, such as {examples}")
+    try:
+        return _load_files(folder)
+    except (ValueError, OSError, EOFError, KeyError, TypeError, BadZipFile) as error:
+        raise FlowersError(
+            f"`{folder}` cannot be loaded ({error!r}); copy it again, or run its notebook again"
+        ) from None
+
+
+def _load_files(folder: Path) -> Classifier:
+    classes, preprocessing = (json.loads((folder / name).read_text("utf-8")) for name in MODEL_FILES[1:3])
+    record = read_record(folder / MODEL_FILES[3])
+    model = folding.fold_batch_norm(keras.models.load_model(folder / MODEL_FILES[0], compile=False))
+    sizes = preprocessing["stored_size"], preprocessing["image_size"]
+    _ = [record[name] for name in ("name", "backbone", "smoke_test", "val_macro_f1")]  # what users of it read
+    gallery_file = folder / galleries.FILE
+    gallery = galleries.load(gallery_file) if gallery_file.exists() else None
+    return Classifier(model, tuple(classes), *sizes, preprocessing["fit"], record, gallery)
+
+
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """Return the files among the paths, and for each folder the files below it that are not hidden, sorted.
+
+    Raises:
+        FlowersError: a path does not exist, or a folder has no files.
+    """
+    images: list[Path] = []
+    for path in paths:
+        if not path.exists() and path != STDIN:
+            raise FlowersError(f"`{path}` does not exist; name images, or folders with images")
+        files = _visible_files(path) if path.is_dir() else [path]
+        if not files:
+            raise FlowersError(f"`{path}` has no files; name images, or folders with images")
+        images += files
+    return images
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+
+
+def classify(
+    classifier: Classifier, files: Sequence[Path], batch_size: int = BATCH_SIZE
+) -> Iterator[tuple[Path, np.ndarray | FlowersError]]:
+    """Yield each file, in order, with its probabilities `(num_classes,)`, or with the error that it cannot be read."""
+
+    def pixels_or_error(file: Path) -> np.ndarray | FlowersError:
+        try:
+            return _pixels(classifier, file)
+        except FlowersError as error:
+            return error
+
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(files), batch_size):
+            batch = files[start : start + batch_size]
+            images = list(pool.map(pixels_or_error, batch))
+            readable = [image for image in images if not isinstance(image, FlowersError)]
+            probabilities = iter(classifier.probabilities(np.stack(readable)) if readable else ())
+            yield from (
+                (file, image if isinstance(image, FlowersError) else next(probabilities))
+                for file, image in zip(batch, images, strict=True)
+            )
+
+
+def report(
+    classifier: Classifier,
+    paths: Sequence[Path],
+    top: int,
+    form: Literal["text", "json", "csv"],
+    *,
+    threshold: float = 0.0,
+    explain: Path | None = None,
+) -> None:
+    """Print the most probable classes of every image, with a progress bar on stderr.
+
+    Args:
+        classifier: the model.
+        paths: images, folders with images, or `-` for an image on standard input.
+        top: how many classes to print at most.
+        form: `text`, `json` (a line for each image) or `csv`.
+        threshold: the least probability of a class that is printed.
+        explain: a folder that gets each image with the class activation map of its most probable class.
+
+    Raises:
+        FlowersError: some images could not be read; each has been named on stderr, the others were classified.
+    """
+    files, num_failed = find_images(paths), 0
+    if classifier.record["smoke_test"]:
+        print("SMOKE TEST: this model was trained for a few steps only; ignore its predictions.", file=sys.stderr)
+    if form == "csv":
+        csv.writer(sys.stdout, lineterminator="\n").writerow(["file", "rank", "class", "probability"])
+    results = classify(classifier, files)
+    for file, result in tqdm(results, total=len(files), unit="img", disable=len(files) < BATCH_SIZE):
+        if isinstance(result, FlowersError):
+            num_failed += 1
+            tqdm.write(f"`{file}` {result}", file=sys.stderr)
+        else:
+            classes = [(name, value) for name, value in classifier.top(result, top) if value >= threshold]
+            _print_prediction(file, classes, form)
+            if explain:
+                _explain(classifier, file, int(result.argmax()), explain)
+    if num_failed:
+        raise FlowersError(f"{num_failed} of {len(files)} images could not be read; they are named above")
+
+
+def _pixels(classifier: Classifier, file: Path) -> np.ndarray:
+    return classifier.pixels(io.BytesIO(_standard_input()) if file == STDIN else file)
+
+
+@cache
+def _standard_input() -> bytes:
+    return sys.stdin.buffer.read()  # which can be read once only
+
+
+def _explain(classifier: Classifier, file: Path, label: int, folder: Path) -> None:
+    """Write an image, bright where it supports the class, as `<name of the file>-<class>.png`."""
+    image = _pixels(classifier, file)
+    lit = figures.lit_by_map(image, classifier.activation_map(image).values[..., label])
+    with atomic_write(folder / f"{file.name}-{classifier.classes[label].replace('/', '-')}.png") as temporary:
+        Image.fromarray(lit).save(temporary, "PNG")
+
+
+def _print_prediction(file: Path, predictions: list[tuple[str, float]], form: str) -> None:
+    if form == "json":
+        classes = [{"class": name, "probability": round(probability, 6)} for name, probability in predictions]
+        print(json.dumps({"file": str(file), "predictions": classes}, ensure_ascii=False))
+    elif form == "csv":
+        rows = ((file, rank, name, f"{probability:.6f}") for rank, (name, probability) in enumerate(predictions, 1))
+        csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
+    else:
+        text = ", ".join(f"{name} {probability:.1%}" for name, probability in predictions)
+        print(f"{file}: {text or 'no class is probable enough'}")

@@ -1,0 +1,20 @@
+"""Predictions: a model runs over a split, its probabilities are kept, scored and submitted.
+
+Read `inference` first, then `metrics`, `results` and `submission`.
+"""
+
+from flowerlib.predictions.inference import Predictions, average_views, iterate_outputs, predict
+from flowerlib.predictions.results import RunResult, find_runs, load, save
+from flowerlib.predictions.submission import write_submission
+
+__all__ = [
+    "Predictions",
+    "RunResult",
+    "average_views",
+    "find_runs",
+    "iterate_outputs",
+    "load",
+    "predict",
+    "save",
+    "write_submission",
+]

@@ -1,0 +1,60 @@
+"""Metrics: macro F1, which the competition is scored by, accuracy, log loss, the confusion matrix. NumPy only."""
+
+import numpy as np
+
+from flowerlib.config import FlowersError
+
+
+def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Count `(num_classes, num_classes)` int64: rows are true classes, columns predicted ones.
+
+    Raises:
+        FlowersError: lengths differ, or a value is outside `0..num_classes - 1`.
+    """
+    labels, predicted = _pair(labels, predicted)
+    _refuse_outside("label", labels, num_classes)
+    _refuse_outside("prediction", predicted, num_classes)
+    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def _pair(labels: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    labels, predicted = np.asarray(labels, np.int64), np.asarray(predicted, np.int64)
+    if labels.shape != predicted.shape or labels.ndim != 1 or not labels.size:
+        raise FlowersError(f"labels {labels.shape} and predictions {predicted.shape} must be 1-D and of equal length")
+    return labels, predicted
+
+
+def _refuse_outside(name: str, values: np.ndarray, num_classes: int) -> None:
+    if values.min() < 0 or values.max() >= num_classes:
+        raise FlowersError(f"{name}s {values.min()} to {values.max()} must be within 0 to {num_classes - 1}")
+
+
+def f1_scores(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return each class's F1 `(num_classes,)` in [0, 1], NaN for a class that is neither a label nor predicted."""
+    table = confusion(labels, predicted, num_classes)
+    involved = table.sum(axis=0) + table.sum(axis=1)
+    return np.divide(2.0 * table.diagonal(), involved, out=np.full(num_classes, np.nan), where=involved > 0)
+
+
+def macro_f1(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> float:
+    """Return the plain mean of the classes' F1, in [0, 1]: a class of 5 images counts as much as one of 500.
+
+    Classes that are neither a label nor predicted are left out, as scikit-learn does.
+    """
+    return float(np.nanmean(f1_scores(labels, predicted, num_classes)))
+
+
+def accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the fraction of correct predictions, in [0, 1]."""
+    labels, predicted = _pair(labels, predicted)
+    return float(np.mean(labels == predicted))
+
+
+def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Return the mean of -ln of the probability `(n, num_classes)` given to the true class `(n,)`.
+
+    A probability below 1e-7 counts as 1e-7, as in Keras.
+    """
+    _refuse_outside("label", np.asarray(labels), probabilities.shape[1])
+    chosen = np.take_along_axis(probabilities, np.asarray(labels)[:, None], axis=1)
+    return float(-np.log(np.clip(chosen, 1e-7, 1.0)).mean())

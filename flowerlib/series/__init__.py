@@ -1,0 +1,10 @@
+"""The series of notebooks, run on this machine.
+
+Read `notebooks` first (which there are, and their parameters), then `execution` (run them, side by side), `progress`
+(what a terminal shows meanwhile) and `page` (all that they leave on one page).
+"""
+
+from flowerlib.series.execution import run
+from flowerlib.series.notebooks import names, resolve
+
+__all__ = ["names", "resolve", "run"]

@@ -1,0 +1,1 @@
+"""TFRecord files: `shards` writes them, `records` reads single records by their position."""

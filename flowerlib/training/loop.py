@@ -1,0 +1,168 @@
+"""Train: validation after each epoch, checkpoints, the time budget."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+
+from flowerlib import predictions
+from flowerlib.accelerator import Device, keras, tf
+from flowerlib.config import FlowersError, exclusive_lock, read_record
+from flowerlib.networks import fused_norm
+from flowerlib.training.checkpoints import Checkpoint, History, resume_file
+from flowerlib.training.run import Batches, Run, eval_batches
+
+CHECKPOINT_SECONDS = 120.0  # of training that a run which is killed may lose, where epochs are shorter
+
+
+class _Clock(keras.callbacks.Callback):
+    """Note the seconds of each epoch, validation not counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self.began = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self.seconds.append(time.monotonic() - self.began)
+
+
+class _EpochEnd(keras.callbacks.Callback):
+    """Validate, write a checkpoint, and stop while there is time to leave the results."""
+
+    def __init__(self, run: Run, val: tf.data.Dataset, checkpoint: Checkpoint, history: History, clock: _Clock) -> None:
+        super().__init__()
+        self.config, self.val, self.checkpoint, self.history, self.clock = run.config, val, checkpoint, history, clock
+        hours = self.config.hours
+        self.deadline = time.monotonic() + 3600 * (float("inf") if hours is None else hours)
+        self.last_checkpoint = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: dict) -> None:
+        self._validate(logs)
+        now = time.monotonic()
+        last = epoch + 1 == self.config.epochs
+        if not last and now + 1.2 * (now - self.clock.began) > self.deadline:
+            print(f"Stopping after epoch {epoch + 1}: another would not fit into the time budget.")
+            self.model.stop_training = last = True
+        if not self.config.smoke_test and (last or now > self.last_checkpoint + CHECKPOINT_SECONDS):
+            self.checkpoint.write(self.history)
+            self.last_checkpoint = now
+
+    def _validate(self, logs: dict) -> None:
+        """Add the scores on val to the logs, and all of them to the history."""
+        val = predictions.predict(self.model, self.val, self.config.eval_batch_size)
+        logs |= {f"val_{name}": value for name, value in val.scores().items()}
+        compiled = len(self.clock.seconds) == 1  # the first epoch of a session
+        for name, value in {**logs, "seconds": self.clock.seconds[-1], "compiled": compiled}.items():
+            self.history.setdefault(name, []).append(float(value))
+
+
+@contextmanager
+def prepared(model: keras.Model, train: tf.data.Dataset, device: Device) -> Iterator[None]:
+    """Within it, `model.fit(train)` begins sooner and takes quicker steps, to the same weights.
+
+    The variables of optimizer and metrics are made now. On TensorFlow Keras would make them while it traces the first
+    step, and TensorFlow would then trace that step a second time. For the steps see `fused_norm.fused_batch_norm`.
+    """
+    with device.scope():
+        model._symbolic_build(data_batch=train.element_spec)
+    with fused_norm.fused_batch_norm(model):
+        yield
+
+
+def fit(
+    run: Run, model: keras.Model, train: Batches, val: tf.data.Dataset | None = None, *, verbose: int = 1
+) -> History:
+    """Train a compiled model, measuring log loss, accuracy and macro F1 on val after each epoch.
+
+    A run that was stopped goes on as if it had not been stopped: a checkpoint of weights and optimizer is left in
+    `runs/<name>/resume.npz`, after each epoch or, where those are short, every two minutes; the batches already used
+    are not made again. What is kept of another training, or was damaged, is set aside.
+
+    Args:
+        run: as `start` returns it.
+        model: inputs as in the batches, outputs probabilities `(B, num_classes)`.
+        train: returns endless batches from the one of that number on, as from `train_batches`.
+        val: the validation split in batches of at most `eval_batch_size`; `eval_batches(run, "val")` unless given.
+        verbose: 1 for a progress bar an epoch, 0 for none, as in Keras.
+
+    Returns:
+        For each of loss, accuracy, val_loss, val_accuracy, val_macro_f1, seconds (of training alone) and compiled (1
+        where those include compilation, in the first epoch of a session, else 0), one number an epoch.
+
+    Raises:
+        FlowersError: another process trains in the same folder, or it holds a longer run.
+    """
+    _refuse_to_replace(run)
+    steps, clock, first = run.steps_per_epoch, _Clock(), train(start=0)
+    val = eval_batches(run, "val") if val is None else val
+    with exclusive_lock(run.config.folder / ".lock", partial(_refuse_second, run)), prepared(model, first, run.device):
+        checkpoint = Checkpoint(run, model, first)
+        del first  # it may hold all features
+        history = checkpoint.read()
+        done = len(history.get("loss", []))
+        if done:
+            print(f"Resuming after epoch {done} ({resume_file(run.config)}).")
+        model.fit(
+            train(start=done * steps),
+            steps_per_epoch=steps,
+            epochs=run.config.epochs,
+            initial_epoch=done,
+            shuffle=False,  # the pipeline does that
+            verbose=verbose,
+            callbacks=[clock, _EpochEnd(run, val, checkpoint, history, clock)],
+        )
+    return history
+
+
+def _refuse_second(run: Run, process: str) -> None:
+    folder = run.config.folder
+    raise FlowersError(f"process {process} trains in `{folder}` too; let it end, or give this run another name")
+
+
+def longer_run(run: Run, num_images: int) -> str | None:
+    """Return in a few words the run of this name that trained on more than so many images, None if there is none."""
+    try:
+        record = read_record(run.config.folder / "run.json")
+        if record["smoke_test"] or record["epochs"] * record["data"]["train"] <= num_images:
+            return None
+        return "{epochs} epochs of {data[train]:,} images, macro F1 {val_macro_f1:.4f} on val".format(**record)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def forced() -> bool:
+    """Return whether a run may replace a longer one, as `FLOWERS_FORCE` says."""
+    return os.environ.get("FLOWERS_FORCE") == "1"
+
+
+def _refuse_to_replace(run: Run) -> None:
+    longer = longer_run(run, run.num_images)
+    if longer and not forced():
+        raise FlowersError(
+            f"`{run.config.folder}` holds a longer run ({longer}), which this one of {run.config.epochs} epochs of "
+            f"{run.flowers.count('train'):,} images would replace; run it with --out elsewhere, change its NAME, or "
+            "use `flowerlib run --force` (FLOWERS_FORCE=1)"
+        )
+
+
+def time_epochs(run: Run, model: keras.Model, train: Batches) -> list[float]:
+    """Train a compiled model and return the seconds of each epoch, without validation; the first includes compilation.
+
+    Arguments as in `fit`.
+    """
+    clock, batches = _Clock(), train(start=0)
+    with prepared(model, batches, run.device):
+        options = {"steps_per_epoch": run.steps_per_epoch, "epochs": run.config.epochs, "shuffle": False}
+        model.fit(batches, callbacks=[clock], **options)
+    return clock.seconds
+
+
+def best_epoch(history: History) -> int:
+    """Return the epoch, from 1, with the best macro F1 on val."""
+    return int(np.argmax(history["val_macro_f1"])) + 1

@@ -1,0 +1,100 @@
+"""A stand-in for kaggle.com, a copy of the repository, and the command that runs in it."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import clone
+import pytest
+from kaggle_helpers import MEMBERS, POLL, REFS, random_run
+from kaggle_server import KaggleServer
+
+from flowerlib import predictions
+from flowerlib.kaggle import build
+
+
+@pytest.fixture
+def server():
+    """Return a stand-in for kaggle.com; at the end all its faults must have happened and all requests been known."""
+    with KaggleServer() as server:
+        yield server
+        assert server.unknown == []
+        assert not any(server.faults.values())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Return a copy of the repository."""
+    return clone.make(tmp_path / "clone")
+
+
+@pytest.fixture
+def kaggle(server, folder, tmp_path):
+    """Return `kaggle(*arguments)`, which runs `flowerlib kaggle` in the copy."""
+
+    def run(*arguments, **environment):
+        return clone.flowerlib(folder, "kaggle", *arguments, **server.environment(tmp_path) | environment)
+
+    return run
+
+
+@pytest.fixture
+def outputs(server, tmp_path):
+    """Have the members of the ensemble leave runs, and the ensemble a recognisable submission."""
+    for seed, name in enumerate(MEMBERS):
+        splits, record = random_run(name, seed)
+        predictions.save(tmp_path / f"{name}.npz", *splits, ("rose", "iris", "daisy"))
+        server.outputs[REFS[name]] = {
+            f"runs/{name}/run.json": json.dumps(record).encode(),
+            f"runs/{name}/predictions.npz": (tmp_path / f"{name}.npz").read_bytes(),
+            f"runs/{name}/curves.png": b"png",
+            "submission.csv": b"id,label\nt0,1\n",
+        }
+    server.outputs[REFS["20_ensemble"]] = {"submission.csv": b"id,label\nmade,104\n"}
+    return server.outputs
+
+
+@pytest.fixture
+def submission_of_ensemble(server):
+    """Have the ensemble leave a submission."""
+    server.outputs[REFS["20_ensemble"]] = {"submission.csv": b"id,label\nmade,104\n"}
+
+
+@pytest.fixture
+def default_interrupts():
+    """Have processes that are started here heed Ctrl-C, which a shell's background job, and all it starts, ignores."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def stopped(server, folder, tmp_path):
+    """Return `stopped(when, notebooks, how)`: start `run`, stop it when the server says so, return the process."""
+
+    def stop(when, *notebooks, how=signal.SIGKILL):
+        process = subprocess.Popen(
+            clone.command("kaggle", "run", *notebooks, *POLL),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env=os.environ | server.environment(tmp_path),
+            text=True,
+        )
+        while not when() and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(how)
+        process.printed, _ = process.communicate(timeout=60)
+        return process
+
+    return stop
+
+
+@pytest.fixture(scope="session")
+def built_clone(tmp_path_factory):
+    """Return a copy of the repository in which all kernels are built, for tests that only read it."""
+    folder = clone.make(tmp_path_factory.mktemp("clone"))
+    build.build(user="someone", root=folder)
+    return folder

@@ -1,0 +1,227 @@
+"""Folders of photographs become datasets: every file accounted for, none in two splits."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+from made_photographs import COUNTS, SIZE, picture, read_listing
+from PIL import Image
+
+from flowerlib import data
+from flowerlib.config import FlowersError
+from flowerlib.photos import folder
+
+
+def test_every_file_has_a_line_and_a_place_and_is_what_it_was(source, converted):
+    out, _ = converted
+    files = read_listing(out)
+    assert Counter(row["label"] for row in files.values()) == COUNTS
+    flowers = data.find(path=str(out))
+    data.check(flowers, progress=False)
+    assert flowers.classes == ("aster", "daisy", "Ölbaum")
+    seen = {}
+    for split in data.SPLITS:
+        for images, labels, ids in data.eval_batches(flowers, split, 64).as_numpy_iterator():
+            for image, label, name in zip(images, labels, ids, strict=True):
+                seen[name.decode()] = split, label, image
+    assert seen.keys() == files.keys()
+    for name, (split, label, image) in seen.items():
+        assert files[name]["split"] == split
+        assert label == (-1 if split == "test" else flowers.classes.index(files[name]["label"]))
+        cut = Image.open(source / name).convert("RGB").resize((58, SIZE), Image.Resampling.LANCZOS)
+        middle = np.asarray(cut.crop((5, 0, 53, SIZE))).astype(int)
+        assert abs(image - middle).mean() < 6, name  # compressed; another picture is about 60 off
+
+
+def test_each_class_is_divided_in_proportion(converted):
+    files = read_listing(converted[0]).values()
+    counts = Counter((row["label"], row["split"]) for row in files)
+    for label, count in COUNTS.items():
+        for split in ("val", "test"):
+            assert abs(counts[label, split] - 0.15 * count) <= 1, (label, split)
+            assert counts[label, split] >= 1
+
+
+def test_a_dataset_that_was_divided_by_other_rules_is_not_taken_for_this_one(source, tmp_path):
+    """Until these rules there was no `division` in folder.json."""
+    folder.convert(source, tmp_path / "out", image_size=SIZE, progress=False)
+    recipe = json.loads((tmp_path / "out/folder.json").read_text())
+    recipe.pop("division", None)
+    (tmp_path / "out/folder.json").write_text(json.dumps(recipe))
+    with pytest.raises(FlowersError, match="holds something else"):
+        folder.convert(source, tmp_path / "out", image_size=SIZE, progress=False)
+
+
+def test_a_class_that_is_missing_from_a_split_is_said_to_be(tmp_path):
+    """Three bursts of four, all but alike: the third split would have twice its share."""
+    for label in ("many", "bursts"):
+        (tmp_path / "in" / label).mkdir(parents=True)
+        for number in range(12):
+            shown = picture(400 + number if label == "many" else 500 + number // 4)
+            shown.save(tmp_path / "in" / label / f"{number:02d}.jpg", quality=80 + number)
+    summary = folder.convert(tmp_path / "in", tmp_path / "out", image_size=SIZE, progress=False)
+    bursts = [row for row in read_listing(tmp_path / "out").values() if row["label"] == "bursts"]
+    counts = Counter(row["split"] for row in bursts)
+    [absent] = {"val", "test"} - counts.keys()
+    assert counts["train"] == 8
+    assert Counter(row["note"] for row in bursts)[f"none of its class in {absent}: near-duplicates stay together"] == 3
+    assert "3 of classes that val or test lacks, as near-duplicates stay together: bursts/00.jpg ..." in summary
+    assert "of classes with fewer than" not in summary
+
+
+def test_what_shows_the_same_stays_together_and_is_listed(converted):
+    out, summary = converted
+    files = read_listing(out)
+    assert files["aster/02.png"]["note"] == files["aster/04.jpg"]["note"] == "like aster/00.png"
+    assert len({files[name]["split"] for name in ("aster/00.png", "aster/02.png", "aster/04.jpg")}) == 1
+    assert files["daisy/00.png"]["note"] == "like aster/06.png, which has another label"
+    assert files["daisy/00.png"]["split"] == files["aster/06.png"]["split"]
+    assert sum(row["note"] != "" for row in files.values()) == 3
+    assert "3 duplicates or near-duplicates" in summary
+
+
+def test_the_same_call_does_nothing_and_another_one_is_refused(source, converted):
+    out, _ = converted
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert "holds this already" in folder.convert(source, out, image_size=SIZE, progress=False)
+    with pytest.raises(FlowersError, match="holds something else; name another folder"):
+        folder.convert(source, out, image_size=SIZE, seed=1, progress=False)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_a_csv_gives_the_same_dataset_and_another_seed_another_one(source, converted, tmp_path):
+    listing = source.parent / "listing.csv"
+    rows = [(name, row["label"]) for name, row in read_listing(converted[0]).items()]
+    with open(listing, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("path", "label"), *((f"{source.name}/{name}", label) for name, label in rows)])
+    folder.convert(listing, tmp_path / "csv", image_size=SIZE, progress=False)
+    folder.convert(source, tmp_path / "other", image_size=SIZE, seed=1, progress=False)
+    splits, from_csv, other = (
+        {name.removeprefix(f"{source.name}/"): row["split"] for name, row in read_listing(out).items()}
+        for out in (converted[0], tmp_path / "csv", tmp_path / "other")
+    )
+    assert from_csv == splits
+    assert other != splits
+
+
+def nasty_files(place):
+    """Thirty files of two classes; return the sound ones and, for each of the others, why it cannot be used."""
+    for label in "ab":
+        (place / label).mkdir(parents=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    deep = Image.fromarray(np.linspace(0, 65535, 48 * 48).astype(np.uint16).reshape(48, 48))
+    frames = [picture(330 + number) for number in range(3)]
+    sound = {
+        "a/plain.jpg": (picture(300), {}),
+        "a/plain.png": (picture(301), {}),
+        "a/turned.jpg": (picture(302), {"exif": exif}),
+        "a/cmyk.jpg": (picture(303).convert("CMYK"), {}),
+        "a/grey.jpg": (picture(304).convert("L"), {}),
+        "a/grey with alpha.png": (picture(305).convert("LA"), {}),
+        "a/transparent.png": (picture(306).convert("RGBA"), {}),
+        "a/palette.png": (picture(307).convert("P"), {}),
+        "a/black and white.png": (picture(308).convert("1"), {}),
+        "a/deep.png": (deep, {}),
+        "a/deep.tiff": (picture(309).convert("F"), {}),
+        "b/moving.gif": (frames[0], {"save_all": True, "append_images": frames[1:]}),
+        "b/moving.webp": (frames[1], {"save_all": True, "append_images": frames[2:]}),
+        "b/pages.tiff": (frames[2], {"save_all": True, "append_images": frames[:1]}),
+        "b/picture.bmp": (picture(310), {}),
+        "b/progressive.jpg": (picture(311), {"progressive": True}),
+        "b/no ending": (picture(312), {"format": "PNG"}),
+        "b/LOUD.JPG": (picture(313), {}),
+        "b/wrong ending.gif": (picture(314), {"format": "JPEG"}),
+        'b/a line\nbreak, "quotes".png': (picture(315), {}),
+        f"b/{'long' * 50}ümläut 花.png": (picture(316), {}),
+        "b/thin.png": (picture(317).resize((400, 2)), {}),
+    }
+    for name, (image, settings) in sound.items():
+        image.save(place / name, **settings)
+    plain = (place / "a/plain.jpg").read_bytes()
+    (place / "a/empty.jpg").write_bytes(b"")
+    (place / "a/text.jpg").write_bytes(b"no image at all")
+    (place / "a/cut.jpg").write_bytes(plain[:-300])
+    Image.new("1", (20_000, 20_000)).save(place / "b/bomb.png")
+    os.symlink("loop.jpg", place / "b/loop.jpg")
+    (place / os.fsdecode(b"b/latin\xfc.jpg")).write_bytes(plain)
+    (place / "b/locked.jpg").write_bytes(plain)
+    (place / "b/locked.jpg").chmod(0)
+    os.mkfifo(place / "b/pipe.jpg")
+    os.symlink("..", place / "b/upwards")  # leads to nothing new
+    return list(sound), {
+        "a/empty.jpg": "is no image that Pillow knows",
+        "a/text.jpg": "is no image that Pillow knows",
+        "a/cut.jpg": "cannot be read: ",
+        "b/bomb.png": "has more than 178,956,970 pixels",
+        "b/loop.jpg": "cannot be read: Too many levels of symbolic links",
+        "b/latin\\udcfc.jpg": "has a name that is not UTF-8",
+        "b/locked.jpg": "cannot be read: Permission denied",
+        "b/pipe.jpg": "is no file",
+    }
+
+
+def test_each_of_thirty_nasty_files_is_used_or_named(tmp_path):
+    sound, broken = nasty_files(tmp_path / "nasty")
+    assert len(sound) + len(broken) == 30
+    command = [sys.executable, "-m", "flowerlib", "folder", tmp_path / "nasty", tmp_path / "out", "--size", str(SIZE)]
+    if os.geteuid() == 0:  # who may read what is locked
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
+    refused = subprocess.run(command, capture_output=True)
+    errors = refused.stderr.decode(errors="replace")
+    assert refused.returncode == 1
+    assert "8 of 30 files cannot be used" in errors
+    assert not (tmp_path / "out").exists()
+    for name, reason in broken.items():
+        assert f"`{name}` {reason}" in errors
+    subprocess.run([*command, "--skip-broken"], check=True, capture_output=True)
+    files = read_listing(tmp_path / "out")
+    assert {name for name, row in files.items() if row["split"]} == set(sound)
+    assert {name for name, row in files.items() if not row["split"]} == broken.keys()
+    for name, reason in broken.items():
+        assert files[name]["note"].startswith(f"left out: {reason}")
+    assert sum(data.find(path=str(tmp_path / "out")).count(split) for split in data.SPLITS) == 22
+
+
+def test_a_class_with_too_few_is_in_train_only_and_said_to_be(tmp_path):
+    for label, count in (("many", 9), ("few", 2)):
+        (tmp_path / "in" / label).mkdir(parents=True)
+        for number in range(count):
+            picture(200 + number + 50 * (label == "few")).save(tmp_path / "in" / label / f"{number}.jpg")
+    summary = folder.convert(tmp_path / "in", tmp_path / "out", image_size=SIZE, progress=False)
+    assert "2 of classes with fewer than 3 different photographs, in train" in summary
+    few = [row for row in read_listing(tmp_path / "out").values() if row["label"] == "few"]
+    assert {(row["split"], row["note"]) for row in few} == {
+        ("train", "its class has fewer than 3 different photographs: train only")
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": 8}, r"`image_size` \(=8\)"),
+        ({"val": 0.0}, r"`val` \(=0.0\)"),
+        ({"val": 0.5, "test": 0.5}, "together below 1"),
+        ({"fit": "squeeze"}, r"`fit` \(=squeeze\) must be crop or pad"),
+        ({"seed": -1}, r"`seed` \(=-1\)"),
+    ],
+)
+def test_a_choice_out_of_range_is_refused(source, tmp_path, options, message):
+    with pytest.raises(FlowersError, match=message):
+        folder.convert(source, tmp_path / "out", progress=False, **options)
+
+
+@pytest.mark.parametrize(("sound", "message"), [((), "0 classes have a file"), (("a",), "1 classes have a file")])
+def test_a_class_of_which_nothing_can_be_read_is_no_class(tmp_path, sound, message):
+    for label in ("a", "b"):
+        (tmp_path / "in" / label).mkdir(parents=True)
+        (tmp_path / "in" / label / "broken.jpg").write_bytes(b"no image")
+        for number in range(5 if label in sound else 0):
+            picture(number).save(tmp_path / "in" / label / f"{number}.png")
+    with pytest.raises(FlowersError, match=message):
+        folder.convert(tmp_path / "in", tmp_path / "out", image_size=SIZE, skip_broken=True, progress=False)

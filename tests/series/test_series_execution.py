@@ -1,0 +1,202 @@
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import nbformat
+import pytest
+
+from flowerlib import series
+from flowerlib.config import FlowersError
+from flowerlib.series import execution
+
+
+@pytest.fixture
+def notebooks(tmp_path, monkeypatch):
+    """Return `write(name, code, ...)`, which makes a notebook of the series; the folder begins empty."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    monkeypatch.setattr(series.notebooks, "NOTEBOOKS", folder)
+    monkeypatch.setattr(series.page, "NOTEBOOKS", folder)
+
+    def write(name, *code, parameters=None):
+        notebook = nbformat.v4.new_notebook(metadata={"language_info": {"name": "python"}})
+        notebook.cells += [nbformat.v4.new_code_cell(cell) for cell in code]
+        if parameters:
+            cell = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+            notebook.cells.insert(0, cell)
+        nbformat.write(notebook, folder / f"{name}.ipynb")
+
+    return write
+
+
+def test_notebooks_run_in_the_order_of_their_numbers_in_the_output_folder(notebooks, tmp_path, capsys):
+    notebooks("10_b", "print(open('trace').read())")
+    notebooks("00_a", "open('trace', 'w').write('from 00_a')")
+    out = tmp_path / "out"
+    series.run(out=out, jobs=1)
+    executed = nbformat.read(out / "10_b.ipynb", as_version=4)
+    assert executed.cells[0].outputs[0]["text"] == "from 00_a\n"
+    assert re.findall(r"^(\w+) +\d+ s$", capsys.readouterr().out, re.MULTILINE) == ["00_a", "10_b"]
+
+    page = (out / "index.html").read_text()
+    for link in ('href="00_a.html"', 'href="10_b.html"'):
+        assert link in page
+    for html in out.glob("*.html"):  # opened from disk, without network
+        assert not re.search(r"""(src|href)=["'](https?:)?//""", html.read_text()), html.name
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_on_a_terminal_one_sees_how_far_a_notebook_is(notebooks, tmp_path, monkeypatch, capsys):
+    notebooks(
+        "00_a",
+        "import time; print('a third'); time.sleep(1)",
+        "import sys; print('\\rextracting: 7%', end='\\r', file=sys.stderr); time.sleep(1)",
+    )
+    series.run(out=tmp_path / "one", jobs=1)
+    assert "a third" not in capsys.readouterr().err  # where it goes into a file
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    series.run(out=tmp_path / "two", jobs=1)
+    assert "\ra third" in terminal.getvalue()
+    assert "extracting: 7%" in terminal.getvalue()
+
+
+def test_a_second_call_into_the_same_folder_is_refused_with_the_first_ones_process(notebooks, tmp_path):
+    notebooks("00_a", "import time; time.sleep(600)")
+    out = tmp_path / "out"
+    first = (
+        "import pathlib, sys; from flowerlib import series\n"
+        "series.notebooks.NOTEBOOKS = pathlib.Path(sys.argv[1]); series.run(out=pathlib.Path(sys.argv[2]))"
+    )
+    with subprocess.Popen([sys.executable, "-c", first, str(series.notebooks.NOTEBOOKS), str(out)]) as process:
+        while not list(out.glob(".flowerlib-*")):
+            time.sleep(0.05)
+        with pytest.raises(FlowersError, match=f"process {process.pid} runs notebooks into `{out}`; .* with --out"):
+            series.run(out=out)
+        process.kill()
+    assert list(out.glob(".flowerlib-*"))  # it was killed
+    notebooks("00_a", "1")
+    series.run(out=out)
+    assert {path.name for path in out.iterdir()} == {"00_a.ipynb", "00_a.html", "index.html"}
+
+
+def test_the_progress_line_tells_of_the_record_that_this_call_left(tmp_path):
+    assert execution.score(execution.newest_record(tmp_path, "10_b")) == ""
+    for age, folder in enumerate(("10_b", "10_b-unfinished", "10_b-smoke-test", "10_b-other")):
+        record = tmp_path / "runs" / folder / "run.json"
+        record.parent.mkdir(parents=True)
+        record.write_text(json.dumps({"smoke_test": folder.endswith("smoke-test"), "val_macro_f1": 0.5}))
+        os.utime(record, (age, age))
+    assert execution.score(execution.newest_record(tmp_path, "10_b")) == "   smoke test"
+    for name in ("10_b-unfinished", "10_b"):
+        os.utime(tmp_path / "runs" / name / "run.json", (9, 9))
+        assert execution.newest_record(tmp_path, "10_b").parent.name == name
+        os.utime(tmp_path / "runs" / name / "run.json", (0, 0))
+    assert execution.score(tmp_path / "runs/10_b/run.json") == "   macro F1 on val 0.5000"
+
+
+def test_an_unknown_notebook_is_named_and_nothing_is_made(notebooks, tmp_path):
+    notebooks("00_a", "1")
+    with pytest.raises(FlowersError, match=r"no notebook '00_b'; did you mean 00_a\? There are 00_a"):
+        series.run(["00_b"], out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_user_can_put_right_comes_through_as_one_line_and_leaves_nothing(notebooks, tmp_path):
+    notebooks("00_a", "from flowerlib.config import FlowersError\nraise FlowersError('no flowers; plant some')")
+    with pytest.raises(FlowersError, match=r"^no flowers; plant some$"):
+        series.run(out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_notebook_that_breaks_stays_for_reading(notebooks, tmp_path):
+    notebooks("00_a", "print('so far')\n1 / 0")
+    out = tmp_path / "out"
+    with pytest.raises(
+        RuntimeError, match=rf"00_a stopped: ZeroDivisionError: division by zero; read {out}/00_a.ipynb"
+    ):
+        series.run(out=out)
+    assert "so far" in (out / "00_a.ipynb").read_text()
+    assert sorted(path.name for path in out.iterdir()) == ["00_a.ipynb"]
+
+
+@pytest.mark.parametrize("data", [None, "flowers", "~/flowers"])
+def test_a_place_is_for_the_notebooks_where_it_is_for_the_caller(notebooks, tmp_path, monkeypatch, data):
+    """They run in another folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", f"{tmp_path}/home")
+    given = {
+        "FLOWERS_DATA": "../elsewhere",
+        "FLOWERS_KAGGLE": "kg",
+        "FLOWERS_WEIGHTS": "gs://bucket/weights",
+        "KERAS_HOME": "~/keras",
+        "XDG_CACHE_HOME": "cache",
+        "JAX_COMPILATION_CACHE_DIR": "./xla",
+    }
+    for name, place in given.items():
+        monkeypatch.setenv(name, place)
+    notebooks("00_a", f"import json, os; print(json.dumps([os.environ[name] for name in {list(given)}]))")
+    series.run(data=data, out=tmp_path / "out")
+    executed = nbformat.read(tmp_path / "out/00_a.ipynb", as_version=4)
+    there = {
+        None: f"{tmp_path.parent}/elsewhere",
+        "flowers": f"{tmp_path}/flowers",
+        "~/flowers": f"{tmp_path}/home/flowers",
+    }
+    assert json.loads(executed.cells[0].outputs[0]["text"]) == [
+        there[data], f"{tmp_path}/kg", "gs://bucket/weights", f"{tmp_path}/home/keras", f"{tmp_path}/cache",
+        f"{tmp_path}/xla",
+    ]  # fmt: skip
+
+
+def test_notebooks_run_side_by_side_and_the_one_that_reads_them_afterwards(notebooks, tmp_path, capfd):
+    """Each waits until the other has begun: one after the other, they would wait for ever."""
+    meet = (
+        "import pathlib, time\npathlib.Path('{0}').touch()\n"
+        "other, end = pathlib.Path('{1}'), time.monotonic() + 60\n"
+        "while not other.exists() and time.monotonic() < end: time.sleep(0.05)\n"
+        "assert other.exists()\ntime.sleep({2})\npathlib.Path('{0}-ended').touch()"
+    )
+    notebooks("00_a", meet.format("a", "b", 0.5))
+    notebooks("10_b", meet.format("b", "a", 0))
+    notebooks(
+        "20_ensemble", "import pathlib; assert all(map(pathlib.Path.exists, map(pathlib.Path, ['a-ended', 'b-ended'])))"
+    )
+    series.run(out=tmp_path / "out", jobs=2)
+    lines = re.findall(r"^(\w+) +\d+ s$", capfd.readouterr().out, re.MULTILINE)
+    assert (sorted(lines[:2]), lines[2:]) == (["00_a", "10_b"], ["20_ensemble"])
+
+
+def test_of_two_side_by_side_the_one_that_breaks_is_named(notebooks, tmp_path):
+    notebooks("00_a", "1 / 0")
+    notebooks("10_b", "1")
+    with pytest.raises(RuntimeError, match="00_a stopped: ZeroDivisionError"):
+        series.run(out=tmp_path / "out", jobs=2)
+
+
+def test_parameters_and_a_name_make_a_variant_beside_the_plain_one(notebooks, tmp_path):
+    notebooks("00_a", "print(NAME, EPOCHS)", parameters="NAME = '00_a'  # of the run\nEPOCHS = 3")
+    out = tmp_path / "out"
+    series.run(["00"], out=out, jobs=1)
+    series.run(["a"], out=out, jobs=1, parameters=["EPOCHS=5"], name="longer")
+    printed = {}
+    for name in ("00_a", "longer"):
+        cells = nbformat.read(out / f"{name}.ipynb", as_version=4).cells
+        printed[name] = cells[-1].outputs[0]["text"]
+    assert printed == {"00_a": "00_a 3\n", "longer": "longer 5\n"}
+
+
+def test_seconds_and_memory_are_kept_with_the_notebook(notebooks, tmp_path):
+    notebooks("00_a", "import time, numpy; held = numpy.ones(60_000_000); time.sleep(1.5)")  # 480 MB
+    series.run(out=tmp_path / "out", jobs=1)
+    measured = nbformat.read(tmp_path / "out/00_a.ipynb", as_version=4).metadata["flowerlib"]
+    assert measured["seconds"] > 1.5
+    assert 480e6 < measured["peak_memory_bytes"] < 900e6
