@@ -100,14 +100,9 @@ with run.device.scope():
     backbone = networks.freeze(
         networks.load(BACKBONE, None, run.weights), FIRST_TRAINABLE_LAYER
     )
-    model = keras.Sequential(
-        [
-            keras.Input((None, None, 3)),
-            backbone,
-            keras.layers.GlobalAveragePooling2D(dtype="float32"),
-            networks.head(len(run.classes), run.config.dropout),
-        ]
-    )
+    pooling = keras.layers.GlobalAveragePooling2D(dtype="float32")
+    head = networks.head(len(run.classes), run.config.dropout)
+    model = keras.Sequential([keras.Input((None, None, 3)), backbone, pooling, head])
     model.compile(training.optimizer(run), training.loss(run), metrics=["accuracy"])
 model.summary()
 

@@ -91,14 +91,9 @@ figures.gallery(images[:12], figures.label_texts(labels[:12], run.classes))
 with run.device.scope():
     backbone = networks.load(BACKBONE, None, run.weights)
     backbone.trainable = FINE_TUNE
-    model = keras.Sequential(
-        [
-            keras.Input((None, None, 3)),
-            backbone,
-            keras.layers.GlobalAveragePooling2D(dtype="float32"),
-            networks.head(len(run.classes), run.config.dropout),
-        ]
-    )
+    pooling = keras.layers.GlobalAveragePooling2D(dtype="float32")
+    head = networks.head(len(run.classes), run.config.dropout)
+    model = keras.Sequential([keras.Input((None, None, 3)), backbone, pooling, head])
     model.compile(training.optimizer(run), training.loss(run), metrics=["accuracy"])
 model.summary()
 

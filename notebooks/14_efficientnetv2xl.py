@@ -121,6 +121,8 @@ steps = len(fit.labels) // run.config.batch_size
 deeper.fit(
     batches, steps_per_epoch=steps, epochs=run.config.epochs // 2, shuffle=False, verbose=0
 )
+
+# %%
 for name, head in {"linear": linear, "ReDense": deeper}.items():
     print(name, training.predict_head(run, head, holdout).scores())
 

@@ -257,7 +257,7 @@ def serve(
     """
     try:
         from flowerlib.serving import app as service
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise FlowersError(f"{error.name} is missing: pip install '.[serve]' in flowerlib's folder") from None
     limits = service.Limits(max_bytes, max_pixels, max_files, old_timeout or seconds(timeout), queue)
     service.serve(model, host, port, limits, allow_host or ())

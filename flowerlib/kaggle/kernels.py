@@ -75,12 +75,12 @@ _MEMBERS = (  # of the ensemble
 )
 _ENSEMBLE = Kernel(
     "20_ensemble",
-    "Flowers 20: all networks together",
+    "Flowers 20: ensemble of all networks",
     10,
     sources=tuple(kernel.notebook for kernel in _MEMBERS),
 )
 _OTHERS = (
-    Kernel("01_eda", "Flowers 01: before any network", 20),
+    Kernel("01_eda", "Flowers 01: exploratory data analysis", 20),
     Kernel("02_augmentation", "Flowers 02: augmentation", 10),
     Kernel("30_tpu_vs_gpu", "Flowers 30: TPU or GPU?", 20, accelerated=True),
 )

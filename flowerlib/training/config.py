@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,19 +114,28 @@ def configure(parameters: Mapping[str, object], device: Device) -> TrainConfig:
         device: what it runs on.
 
     Raises:
-        FlowersError: `FLOWERS_PROFILE` has another value, or no epoch is left after the warm-up.
+        FlowersError: a parameter without a default is missing, `FLOWERS_PROFILE` has another value, or no epoch is left
+            after the warm-up.
     """
     given: dict[str, Any] = {name.lower(): value for name, value in parameters.items() if name.isupper()}
     replicas = device.num_replicas
     if "batch_per_replica" in given:
         given["batch_size"] = given["batch_per_replica"] * replicas
-    given["batch_size"] = max(given["batch_size"] // replicas, 1) * replicas
-    config = TrainConfig(**{field.name: given[field.name] for field in fields(TrainConfig) if field.name in given})
+    config = TrainConfig(**_hyperparameters(given))
+    config = replace(config, batch_size=max(config.batch_size // replicas, 1) * replicas)
     if given.get("shrink", True) and profile(device) == "smoke":
         return _smoke_test(config, device)
     if "lr_batch_size" in given:
         config = replace(config, peak_lr=config.peak_lr * math.sqrt(config.batch_size / given["lr_batch_size"]))
     return config
+
+
+def _hyperparameters(given: dict[str, Any]) -> dict[str, Any]:
+    """Those that are fields of `TrainConfig`; none of those without a default may be missing."""
+    for field in fields(TrainConfig):
+        if field.default is MISSING and field.name not in given:
+            raise FlowersError(f"the parameter `{field.name.upper()}` is missing; set it in the cell of parameters")
+    return {field.name: given[field.name] for field in fields(TrainConfig) if field.name in given}
 
 
 def profile(device: Device) -> str:

@@ -30,7 +30,7 @@ def test_check_says_what_is_wrong_and_then_that_nothing_is(kaggle, folder):
     assert kaggle("build").returncode == 0
     assert kaggle("check").stdout.count("build/kernels/") == len(kernels.SERIES)
     done = kaggle("build", "01_eda", "--out", "../elsewhere")
-    assert done.stdout.startswith("../elsewhere/01_eda: someone/flowers-01-before-any-network, content ")
+    assert done.stdout.startswith("../elsewhere/01_eda: someone/flowers-01-exploratory-data-analysis, content ")
     assert (folder.parent / "elsewhere/01_eda/01_eda.ipynb").exists()
     done = kaggle("check", "notebooks")
     assert_fails(done, "`notebooks/kernel-metadata.json` cannot be read")
@@ -39,9 +39,9 @@ def test_check_says_what_is_wrong_and_then_that_nothing_is(kaggle, folder):
 def test_push_status_output_submit(server, kaggle, folder):
     assert "20_ensemble          not on Kaggle" in kaggle("status").stdout
     assert_fails(kaggle("submit"), "no complete run to submit: not on Kaggle")
-    assert_fails(kaggle("output", "01_eda"), "someone/flowers-01-before-any-network is not on Kaggle")
+    assert_fails(kaggle("output", "01_eda"), "someone/flowers-01-exploratory-data-analysis is not on Kaggle")
     done = kaggle("push", "01_eda", "02_augmentation", "--timeout", "0.5")
-    assert "01_eda: version 1, https://www.kaggle.com/code/someone/flowers-01-before-any-network" in done.stdout
+    assert "01_eda: version 1, https://www.kaggle.com/code/someone/flowers-01-exploratory-data-analysis" in done.stdout
     assert [body["sessionTimeoutSeconds"] for method, body in server.requests if method == "SaveKernel"] == [1800, 1800]
     assert_fails(kaggle("output", "01_eda", "--out", "here"), "has not ended (QUEUED); nothing was downloaded")
     server.outputs[REFS["01_eda"]] = {"submission.csv": b"id,label\n1,2\n"}

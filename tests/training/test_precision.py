@@ -37,7 +37,7 @@ with device.scope():
     model = keras.Sequential([pixels, backbone, keras.layers.GlobalAveragePooling2D(dtype="float32"), head])
     model.compile(training.optimizer(run), training.loss(run), metrics=["accuracy"])
 history = training.fit(run, model, training.train_batches(run), verbose=0)
-val, test = training.predict(run, model)
+val, test = (predictions.predict(model, training.eval_batches(run, split), 32) for split in ("val", "test"))
 training.save(run, model, history, val, test)
 same = predictions.predict(folding.to_float32(model), training.eval_batches(run, "val"), config.eval_batch_size)
 np.save("float32.npy", same.probabilities)

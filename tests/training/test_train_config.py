@@ -117,3 +117,9 @@ def test_an_endless_warm_up_is_an_error():
 )
 def test_a_submission_of_no_result_has_a_name_of_its_own(name, submission):
     assert configured(TPU, NAME=name).submission.as_posix() == submission
+
+
+@pytest.mark.parametrize("missing", ["NAME", "BACKBONE", "BATCH_SIZE", "EPOCHS"])
+def test_a_missing_parameter_is_named(missing):
+    with pytest.raises(FlowersError, match=rf"the parameter `{missing}` is missing; set it in the cell of parameters"):
+        configured(TPU, without=[missing])
