@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from flowerlib import __version__
-from flowerlib.cli.options import Backend, DeviceKind, Fit, Format, Profile, seconds
+from flowerlib.cli.options import Backend, ClassFrom, DeviceKind, Fit, Format, Profile, SplitRule, seconds
 from flowerlib.config import FlowersError, competition_mounts, sample_dir
 from flowerlib.kaggle import cli as kaggle
 from flowerlib.kaggle.options import renamed
@@ -158,28 +158,51 @@ def draw_sample(
 @app.command(epilog="Example: flowerlib folder photographs my-flowers && flowerlib run 00 --data my-flowers")
 def folder(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="A folder with a folder for each class, or a CSV of path,label.")
+        Path,
+        typer.Argument(metavar="SOURCE", help="A folder with a folder for each class, a zip or tar of one, or a CSV."),
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The dataset to write, in the competition's layout.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The dataset to write, or to update.")],
     size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 192,
     val: Annotated[float, typer.Option(help="Fraction of each class for validation.")] = 0.15,
     test: Annotated[float, typer.Option(help="Fraction of each class for the test split.")] = 0.15,
+    split: Annotated[
+        SplitRule, typer.Option(help="keep or redo the splits that SOURCE has, such as folders train and val.")
+    ] = SplitRule.keep,
+    class_from: Annotated[
+        ClassFrom | None, typer.Option(help="Of folders within folders, which is the class. Default: recognized.")
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(metavar="PATH,LABEL[,SPLIT]", help="Columns of a CSV by name, or by number from 1.")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the paths in a CSV. Default: that of the CSV.")] = None,
+    merge_names: Annotated[bool, typer.Option("--merge-names", help="Make one class of Rose, rose and ROSE.")] = False,
     fit: Annotated[Fit, typer.Option(help="crop keeps the middle square of a photograph, pad all of it.")] = Fit.crop,
     seed: Annotated[int, typer.Option(help="Seed of the split and of the order.")] = 0,
     skip_broken: Annotated[
-        bool, typer.Option("--skip-broken", help="Leave out files that cannot be read, instead of stopping.")
+        bool, typer.Option("--skip-broken", help="Leave out pictures that cannot be read, instead of stopping.")
     ] = False,
 ) -> None:
     """Turn your own photographs into a dataset.
 
     Squares of one size, split into train, val and test, in the competition's layout. OUT/files.csv says what became of
-    every file, OUT/preview.png shows some.
+    every file, OUT/preview.png shows some. Called again with more photographs, it updates OUT.
     """
     from flowerlib.photos import folder as photos
+    from flowerlib.photos.listing import Reading
 
+    names = tuple(name.strip() for name in columns.split(",")) if columns else ()
+    reading = Reading(split.value, class_from.value if class_from else None, names, root, merge_names)
     print(
         photos.convert(
-            source, out, image_size=size, val=val, test=test, fit=fit.value, seed=seed, skip_broken=skip_broken
+            source,
+            out,
+            image_size=size,
+            val=val,
+            test=test,
+            fit=fit.value,
+            seed=seed,
+            skip_broken=skip_broken,
+            reading=reading,
         )
     )
 

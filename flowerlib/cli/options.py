@@ -15,6 +15,21 @@ class Fit(StrEnum):
     pad = "pad"
 
 
+class SplitRule(StrEnum):
+    """What becomes of the splits that photographs have already."""
+
+    keep = "keep"
+    redo = "redo"
+
+
+class ClassFrom(StrEnum):
+    """Which of several folders within each other is the class."""
+
+    top = "top"
+    leaf = "leaf"
+    path = "path"
+
+
 class Format(StrEnum):
     """What a model is exported to."""
 

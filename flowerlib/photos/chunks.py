@@ -5,6 +5,7 @@ what near-duplicates are found by.
 """
 
 import hashlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -39,12 +40,14 @@ class Prepared:
     Attributes:
         jpeg: `(S, S, 3)`, compressed.
         digest: SHA-256 of its pixels.
+        content: SHA-256 of the file.
         thumbnail: `(32, 32, 3)` uint8, in [0, 255].
         error: what is wrong with the file; empty if nothing is.
     """
 
     jpeg: bytes = b""
     digest: bytes = bytes(32)
+    content: bytes = bytes(32)
     thumbnail: np.ndarray = field(default_factory=_empty_thumbnail)
     error: str = ""
 
@@ -52,16 +55,14 @@ class Prepared:
 def prepare(path: Path, image_size: int, fit: Fit) -> Prepared:
     """Return a photograph as a square JPEG, with the digest and the thumbnail by which duplicates are found."""
     try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return Prepared(error="has a name that is not UTF-8; rename it")
-    try:
-        jpeg = photo.as_jpeg(path, image_size, fit)
+        content = photo.content(path)
+        jpeg = photo.as_jpeg(io.BytesIO(content), image_size, fit)
     except FlowersError as error:
         return Prepared(error=str(error))
     pixels = photo.decode(jpeg)
     thumbnail = Image.fromarray(pixels).resize((THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.BOX)
-    return Prepared(jpeg, hashlib.sha256(pixels.tobytes()).digest(), np.asarray(thumbnail))
+    digests = hashlib.sha256(pixels.tobytes()).digest(), hashlib.sha256(content).digest()
+    return Prepared(jpeg, *digests, np.asarray(thumbnail))
 
 
 def prepare_all(
@@ -101,6 +102,7 @@ def _save_chunk(chunk: Path, prepared: Sequence[Prepared]) -> None:
         np.savez(
             temporary,
             digests=np.stack([np.frombuffer(item.digest, np.uint8) for item in prepared]),
+            contents=np.stack([np.frombuffer(item.content, np.uint8) for item in prepared]),
             thumbnails=np.stack([item.thumbnail for item in prepared]),
             errors=np.array([item.error for item in prepared]),
         )
@@ -108,7 +110,10 @@ def _save_chunk(chunk: Path, prepared: Sequence[Prepared]) -> None:
 
 
 def load_table(photographs: Sequence[Photograph], chunks: Sequence[Path]) -> pd.DataFrame:
-    """Return one row per photograph: `id`, `label`, `error`, and `digest`, `hash`, `mirrored` as `splitting` needs."""
+    """Return one row per photograph: `id`, `label`, `error`, and what `splitting` needs.
+
+    That is `content` (the digest of the file), `digest` (of its pixels), `hash` and `mirrored`.
+    """
     table = pd.concat([_load_chunk(chunk) for chunk in chunks], ignore_index=True)
     table.insert(0, "id", [photograph.id for photograph in photographs])
     table.insert(1, "label", [photograph.label for photograph in photographs])
@@ -118,9 +123,9 @@ def load_table(photographs: Sequence[Photograph], chunks: Sequence[Path]) -> pd.
 def _load_chunk(chunk: Path) -> pd.DataFrame:
     with np.load(chunk.with_suffix(".npz")) as arrays:
         hashes, mirrored = statistics.perceptual_hashes(arrays["thumbnails"].astype(np.float32))
-        digests = [digest.tobytes() for digest in arrays["digests"]]
-        columns = {"error": arrays["errors"], "digest": digests, "hash": hashes, "mirrored": mirrored}
-        return pd.DataFrame(columns)
+        digests, contents = ([row.tobytes() for row in arrays[name]] for name in ("digests", "contents"))
+        columns = {"error": arrays["errors"], "digest": digests, "content": contents}
+        return pd.DataFrame({**columns, "hash": hashes, "mirrored": mirrored})
 
 
 def open_jpegs(chunks: Sequence[Path], key: str) -> Records:

@@ -1,9 +1,10 @@
-"""Convert a folder of photographs into a dataset in the competition's layout.
+"""Convert photographs into a dataset in the competition's layout.
 
 In two passes, so that memory does not grow with the data: first `chunks` makes a square JPEG of every photograph, on
 disk beside the output; then `splitting` assigns them to train, val and test, and the shards are written.
 """
 
+import csv
 import hashlib
 import io
 import json
@@ -11,6 +12,7 @@ import math
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +22,20 @@ from tqdm import tqdm
 
 from flowerlib import figures
 from flowerlib.config import FlowersError, atomic_write
-from flowerlib.photos import chunks, listing, splitting
-from flowerlib.photos.listing import Photograph
+from flowerlib.photos import archives, chunks, listing, names, splitting
+from flowerlib.photos.listing import Photograph, Reading
 from flowerlib.photos.photo import Fit
 from flowerlib.tfrecords.records import Records
 from flowerlib.tfrecords.shards import shard_name, write_shard
 
-PIXELS_VERSION = 1  # raise it when a photograph would become other pixels
-SPLITS_VERSION = 2  # raise it when photographs would be split otherwise
+PIXELS_VERSION = 2  # raise it when a photograph would become other pixels
+SPLITS_VERSION = 3  # raise it when photographs would be split otherwise
 MAX_PER_SHARD = 1000  # images
 MAX_ERRORS_SHOWN = 20
+MAX_LABELS_SHOWN = 12
 NUM_PREVIEW = 12  # images in preview.png
 NOTE_BROKEN = "left out: "
+RECIPE, LISTING = "folder.json", "files.csv"
 
 
 def convert(
@@ -44,6 +48,7 @@ def convert(
     fit: Fit = "crop",
     seed: int = 0,
     skip_broken: bool = False,
+    reading: Reading | None = None,
     progress: bool = True,
 ) -> str:
     """Convert the photographs of `source` into a dataset in `out`; do nothing if `out` already holds exactly that.
@@ -52,47 +57,60 @@ def convert(
     `split` and a `note`; the only place with the labels of test) and `preview.png`; for later calls, `folder.json` and
     `preprocessing.json`. The folder appears whole or not at all. An interrupted call resumes.
 
-    The splits are stratified by class. Copies and near-duplicates stay in one split.
+    The splits that the source has are kept; otherwise they are stratified by class. Copies and near-duplicates stay in
+    one split. Where `out` holds a dataset of the same photographs and some more or fewer, it is updated: each
+    photograph keeps its split.
 
     Args:
-        source: as in `listing.find`.
+        source: as in `listing.find`, or a zip or tar file of such a folder.
         out: the folder to write.
         image_size: S, in pixels.
         val: share of each class for val.
         test: share of each class for test.
         fit: `crop` keeps the middle square of a photograph; `pad` keeps all of it, with grey stripes.
         seed: of the splits and the order of the images.
-        skip_broken: whether to leave out files that cannot be read, instead of stopping.
+        skip_broken: whether to leave out pictures that cannot be read, instead of stopping.
+        reading: how to read the source, where it is not to be recognized.
         progress: whether to show progress bars.
 
     Returns:
         A summary of a few lines.
 
     Raises:
-        FlowersError: as in `listing.find`; an argument is out of range; `out` holds something else; files cannot be
-            read.
+        FlowersError: as in `listing.find`; an argument is out of range; `out` holds something else, or lies in the
+            source; files cannot be read.
     """
     _check_arguments(image_size, val, test, fit, seed)
-    out = Path(out).resolve()
-    photographs = listing.find(source)
-    recipe = _recipe(photographs, image_size, val, test, fit, seed, skip_broken)
-    if _is_converted(out, recipe):
+    source, out, reading = Path(source), Path(out).resolve(), reading or Reading()
+    if source.is_dir() and out.is_relative_to(source.resolve()):
+        raise FlowersError(f"`{out}` lies in `{source}`, where the next call would take it for a class; name another")
+    choices = {"image_size": image_size, "val": val, "test": test, "fit": fit, "seed": seed}
+    workspace = out.with_name(f".{out.name}.preparing")
+    folder_of_photographs = source
+    if archives.is_archive(source):
+        folder_of_photographs = workspace / f"unpacked-{hashlib.sha256(_state(source).encode()).hexdigest()[:16]}"
+        archives.unpack(source, folder_of_photographs)
+    found = listing.find(folder_of_photographs, reading)
+    recipe = _recipe(found.photographs, choices, [skip_broken, *map(str, asdict(reading).values())])
+    former = _former_splits(out, recipe, found.photographs)
+    if former is None:
+        shutil.rmtree(workspace, ignore_errors=True)
         return f"`{out}` holds this already."
-    workspace = out.with_name(f".{out.name}.preparing") / hashlib.sha256(recipe.encode()).hexdigest()[:16]
-    prepared = chunks.prepare_all(photographs, workspace, image_size, fit, progress)
-    table = _image_table(photographs, prepared)
+    prepared_in = workspace / hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
+    prepared = chunks.prepare_all(found.photographs, prepared_in, image_size, fit, progress)
+    table = _image_table(found.photographs, prepared)
     _require_readable(table, skip_broken)
-    table["split"] = splitting.assign_splits(table, val, test, np.random.default_rng([seed, 0]))
+    notes = [*found.notes, *_assign_splits(table, former, val, test, seed)]
     table = splitting.note_missing_splits(table)
     with atomic_write(out) as folder:
         images = chunks.open_jpegs(prepared, folder.name)
         _write_splits(table, images, folder, image_size, np.random.default_rng([seed, 1]), progress)
         _write_listing(table, folder)
         _write_preview(table, images, folder / "preview.png")
-        (folder / "folder.json").write_text(recipe)
+        (folder / RECIPE).write_text(json.dumps(recipe))
         (folder / "preprocessing.json").write_text(json.dumps({"fit": fit}))
-    shutil.rmtree(workspace.parent)
-    return _summary(table, out)
+    shutil.rmtree(workspace)
+    return "\n".join([_summary(table, out), *notes])
 
 
 def _check_arguments(image_size: int, val: float, test: float, fit: str, seed: int) -> None:
@@ -106,46 +124,100 @@ def _check_arguments(image_size: int, val: float, test: float, fit: str, seed: i
         raise FlowersError(f"`seed` (={seed}) must be 0 or more")
 
 
-def _recipe(photographs: Sequence[Photograph], *choices: object) -> str:
-    """Return everything that decides the bytes of the dataset, as JSON: the options, and the state of every file."""
-    digest = hashlib.sha256()
+def _state(path: Path) -> str:
+    """The size and the time of a file, by which a change is seen; empty where it cannot be read."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _recipe(photographs: Sequence[Photograph], choices: dict, reading: Sequence[object]) -> dict:
+    """Return everything that decides the bytes of the dataset: the options, and the state of every file."""
+    digest = hashlib.sha256(json.dumps(list(reading)).encode())
     for photograph in photographs:
-        try:
-            status = photograph.path.stat()
-            state = [status.st_size, status.st_mtime_ns]
-        except OSError:
-            state = []
-        digest.update(json.dumps([photograph.id, photograph.label, *state]).encode())
+        described = [photograph.id, photograph.label, photograph.split, _state(photograph.path)]
+        digest.update(json.dumps(described).encode())
     versions = {"version": PIXELS_VERSION, "division": SPLITS_VERSION}
-    return json.dumps({**versions, "choices": choices, "files": len(photographs), "listing": digest.hexdigest()})
+    return {**versions, "choices": choices, "files": len(photographs), "listing": digest.hexdigest()}
 
 
-def _is_converted(out: Path, recipe: str) -> bool:
-    """Return whether `out` holds the dataset of this recipe.
+def _former_splits(out: Path, recipe: dict, photographs: Sequence[Photograph]) -> dict[str, str] | None:
+    """Return the split of each photograph in the dataset that `out` holds; empty if it holds nothing.
+
+    None if it holds the dataset of this recipe.
 
     Raises:
         FlowersError: it holds something else.
     """
-    if (out / "folder.json").is_file() and (out / "folder.json").read_text() == recipe:
-        return True
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise FlowersError(f"`{out}` holds something else; name another folder, or remove it first")
-    return False
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return {}
+    try:
+        former = json.loads((out / RECIPE).read_text())
+        with open(out / LISTING, encoding="utf-8", newline="") as file:
+            splits = {row["id"]: row["split"] for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError):
+        raise FlowersError(f"`{out}` holds something else; name another folder, or remove it first") from None
+    if former == recipe:
+        return None
+    made = former["choices"]
+    made = made if isinstance(made, dict) else dict(zip(recipe["choices"], made, strict=False))  # before version 0.3
+    if differing := [name for name, value in recipe["choices"].items() if made.get(name) != value]:
+        told = f"`{differing[0]}` (={made.get(differing[0])})"
+        raise FlowersError(f"`{out}` holds something else: it was made with {told}; name another folder, or remove it")
+    kept = sum(photograph.id in splits for photograph in photographs)
+    if 2 * kept < len(splits):
+        raise FlowersError(f"`{out}` holds something else: other photographs; name another folder, or remove it first")
+    return splits
+
+
+def _assign_splits(table: pd.DataFrame, former: dict[str, str], val: float, test: float, seed: int) -> list[str]:
+    """Add the column `split`; return sentences about what was given.
+
+    Args:
+        table: as `splitting.assign_splits` takes it; `given` is what the source says.
+        former: the splits of an earlier dataset by id, which stay as they are.
+        val: share of each class.
+        test: likewise.
+        seed: of the hash.
+    """
+    notes, shares = [], {"val": val, "test": test}
+    given = set(table["given"]) - {""}
+    if missing := [split for split in ("val", "test") if given and split not in given]:
+        table["given"] = table["given"].replace("train", "")
+        shares |= dict.fromkeys(given - {"train"}, 0.0)
+        taken = " and ".join(f"{shares[split]:.0%} for {split}" for split in missing)
+        notes.append(f"There is no {' and no '.join(missing)}: of train {taken} are taken.")
+    from_former = table["id"].map(former).fillna("")
+    table["given"] = table["given"].where(table["given"] != "", from_former)
+    table["split"] = splitting.assign_splits(table, shares["val"], shares["test"], seed)
+    if former:
+        added, gone = (from_former == "").sum(), len(set(former) - set(table["id"]))
+        notes.append(f"Updated: {added:,} files more, {gone:,} fewer; all others keep their split.")
+    if leaked := splitting.note_leaks(table):
+        notes.append(
+            f"Data leakage: {leaked:,} images of val or test are near-duplicates of images in another split, as the "
+            "splits were given; --split redo divides anew."
+        )
+    return notes
 
 
 def _image_table(photographs: Sequence[Photograph], prepared: Sequence[Path]) -> pd.DataFrame:
-    """Return one row per file: `id`, `label`, `note`, `broken`, `group`."""
+    """Return one row per file: `id`, `label`, `given`, `content`, `note`, `broken`, `group`."""
     table = chunks.load_table(photographs, prepared)
     broken = table["error"] != ""
     table = table.assign(broken=broken, note=(NOTE_BROKEN + table["error"]).where(broken, ""))
-    return splitting.group_near_duplicates(table)[["id", "label", "note", "broken", "group"]]
+    table["given"] = [photograph.split for photograph in photographs]
+    columns = ["id", "label", "given", "content", "note", "broken", "group"]
+    return splitting.group_near_duplicates(table)[columns]
 
 
 def _require_readable(table: pd.DataFrame, skip_broken: bool) -> None:
     broken = table[table["broken"]]
     if len(broken) and not skip_broken:
         raise FlowersError(_list_broken(broken, len(table)))
-    num_classes = table.loc[~table["broken"], "label"].nunique()
+    num_classes = len(_classes(table))
     if num_classes < 2:
         raise FlowersError(f"{num_classes} classes have a file that can be read; at least two must")
 
@@ -168,22 +240,22 @@ def _write_splits(
         for split in ("train", "val", "test"):
             rows = rng.permutation(np.flatnonzero(table["split"] == split))
             for number, part in enumerate(np.array_split(rows, math.ceil(len(rows) / MAX_PER_SHARD))):
-                labels = (classes.index(label) for label in table["label"].iloc[part])
+                labels = (classes.index(label) if label else -1 for label in table["label"].iloc[part])
                 records = zip(images.fetch(part).tolist(), table["id"].iloc[part], labels, strict=True)
                 path = folder / shard_name(split, number, image_size, len(part))
                 write_shard(path, records, labelled=split != "test", bar=bar)
 
 
 def _classes(table: pd.DataFrame) -> list[str]:
-    return sorted(table.loc[~table["broken"], "label"].unique())
+    return names.in_order(label for label in table.loc[~table["broken"], "label"] if label)
 
 
 def _write_listing(table: pd.DataFrame, folder: Path) -> None:
     """Write `classes.json`, the names in label order, and `files.csv`, one line per file."""
-    names = json.dumps(_classes(table), indent=1, ensure_ascii=False)
-    (folder / "classes.json").write_text(names + "\n", encoding="utf-8")
+    classes = json.dumps(_classes(table), indent=1, ensure_ascii=False)
+    (folder / "classes.json").write_text(classes + "\n", encoding="utf-8")
     columns = table[["id", "label", "split", "note"]]
-    columns.to_csv(folder / "files.csv", index=False, lineterminator="\n", errors="backslashreplace")
+    columns.to_csv(folder / LISTING, index=False, lineterminator="\n")
 
 
 def _write_preview(table: pd.DataFrame, images: Records, path: Path) -> None:
@@ -195,12 +267,9 @@ def _write_preview(table: pd.DataFrame, images: Records, path: Path) -> None:
 
 
 def _summary(table: pd.DataFrame, out: Path) -> str:
-    counts = Counter(table["split"])
+    counts, classes = Counter(table["split"]), _classes(table)
     sizes = ", ".join(f"{counts[split]:,} {split}" for split in ("train", "val", "test"))
-    lines = [
-        f"`{out}`: {sizes} images, {table['label'].nunique()} classes; files.csv lists every file, preview.png shows "
-        "some."
-    ]
+    lines = [f"`{out}`: {sizes} images, {len(classes)} classes; files.csv lists every file, preview.png shows some."]
     meaning = {
         NOTE_BROKEN: "cannot be read and are left out",
         splitting.NOTE_SIMILAR: "duplicates or near-duplicates, kept in the split of the image they are like",
@@ -211,4 +280,13 @@ def _summary(table: pd.DataFrame, out: Path) -> str:
         rows = table["note"].str.startswith(note)
         if rows.any():
             lines.append(f"{rows.sum():,} {words}: {table['id'][rows].iloc[0]} ...")
+    contradicting = table[table["note"].str.contains(splitting.NOTE_CONTRADICTION, regex=False)]
+    if len(contradicting):
+        row = contradicting.iloc[0]
+        told = f"{row['id']} is {row['note'].removesuffix(splitting.NOTE_CONTRADICTION)}"
+        lines.append(f"{len(contradicting):,} show what another image shows that has another label: {told} ...")
+    if all(name.isdecimal() for name in classes):
+        shown = ", ".join(f"{label} is `{name}`" for label, name in enumerate(classes[:MAX_LABELS_SHOWN]))
+        more = " ..." if len(classes) > MAX_LABELS_SHOWN else ""
+        lines.append(f"Labels, in a submission too, are places in classes.json: {shown}{more}")
     return "\n".join(lines)

@@ -1,12 +1,17 @@
-"""List the photographs of a dataset and their classes: from one folder per class, or from a CSV file."""
+"""List the photographs of a dataset with their classes and splits: from folders, or from a CSV file."""
 
-import csv
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from flowerlib.config import FlowersError
+from flowerlib.photos import names, tables, tree
+from flowerlib.photos.tree import ClassFrom
+
+SplitRule = Literal["keep", "redo"]
+FORM = "a folder with a folder for each class, a CSV file of path,label, or a zip or tar file of such a folder"
 
 
 @dataclass(frozen=True)
@@ -14,93 +19,95 @@ class Photograph:
     """A file and its class.
 
     Attributes:
-        id: its path below the source folder, or the path as it stands in the CSV file.
+        id: its path below the source folder, or the path as it stands in the CSV file, as printable text.
         path: where the file is.
-        label: the name of its class.
+        label: the name of its class; empty for a test image without one.
+        split: the one it was given; empty if it is to be assigned.
     """
 
     id: str
     path: Path
     label: str
+    split: str = ""
 
 
-def find(source: Path) -> list[Photograph]:
-    """List the photographs of a folder that has one folder per class, or of a CSV file with the columns path,label.
+@dataclass(frozen=True)
+class Listing:
+    """The photographs of a source, and sentences about what was recognized in it, and what was passed over."""
 
-    Hidden files and folders are left out. Links are followed, but no folder is entered twice.
+    photographs: list[Photograph]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a source is to be read, where it is not to be recognized.
+
+    Attributes:
+        split: whether the splits that the source has are kept.
+        class_from: of folders within each other, which is the class; recognized unless given.
+        columns: of a CSV file, as in `tables.read`.
+        root: of the paths in a CSV file; its own folder unless given.
+        merge_names: whether names that differ only in case, spaces or Unicode form become one class.
+    """
+
+    split: SplitRule = "keep"
+    class_from: ClassFrom | None = None
+    columns: tuple[str, ...] = ()
+    root: Path | None = None
+    merge_names: bool = False
+
+
+def find(source: Path, reading: Reading | None = None) -> Listing:
+    """List the photographs of a folder or of a CSV file.
+
+    Hidden files and folders are left out. Links are followed, but no folder is entered twice. Files that are no
+    pictures are passed over, and counted in the notes.
 
     Raises:
-        FlowersError: the source does not exist; a folder cannot be read; a file lies outside the class folders; the
-            CSV lacks a column, lists a file twice or has an empty label; there are fewer than two classes.
+        FlowersError: the source does not exist, or is of another form; there are fewer than two classes.
     """
-    photographs = _from_csv(source) if source.is_file() else _from_folders(source)
-    num_classes = len({photograph.label for photograph in photographs})
-    if num_classes < 2:
-        raise FlowersError(
-            f"`{source}` has {num_classes} classes with files; it needs a folder for each of at least two classes, or "
-            "to be a CSV file with the columns path,label"
-        )
-    return photographs
+    reading = reading or Reading()
+    if not source.exists():
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(source)):
+            raise FlowersError(f"`{source}` is an address; download it, then name the file or folder")
+        raise FlowersError(f"`{source}` does not exist; name {FORM}")
+    photographs, notes = _from_folder(source, reading) if source.is_dir() else _from_table(source, reading)
+    if reading.split == "redo":
+        photographs = [replace(photograph, split="") for photograph in photographs if photograph.label]
+    photographs = _with_sound_names(photographs, reading.merge_names, notes)
+    if len(classes := {photograph.label for photograph in photographs} - {""}) < 2:
+        told = f"`{source}` has {len(classes)} classes with pictures; it needs at least two, as {FORM}"
+        raise FlowersError("\n".join([told, *notes]))
+    return Listing(photographs, notes)
 
 
-def _from_folders(source: Path) -> list[Photograph]:
-    if not source.is_dir():
-        raise FlowersError(
-            f"`{source}` does not exist; name a folder with a folder for each class, or a CSV file of path,label"
-        )
-    photographs, visited = [], {os.path.realpath(source)}
-    for folder in sorted(source.iterdir()):
-        if folder.name.startswith("."):
-            continue
-        if not folder.is_dir():
-            raise FlowersError(
-                f"`{folder}` lies outside the folders of the classes; move it away, or into one if it is a photograph"
-            )
-        photographs += [
-            Photograph(str(path.relative_to(source)), path, folder.name) for path in _walk_files(folder, visited)
-        ]
-    return photographs
+def _from_folder(source: Path, reading: Reading) -> tuple[list[Photograph], list[str]]:
+    found = tree.walk(source)
+    places, notes = tree.classify(found.pictures, source, reading.class_from)
+    photographs = [
+        Photograph(tree.printable("/".join(place.parts)), source.joinpath(*place.parts), place.label, place.split)
+        for place in places
+    ]
+    return photographs, [*notes, *found.notes()]
 
 
-def _walk_files(folder: Path, visited: set[str]) -> Iterator[Path]:
-    """Yield the visible files below a folder, sorted; `visited` (real paths) keeps links from leading in circles."""
-
-    def refuse(error: OSError) -> None:
-        raise FlowersError(
-            f"`{error.filename}` cannot be listed ({error.strerror}); give yourself the right to read it"
-        )
-
-    for parent, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
-        real_path = os.path.realpath(parent)
-        if real_path in visited:
-            folders.clear()
-            continue
-        visited.add(real_path)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent) / name for name in sorted(names) if not name.startswith("."))
+def _from_table(source: Path, reading: Reading) -> tuple[list[Photograph], list[str]]:
+    rows, notes = tables.read(source, reading.columns, reading.root, reading.split == "redo")
+    return [Photograph(tree.printable(row.id), row.path, row.label, row.split) for row in rows], notes
 
 
-def _from_csv(source: Path) -> list[Photograph]:
-    photographs: list[Photograph] = []
-    line_of: dict[str, int] = {}
-    for line, row in enumerate(_read_rows(source), 2):  # line 1 is the header
-        path, label = (str(row.get(column) or "").strip() for column in ("path", "label"))
-        if not path or not label:
-            raise FlowersError(f"`{source}` line {line}: {row} needs a path and a label, under the header path,label")
-        if path in line_of:
-            raise FlowersError(
-                f"`{source}` line {line}: {path} is listed in line {line_of[path]} too; remove one of the lines"
-            )
-        line_of[path] = line
-        photographs.append(Photograph(path, source.parent / path, label))
-    return photographs
-
-
-def _read_rows(source: Path) -> list[dict[str, str]]:
-    try:
-        with open(source, encoding="utf-8-sig", newline="") as file:  # -sig: spreadsheets write a byte order mark
-            return list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise FlowersError(
-            f"`{source}` is not a CSV file in UTF-8 ({error}); it needs the columns path,label"
-        ) from None
+def _with_sound_names(photographs: list[Photograph], merge: bool, notes: list[str]) -> list[Photograph]:
+    """Give each class a name that can be written anywhere, and tell of those that differ in spelling only."""
+    labels = [" ".join(tree.printable(photograph.label).split()) for photograph in photographs]
+    chosen = names.variants([label for label in labels if label])
+    if chosen:
+        notes.append(names.variants_note(chosen, merge))
+    if merge:
+        labels = [chosen.get(label, label) for label in labels]
+    for photograph, label in zip(photographs, labels, strict=True):
+        if not label and photograph.split != "test":
+            raise FlowersError(f"`{photograph.path.parent}` has a name of spaces only; rename it")
+    if repeated := [name for name, count in Counter(photograph.id for photograph in photographs).items() if count > 1]:
+        raise FlowersError(f"two files are called `{repeated[0]}` once their names are printed; rename one")
+    return [replace(photograph, label=label) for photograph, label in zip(photographs, labels, strict=True)]

@@ -2,8 +2,6 @@
 
 import io
 import math
-import os
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
@@ -14,7 +12,9 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from flowerlib.config import FlowersError
+from flowerlib.photos import colour, formats
 from flowerlib.photos import jpeg as jpegs
+from flowerlib.photos.colour import Conversion
 
 Fit = Literal["crop", "pad"]
 Memory = Callable[[int], AbstractContextManager[object]]  # a number of pixels -> reserves the memory to decode them
@@ -24,15 +24,6 @@ JPEG_QUALITY = 95  # beyond it files grow and look no better
 PADDING_COLOUR = (127, 127, 127)  # mid-grey: about 0 after the networks' scaling
 PIXELS_PER_BLOCK = 1 << 18  # converted and resized at a time
 LANCZOS_RADIUS = 3  # of the filter, in pixels of the smaller of the two images
-WHITE_LEVEL = {"I": 65535.0, "I;16": 65535.0, "I;16B": 65535.0, "I;16L": 65535.0, "F": 1.0}  # by Pillow's mode
-
-warnings.filterwarnings("ignore", module="PIL")  # about odd metadata, and about sizes below the limit
-Image.init()
-# Without the formats for which Pillow starts another program (EPS), or decodes before it knows the size (icons).
-FORMATS = [name for name in Image.OPEN if name not in ("EPS", "ICNS", "ICO", "CUR", "WMF")]
-# Larger blocks than Pillow's own of 16 MB, which each thread's heap would keep after an image has freed them.
-if "PILLOW_BLOCK_SIZE" not in os.environ:
-    Image.core.set_block_size(1 << 26)
 
 
 def read(
@@ -44,8 +35,8 @@ def read(
 ) -> np.ndarray:
     """Decode an image to `(size, size, 3)` uint8, RGB, upright as its EXIF says; of an animation the first frame.
 
-    Transparent parts become white, 16 bits 8, other colour spaces RGB. An image that is not square is cropped to the
-    square in its middle (`crop`), or padded with grey stripes (`pad`).
+    Transparent parts become white, more bits 8, other colour spaces and profiles sRGB. An image that is not square is
+    cropped to the square in its middle (`crop`), or padded with grey stripes (`pad`).
 
     Args:
         file: a path, or an open file.
@@ -56,17 +47,26 @@ def read(
             bytes each, eight where EXIF turns them, and what the reader of the format takes besides.
 
     Raises:
-        FlowersError: the file cannot be read, is no image, is truncated, or has more than `max_pixels` pixels or
-            `MAX_SCANS` scans.
+        FlowersError: the file cannot be read, is no image, is truncated, is a camera's RAW file, or has more than
+            `max_pixels` pixels or `MAX_SCANS` scans.
     """
-    with _flowers_errors(max_pixels), Image.open(file, formats=FORMATS) as image:
+    with _flowers_errors(max_pixels):
+        if isinstance(file, Path):
+            _require_file(file)
+            with open(file, "rb") as opened:
+                return _read(opened, size, fit, max_pixels, memory)
+        return _read(file, size, fit, max_pixels, memory)
+
+
+def _read(file: BinaryIO, size: int, fit: Fit, max_pixels: int, memory: Memory) -> np.ndarray:
+    with _open(file) as image:
         num_scans = _require_decodable(image, max_pixels)
         num_pixels = image.width * image.height
         image.draft("RGB", (2 * size, 2 * size))  # decodes a large JPEG at reduced size, several times faster
         if num_scans <= 1:  # with more, the decoder holds the image at full size all the same
             num_pixels = image.width * image.height
         with memory(num_pixels):
-            ImageOps.exif_transpose(image, in_place=True)
+            _turn_upright(image)
             return np.asarray(_square(image, size, fit))
 
 
@@ -81,17 +81,31 @@ def as_jpeg(
 
     A file that is such a JPEG already is not compressed again. Arguments and errors as in `read`.
     """
+    encoded = content(file)
     with _flowers_errors(max_pixels):
-        content = _content(file)
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if (image.format, image.mode, image.size) == ("JPEG", "RGB", (size, size)) and _is_upright(image):
+        with _open(io.BytesIO(encoded)) as image:
+            if (image.format, image.mode, image.size) == ("JPEG", "RGB", (size, size)) and _is_as_shown(image):
                 _require_decodable(image, max_pixels)
                 with memory(size * size):
                     image.load()  # raises where the file is truncated
-                return jpegs.strip_metadata(content)
-    square = Image.fromarray(read(io.BytesIO(content), size, fit, max_pixels, memory))
-    square.save(encoded := io.BytesIO(), "JPEG", quality=JPEG_QUALITY)
-    return encoded.getvalue()
+                return jpegs.strip_metadata(encoded)
+        square = Image.fromarray(_read(io.BytesIO(encoded), size, fit, max_pixels, memory))
+    square.save(jpeg := io.BytesIO(), "JPEG", quality=JPEG_QUALITY)
+    return jpeg.getvalue()
+
+
+def content(file: Path | BinaryIO) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        FlowersError: it cannot be read.
+    """
+    with _flowers_errors(MAX_PIXELS):
+        if isinstance(file, Path):
+            _require_file(file)
+            return file.read_bytes()
+        file.seek(0)
+        return file.read()
 
 
 def decode(jpeg: bytes) -> np.ndarray:
@@ -108,11 +122,22 @@ def _flowers_errors(max_pixels: int) -> Iterator[None]:
         raise
     except Image.DecompressionBombError:
         raise FlowersError(f"has more than {max_pixels:,} pixels; make it smaller") from None
-    except UnidentifiedImageError:
-        raise FlowersError("is no image that Pillow knows") from None
     except Exception as error:  # a damaged file may raise anything in Pillow's readers
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__  # strerror has no path in it
         raise FlowersError(f"cannot be read: {reason}") from None
+
+
+def _open(file: BinaryIO) -> Image.Image:
+    file.seek(0)
+    head = file.read(32)
+    file.seek(0)
+    file = io.BytesIO(formats.without_text(file.read())) if head.startswith(formats.PNG_SIGNATURE) else file
+    try:
+        image = Image.open(file, formats=formats.FORMATS)
+    except UnidentifiedImageError:
+        raise FlowersError(formats.unknown_format(head)) from None
+    formats.require_no_raw(image, head)
+    return image
 
 
 def _require_decodable(image: Image.Image, max_pixels: int) -> int:
@@ -130,43 +155,45 @@ def _require_decodable(image: Image.Image, max_pixels: int) -> int:
     return num_scans
 
 
-def _content(file: Path | BinaryIO) -> bytes:
-    if not isinstance(file, Path):
-        file.seek(0)
-        return file.read()
-    if file.exists() and not file.is_file():  # opening a pipe would wait for ever
+def _require_file(path: Path) -> None:
+    if path.exists() and not path.is_file() and not path.is_dir():  # opening a pipe would wait for ever
         raise FlowersError("is no file; remove it")
-    return file.read_bytes()
 
 
-def _is_upright(image: Image.Image) -> bool:
-    return image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+def _turn_upright(image: Image.Image) -> None:
+    """Turn an image as its EXIF says; not where the EXIF is damaged."""
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except Exception:  # Pillow's reader of EXIF may raise anything
+        image.load()  # raises where the pixels are damaged
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in WHITE_LEVEL:
-        levels = np.asarray(image, np.float32) * (255.0 / WHITE_LEVEL[image.mode])
-        image = Image.fromarray(np.clip(np.round(levels), 0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+def _is_as_shown(image: Image.Image) -> bool:
+    """Whether neither EXIF turns an image nor a profile changes its colours."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # as above
+        orientation = 1
+    return orientation == 1 and not colour.has_other_profile(image)
 
 
 def _square(image: Image.Image, size: int, fit: Fit) -> Image.Image:
+    conversion = colour.conversion(image)
     width, height = image.size
     if width == height == size:
-        return _to_rgb(image)
+        return conversion.to_rgb(image)
     if fit == "crop":
         side = min(width, height)
         left, top = (width - side) / 2, (height - side) / 2
-        return _resize(image, (size, size), (left, top, left + side, top + side))
+        return _resize(image, conversion, (size, size), (left, top, left + side, top + side))
     inside = round(size * min(1, width / height)), round(size * min(1, height / width))
-    return ImageOps.pad(_resize(image, inside, (0, 0, width, height)), (size, size), color=PADDING_COLOUR)
+    whole = _resize(image, conversion, inside, (0, 0, width, height))
+    return ImageOps.pad(whole, (size, size), color=PADDING_COLOUR)
 
 
-def _resize(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
+def _resize(
+    image: Image.Image, conversion: Conversion, size: tuple[int, int], box: tuple[float, float, float, float]
+) -> Image.Image:
     """Crop to a box, convert to RGB and resize, a few rows at a time, so that only one image is held at full size.
 
     The pixels are those of `Image.resize`, which also resizes horizontally first and then vertically.
@@ -178,7 +205,7 @@ def _resize(image: Image.Image, size: tuple[int, int], box: tuple[float, float, 
     rows = max(1, PIXELS_PER_BLOCK // (right - left))
     narrow = Image.new("RGB", (size[0], bottom - top))
     for row in range(top, bottom, rows):
-        block = _to_rgb(image.crop((left, row, right, min(row + rows, bottom))))
+        block = conversion.to_rgb(image.crop((left, row, right, min(row + rows, bottom))))
         across = (box[0] - left, 0, box[2] - left, block.height)
         narrow.paste(block.resize((size[0], block.height), Image.Resampling.LANCZOS, across), (0, row - top))
     return narrow.resize(size, Image.Resampling.LANCZOS, (0, box[1] - top, size[0], box[3] - top))

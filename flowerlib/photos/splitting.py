@@ -4,8 +4,10 @@ The image table has one row per file: `id`, `label`, `note`, `broken` (the file 
 `group`, the same number for files that are copies or near-duplicates of each other.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -16,9 +18,10 @@ from flowerlib.evaluation import statistics
 MAX_HASH_DISTANCE = 6  # of 64 bits: perceptual hashes of near-duplicates differ in no more, as measured in 01_eda
 MIN_PER_CLASS = 3  # groups that a class needs to have one in each split
 NOTE_SIMILAR = "like "
+NOTE_CONTRADICTION = ", which has another label"
 NOTE_MISSING_SPLIT = "none of its class in "
 NOTE_TOO_FEW = f"its class has fewer than {MIN_PER_CLASS} different photographs: train only"
-MAX_EXCESS = 2  # a split that has no group of a class gets one of at most so many times its share of the images
+MAX_EXCESS = 2  # a burst of more than so many times a split's share of the class does not go there
 
 
 def group_near_duplicates(table: pd.DataFrame) -> pd.DataFrame:
@@ -34,8 +37,8 @@ def group_near_duplicates(table: pd.DataFrame) -> pd.DataFrame:
     table = table.assign(group=group)
     for row in np.flatnonzero(group != np.arange(len(table))):
         first = group[row]
-        same_label = table.loc[row, "label"] == table.loc[first, "label"]
-        suffix = "" if same_label else ", which has another label"
+        labels = {table.loc[row, "label"], table.loc[first, "label"]} - {""}
+        suffix = NOTE_CONTRADICTION if len(labels) > 1 else ""
         table.loc[row, "note"] = f"{NOTE_SIMILAR}{table.loc[first, 'id']}{suffix}"
     return table
 
@@ -69,27 +72,28 @@ def _connected_components(count: int, pairs: Iterable[tuple[int, int]]) -> np.nd
     return np.array([root(row) for row in range(count)])
 
 
-def assign_splits(table: pd.DataFrame, val: float, test: float, rng: np.random.Generator) -> pd.Series:
-    """Return each row's split, stratified by class and with no group in two splits; empty for broken files.
+def assign_splits(table: pd.DataFrame, val: float, test: float, seed: int) -> pd.Series:
+    """Return each row's split, with no group in two splits; empty for broken files.
+
+    A group goes where a hash of its content falls, so that other photographs do not change its split (as in
+    TensorFlow's `retrain.py`). Each class has about its shares, and at least one group in each split if it has three.
 
     Args:
-        table: the columns `label`, `group` and `broken`.
-        val: share of the images of each class.
+        table: the columns `label`, `group`, `broken`, `content` (a digest of the file) and `given` (the split that a
+            file has already, or empty).
+        val: share of the images of each class; 0 where all of val is given.
         test: likewise.
-        rng: decides the order of groups of equal size, and between splits that lack equally many images.
+        seed: another one gives other splits.
 
     Raises:
         FlowersError: val or test would be empty.
     """
     splits = pd.Series("", table.index)
     readable = table[~table["broken"]]
-    label_of_group = _label_of_group(table)
-    sizes = readable["group"].value_counts()
-    for label in sorted(label_of_group.unique()):
-        groups = rng.permutation(label_of_group.index[label_of_group == label].to_numpy())
-        groups = groups[np.argsort(-sizes[groups].to_numpy(), kind="stable")]
-        group_sizes = dict(zip(groups.tolist(), sizes[groups].tolist(), strict=True))
-        splits.update(readable["group"].map(_split_class(group_sizes, val, test, rng)).dropna())
+    shares = {"val": val, "test": test}
+    for _, rows in readable.groupby(readable["group"].map(_label_of_group(table))):
+        split_of = _split_class(_groups(rows), shares, seed)
+        splits.update(rows["given"].where(rows["given"] != "", rows["group"].map(split_of)))
     if empty := [split for split in ("val", "test") if split not in set(splits)]:
         raise FlowersError(
             f"no image is left for {empty[0]}: no class has {MIN_PER_CLASS} different photographs, or too many are "
@@ -99,48 +103,79 @@ def assign_splits(table: pd.DataFrame, val: float, test: float, rng: np.random.G
 
 
 def _label_of_group(table: pd.DataFrame) -> pd.Series:
-    """Return the class that a group counts for: that of its first file."""
-    return table[~table["broken"]].groupby("group")["label"].first()
+    """Return the class that a group counts for: that of its first file with one; empty where none has."""
+    readable = table[~table["broken"]]
+    return readable["label"].replace("", pd.NA).groupby(readable["group"]).first().fillna("")
 
 
-def _split_class(sizes: dict[int, int], val: float, test: float, rng: np.random.Generator) -> dict[int, str]:
+@dataclass(frozen=True)
+class _Group:
+    """Near-duplicates: their number, the digest they are known by, and the split that one of them has already."""
+
+    number: int
+    size: int
+    content: bytes
+    given: str
+
+    def hash(self, seed: int, purpose: str = "split") -> float:
+        """Return a number in [0, 1) that depends on the content alone."""
+        digest = hashlib.sha256(f"{seed}/{purpose}/".encode() + self.content).digest()
+        return int.from_bytes(digest[:8]) / 2**64
+
+
+def _groups(rows: pd.DataFrame) -> list[_Group]:
+    groups = []
+    for number, members in rows.groupby("group"):
+        given = [split for split in members["given"] if split]
+        groups.append(_Group(int(number), len(members), min(members["content"]), given[0] if given else ""))
+    return groups
+
+
+def _split_class(groups: list[_Group], shares: dict[str, float], seed: int) -> dict[int, str]:
     """Return the split of each group of one class; a class with too few groups goes to train.
 
-    The largest group goes to train, each of the others to the split that lacks most images of its share.
+    A burst that is much larger than the share of a split does not go there.
 
     Args:
-        sizes: group -> its number of images, the largest first.
-        val: share of the images.
-        test: likewise.
-        rng: decides between splits that lack equally many images.
+        groups: of the class.
+        shares: of val and test.
+        seed: of the hash.
     """
-    if len(sizes) < MIN_PER_CLASS:
-        return dict.fromkeys(sizes, "train")
-    split_of: dict[int, str] = {}
-    count = sum(sizes.values())
-    target = {"train": (1 - val - test) * count, "val": val * count, "test": test * count}
-    deficit = {split: target[split] for split in rng.permutation(list(target)).tolist()}
-    for group, size in sizes.items():
-        split_of[group] = max(deficit, key=lambda split: round(deficit[split], 6)) if split_of else "train"
-        deficit[split_of[group]] -= size
-    for split in [split for split in deficit if split not in split_of.values()]:
-        _fill_empty_split(split, MAX_EXCESS * target[split], sizes, split_of)
+    count = sum(group.size for group in groups)
+    split_of, free = {group.number: group.given or "train" for group in groups}, [g for g in groups if not g.given]
+    if len(groups) < MIN_PER_CLASS:
+        return split_of
+    most = {split: max(1.0, MAX_EXCESS * share * count) for split, share in shares.items()}
+    for group in free:
+        position = group.hash(seed)
+        split = "test" if position < shares["test"] else "val" if position < sum(shares.values()) else "train"
+        split_of[group.number] = split if group.size <= most.get(split, count) else "train"
+    for split in ("val", "test", "train"):
+        if split not in split_of.values() and shares.get(split, 1.0) > 0:
+            _fill_empty_split(split, most.get(split, count), free, split_of, seed)
     return split_of
 
 
-def _fill_empty_split(split: str, max_images: float, sizes: dict[int, int], split_of: dict[int, str]) -> None:
-    """Move the smallest group that another split can spare to an empty one, unless it has more than `max_images`."""
+def _fill_empty_split(split: str, max_images: float, free: list[_Group], split_of: dict[int, str], seed: int) -> None:
+    """Move one group that another split can spare to an empty one, unless each has more than `max_images`."""
     num_groups = Counter(split_of.values())
-    smallest = min((group for group in sizes if num_groups[split_of[group]] > 1), key=sizes.__getitem__)
-    if sizes[smallest] <= max(1, max_images):
-        split_of[smallest] = split
+    spare = [group for group in free if num_groups[split_of[group.number]] > 1 and group.size <= max_images]
+    if spare:
+        split_of[min(spare, key=lambda group: group.hash(seed, split)).number] = split
+
+
+def note_leaks(table: pd.DataFrame) -> int:
+    """Return how many images of val and test are near-duplicates of an image of another split, as they were given."""
+    readable = table[~table["broken"]]
+    num_splits = readable.groupby("group")["split"].transform("nunique")
+    return int(((num_splits > 1) & (readable["split"] != "train")).sum())
 
 
 def note_missing_splits(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with a note at each image whose class is missing from val or test."""
     table = table.copy()
     num_groups = _label_of_group(table).value_counts()
-    for label, rows in table[~table["broken"]].groupby("label"):
+    for label, rows in table[~table["broken"] & (table["label"] != "")].groupby("label"):
         missing = [split for split in ("val", "test") if split not in set(rows["split"])]
         note = f"{NOTE_MISSING_SPLIT}{' or '.join(missing)}: near-duplicates stay together"
         if len(missing) == 2 and num_groups.get(label, 0) < MIN_PER_CLASS:
