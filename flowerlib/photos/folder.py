@@ -195,7 +195,7 @@ def _assign_splits(table: pd.DataFrame, former: dict[str, str], val: float, test
     if former:
         added, gone = (from_former == "").sum(), len(set(former) - set(table["id"]))
         notes.append(f"Updated: {added:,} files more, {gone:,} fewer; all others keep their split.")
-    if leaked := splitting.note_leaks(table):
+    if leaked := splitting.count_leaks(table):
         notes.append(
             f"Data leakage: {leaked:,} images of val or test are near-duplicates of images in another split, as the "
             "splits were given; --split redo divides anew."

@@ -164,7 +164,7 @@ def _fill_empty_split(split: str, max_images: float, free: list[_Group], split_o
         split_of[min(spare, key=lambda group: group.hash(seed, split)).number] = split
 
 
-def note_leaks(table: pd.DataFrame) -> int:
+def count_leaks(table: pd.DataFrame) -> int:
     """Return how many images of val and test are near-duplicates of an image of another split, as they were given."""
     readable = table[~table["broken"]]
     num_splits = readable.groupby("group")["split"].transform("nunique")

@@ -25,3 +25,13 @@ def read_listing(out):
 def read_all_files(out):
     """Return the bytes of every file below a folder by its path."""
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+def touch(place, *names):
+    """Make empty files, and folders where a name ends in a slash."""
+    for name in names:
+        if name.endswith("/"):
+            (place / name).mkdir(parents=True, exist_ok=True)
+        else:
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            (place / name).touch()

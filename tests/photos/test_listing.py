@@ -1,51 +1,78 @@
-"""Folders and CSV files that are no dataset of photographs are refused, with the place and the remedy."""
+"""Sources of photographs: what is listed, what is said, and what is refused."""
 
 import os
 
 import pytest
-from made_photographs import picture
+from made_photographs import picture, touch
 
 from flowerlib.config import FlowersError
 from flowerlib.photos import listing
+from flowerlib.photos.listing import Photograph, Reading
 
 
 def test_a_folder_is_listed_by_class_without_hidden_files_and_in_order(source):
-    photographs = listing.find(source)
-    assert [photograph.id for photograph in photographs] == sorted(photograph.id for photograph in photographs)
-    assert len(photographs) == 37
-    for photograph in photographs:
+    found = listing.find(source)
+    assert [photograph.id for photograph in found.photographs] == sorted(item.id for item in found.photographs)
+    assert len(found.photographs) == 37
+    assert found.notes == []
+    for photograph in found.photographs:
         assert photograph.path == source / photograph.id
         assert photograph.label == photograph.id.split("/")[0]
 
 
 def test_a_csv_file_is_listed_line_by_line_relative_to_its_folder(tmp_path):
+    touch(tmp_path, "b/2.png", "a/1.png")
     (tmp_path / "in.csv").write_text("\ufeffpath,label\nb/2.png,rose\na/1.png, iris \n", encoding="utf-8")
-    photographs = listing.find(tmp_path / "in.csv")
-    assert photographs == [
-        listing.Photograph("b/2.png", tmp_path / "b/2.png", "rose"),
-        listing.Photograph("a/1.png", tmp_path / "a/1.png", "iris"),
+    assert listing.find(tmp_path / "in.csv").photographs == [
+        Photograph("b/2.png", tmp_path / "b/2.png", "rose"),
+        Photograph("a/1.png", tmp_path / "a/1.png", "iris"),
     ]
 
 
-def test_links_are_followed_and_no_folder_is_listed_twice(tmp_path):
-    for label in ("rose", "iris"):
-        (tmp_path / "in" / label).mkdir(parents=True)
-        (tmp_path / "in" / label / "1.png").touch()
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere/2.png").touch()
-    os.symlink(tmp_path / "elsewhere", tmp_path / "in/rose/linked")
-    os.symlink("..", tmp_path / "in/rose/upwards")
-    ids = [photograph.id for photograph in listing.find(tmp_path / "in")]
-    assert ids == ["iris/1.png", "rose/1.png", "rose/linked/2.png"]
+def test_splits_are_kept_or_redone(tmp_path):
+    touch(tmp_path, "train/rose/1.jpg", "train/iris/2.jpg", "val/rose/3.jpg", "test/4.jpg")
+    kept = listing.find(tmp_path).photographs
+    assert {item.id: (item.label, item.split) for item in kept} == {
+        "train/rose/1.jpg": ("rose", "train"),
+        "train/iris/2.jpg": ("iris", "train"),
+        "val/rose/3.jpg": ("rose", "val"),
+        "test/4.jpg": ("", "test"),
+    }
+    redone = listing.find(tmp_path, Reading(split="redo")).photographs
+    assert {item.id: (item.label, item.split) for item in redone} == {
+        "train/rose/1.jpg": ("rose", ""),
+        "train/iris/2.jpg": ("iris", ""),
+        "val/rose/3.jpg": ("rose", ""),
+    }
+
+
+def test_names_that_differ_in_spelling_are_told_and_merged_if_asked(tmp_path):
+    touch(tmp_path, "Rose/1.jpg", "rose/2.jpg", "rose/3.jpg", "iris/4.jpg")
+    found = listing.find(tmp_path)
+    assert {item.label for item in found.photographs} == {"Rose", "rose", "iris"}
+    assert any("--merge-names makes them one" in note for note in found.notes)
+    merged = listing.find(tmp_path, Reading(merge_names=True))
+    assert [item.label for item in merged.photographs] == ["rose", "iris", "rose", "rose"]
+
+
+def test_names_of_any_bytes_become_text(tmp_path):
+    touch(tmp_path, "iris/1.jpg")
+    folder = tmp_path / os.fsdecode(b"r\xf6schen")
+    folder.mkdir()
+    (folder / os.fsdecode(b"\xfc.jpg")).touch()
+    (folder / "a\nb.jpg").touch()
+    found = {item.id: item.label for item in listing.find(tmp_path).photographs}
+    assert found == {"iris/1.jpg": "iris", r"r\xf6schen/\xfc.jpg": r"r\xf6schen", "r\\xf6schen/a\nb.jpg": r"r\xf6schen"}
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda source: None, "does not exist"),
-        (lambda source: (source / "one").mkdir(parents=True), "has 0 classes"),
+        (lambda source: (source / "one").mkdir(parents=True), "has 0 classes.*\nNo picture is in `one`"),
         (lambda source: [(source / "one").mkdir(parents=True), picture(0).save(source / "one/a.png")], "has 1 classes"),
         (lambda source: [source.mkdir(), picture(0).save(source / "a.png")], "lies outside the folders of the classes"),
+        (lambda source: touch(source, "rose/1.jpg", " /2.jpg"), "has a name of spaces only"),
     ],
 )
 def test_a_folder_of_another_form_is_refused(tmp_path, make, message):
@@ -54,15 +81,6 @@ def test_a_folder_of_another_form_is_refused(tmp_path, make, message):
         listing.find(tmp_path / "in")
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("path,label\na.png,\n", "line 2: .* needs a path and a label"),
-        ("file,class\na.png,x\n", "line 2: .* needs a path and a label"),
-        ("path,label\na.png,x\na.png,y\n", "line 3: a.png is listed in line 2 too"),
-    ],
-)
-def test_a_csv_of_another_form_is_refused(tmp_path, text, message):
-    (tmp_path / "in.csv").write_text(text)
-    with pytest.raises(FlowersError, match=message):
-        listing.find(tmp_path / "in.csv")
+def test_an_address_is_refused_by_name(tmp_path):
+    with pytest.raises(FlowersError, match=r"`https:/example.org/a.zip` is an address; download it"):
+        listing.find(tmp_path.__class__("https://example.org/a.zip"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
 from flowerlib.config import FlowersError
 from flowerlib.photos import photo
@@ -117,7 +117,6 @@ BROKEN = {
     "truncated JPEG": (saved(halves(), "JPEG").getvalue()[:-200], "cannot be read: "),
     "truncated PNG": (saved(halves(), "PNG").getvalue()[:-60], "cannot be read: "),
     "JPEG without data": (saved(halves(), "JPEG").getvalue()[:300], "cannot be read: "),
-    "damaged EXIF": (saved(halves(), "PNG", exif=b"Exif\0\0MM\0*").getvalue(), "cannot be read: "),
     "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is no image that Pillow knows"),
 }
 
@@ -127,6 +126,26 @@ def test_what_cannot_be_read_is_told(name):
     content, reason = BROKEN[name]
     with pytest.raises(FlowersError, match=reason):
         photo.read(io.BytesIO(content), SIZE)
+
+
+def test_metadata_never_stop_pixels():
+    """Damaged EXIF, and text that is longer than what Pillow takes, before and after the pixels."""
+    pixels = np.asarray(halves((SIZE, SIZE)))
+    damaged = saved(halves((SIZE, SIZE)), "PNG", exif=b"Exif\0\0MM\0*").getvalue()
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Comment", "x" * (2 << 20), zip=True)
+    info.add_itxt("Title", "y" * (2 << 20), zip=True)
+    long = saved(halves((SIZE, SIZE)), "PNG", pnginfo=info).getvalue()
+    with pytest.raises(ValueError, match="MAX_TEXT_CHUNK"):
+        Image.open(io.BytesIO(long)).load()
+    text = long[long.index(b"zTXt") - 4 : long.index(b"IDAT") - 4]
+    plain = saved(halves((SIZE, SIZE)), "PNG").getvalue()
+    late = plain.replace(plain[-12:], text + plain[-12:])
+    for content in (damaged, long, late):
+        np.testing.assert_array_equal(photo.read(io.BytesIO(content), SIZE), pixels)
+        photo.as_jpeg(io.BytesIO(content), SIZE)
+    jpeg = saved(halves((SIZE, SIZE)), "JPEG", exif=b"Exif\0\0MM\0*").getvalue()
+    assert photo.as_jpeg(io.BytesIO(jpeg), SIZE) == saved(halves((SIZE, SIZE)), "JPEG").getvalue()
 
 
 def test_an_image_with_too_many_pixels_is_refused_before_it_is_decoded():
