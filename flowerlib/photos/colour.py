@@ -34,8 +34,8 @@ class Conversion:
     def to_rgb(self, image: Image.Image) -> Image.Image:
         """Convert the picture, or a part of it, to RGB; what is transparent becomes white."""
         if image.mode in DEEP_MODES:
-            levels = (np.nan_to_num(np.asarray(image, np.float32)) - self.black) * (255.0 / (self.white - self.black))
-            image = Image.fromarray(np.clip(np.round(levels), 0, 255).astype(np.uint8))
+            levels = np.clip((_finite(image) - self.black) / (self.white - self.black), 0, 1)
+            image = Image.fromarray(np.round(255 * levels).astype(np.uint8))
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -70,12 +70,16 @@ def _range(image: Image.Image) -> tuple[float, float]:
         return 0.0, FULL_RANGES[-1]
     low, high = cast(tuple[float, float], image.getextrema())
     if not np.isfinite([low, high]).all():
-        finite = np.nan_to_num(np.asarray(image), nan=0.0, posinf=0.0, neginf=0.0)
-        low, high = float(finite.min()), float(finite.max())
+        low, high = float(_finite(image).min()), float(_finite(image).max())
     for full in FULL_RANGES if image.mode == "F" else FULL_RANGES[1:]:
         if low >= 0 and high <= full:
             return 0.0, full
     return low, max(high, low + 1)
+
+
+def _finite(image: Image.Image) -> np.ndarray:
+    """The values of a deep image; 0 for those that are no numbers, or infinite."""
+    return np.nan_to_num(np.asarray(image, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _require_full_samples(image: Image.Image) -> None:

@@ -189,11 +189,11 @@ def _assign_splits(table: pd.DataFrame, former: dict[str, str], val: float, test
         shares |= dict.fromkeys(given - {"train"}, 0.0)
         taken = " and ".join(f"{shares[split]:.0%} for {split}" for split in missing)
         notes.append(f"There is no {' and no '.join(missing)}: of train {taken} are taken.")
-    from_former = table["id"].map(former).fillna("")
+    from_former = pd.Series([former.get(name, "") for name in table["id"]], table.index, dtype=object)
     table["given"] = table["given"].where(table["given"] != "", from_former)
     table["split"] = splitting.assign_splits(table, shares["val"], shares["test"], seed)
     if former:
-        added, gone = (from_former == "").sum(), len(set(former) - set(table["id"]))
+        added, gone = len(set(table["id"]) - set(former)), len(set(former) - set(table["id"]))
         notes.append(f"Updated: {added:,} files more, {gone:,} fewer; all others keep their split.")
     if leaked := splitting.count_leaks(table):
         notes.append(

@@ -43,7 +43,8 @@ class Tree:
         """What was left out, in sentences."""
         notes = []
         if self.passed_over:
-            kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.passed_over.most_common())
+            by_count = sorted(self.passed_over.items(), key=lambda item: (-item[1], item[0]))
+            kinds = ", ".join(f"{count:,} {kind}" for kind, count in by_count)
             notes.append(f"{self.passed_over.total():,} files are no pictures and are passed over: {kinds}.")
         if self.empty:
             notes.append(f"No picture is in {listed(self.empty)}.")
@@ -54,7 +55,10 @@ class Tree:
 
 def printable(name: str) -> str:
     r"""Return a file's name as text that can be written anywhere; a byte that is no UTF-8 becomes such as `\xfc`."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    try:
+        return os.fsencode(name).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # it is text already, which this locale has no bytes for
+        return name
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:

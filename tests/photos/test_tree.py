@@ -101,7 +101,7 @@ def test_junk_is_passed_over_and_counted_and_pictures_are_known_by_content_too(t
     assert found.pictures == [("rose", "1.jpg"), ("rose", "photo"), ("rose", "photo.bak")]
     assert found.passed_over == {".xmp": 2, ".txt": 1, ".csv": 1, ".mov": 1, "without suffix": 2}
     assert found.notes() == [
-        "7 files are no pictures and are passed over: 2 .xmp, 2 without suffix, 1 .csv, 1 .txt, 1 .mov.",
+        "7 files are no pictures and are passed over: 2 .xmp, 2 without suffix, 1 .csv, 1 .mov, 1 .txt.",
         "No picture is in `empty`, `rose/old`.",
     ]
 
@@ -114,7 +114,7 @@ def test_links_are_followed_once(tmp_path):
     found = tree.walk(tmp_path / "in")
     assert found.pictures == [("iris", "1.jpg"), ("rose", "1.jpg"), ("rose", "linked", "2.jpg")]
     [note] = found.notes()
-    assert note == "Links to folders that are listed already are passed over: `tulip`, `rose/upwards`."
+    assert note == "Links to folders that are listed already are passed over: `rose/upwards`, `tulip`."
 
 
 def test_a_name_of_any_bytes_becomes_text():
