@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from flowerlib.config import FlowersError, atomic_write
+from flowerlib.photos.tree import file_name
 
 MAX_EXPANSION = 200  # times the archive's size: photographs do not shrink by as much as one, bombs by thousands
 MAX_FILES = 2_000_000
@@ -51,7 +52,7 @@ def _unpack_zip(archive: Path, folder: Path) -> None:
             if member.flag_bits & 1:
                 raise FlowersError(f"`{archive}` is encrypted; unpack it yourself, and name the folder")
             _require_inside(archive, name)
-            target = folder / name
+            target = folder / file_name(name)
             target.parent.mkdir(parents=True, exist_ok=True)
             with opened.open(member) as packed, open(target, "wb") as file:
                 shutil.copyfileobj(packed, file)

@@ -85,21 +85,21 @@ def find(source: Path, reading: Reading | None = None) -> Listing:
 def _from_folder(source: Path, reading: Reading) -> tuple[list[Photograph], list[str]]:
     found = tree.walk(source)
     places, notes = tree.classify(found.pictures, source, reading.class_from)
-    photographs = [
-        Photograph(tree.printable("/".join(place.parts)), source.joinpath(*place.parts), place.label, place.split)
-        for place in places
-    ]
+    photographs = []
+    for place in places:
+        name, label = tree.printable("/".join(place.parts)), tree.printable(place.label)
+        photographs.append(Photograph(name, source.joinpath(*place.parts), label, place.split))
     return photographs, [*notes, *found.notes()]
 
 
 def _from_table(source: Path, reading: Reading) -> tuple[list[Photograph], list[str]]:
     rows, notes = tables.read(source, reading.columns, reading.root, reading.split == "redo")
-    return [Photograph(tree.printable(row.id), row.path, row.label, row.split) for row in rows], notes
+    return [Photograph(row.id, row.path, row.label, row.split) for row in rows], notes
 
 
 def _with_sound_names(photographs: list[Photograph], merge: bool, notes: list[str]) -> list[Photograph]:
-    """Give each class a name that can be written anywhere, and tell of those that differ in spelling only."""
-    labels = [" ".join(tree.printable(photograph.label).split()) for photograph in photographs]
+    """Give each class a name without odd spaces, and tell of those that differ in spelling only."""
+    labels = [" ".join(photograph.label.split()) for photograph in photographs]
     chosen = names.variants([label for label in labels if label])
     if chosen:
         notes.append(names.variants_note(chosen, merge))

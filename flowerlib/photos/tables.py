@@ -8,7 +8,7 @@ from pathlib import Path, PureWindowsPath
 
 from flowerlib.config import FlowersError
 from flowerlib.photos import formats
-from flowerlib.photos.tree import SPLIT_NAMES, listed
+from flowerlib.photos.tree import SPLIT_NAMES, file_name, listed
 
 SEPARATORS = (",", ";", "\t", "|")
 NAMES = {  # of columns, in the order of preference
@@ -188,14 +188,15 @@ class _Paths:
         self.root, self.dropped, self._num_dropped = root, "", 0
         parts = _parts(example)
         for number in range(len(parts)):
-            if self._existing(parts[number:]) and not Path(example).is_file():
+            if self._existing(parts[number:]) and not Path(file_name(example)).is_file():
                 self._num_dropped, self.dropped = number, "/".join(parts[:number])
                 break
 
     def find(self, path: str) -> Path:
         """Return where a file is, or would be."""
-        if Path(path).is_absolute() and Path(path).exists():
-            return Path(path)
+        as_it_is = self.root / file_name(path)
+        if as_it_is.is_file():
+            return as_it_is
         parts = _parts(path)[self._num_dropped :]
         return self._existing(parts) or self.root.joinpath(*parts)
 
@@ -206,7 +207,8 @@ class _Paths:
 
 
 def _parts(path: str) -> list[str]:
-    """Split a path of any system; a backslash divides, unless a file's name has it."""
+    """Split a path of any system; a backslash divides."""
+    path = file_name(path)
     if "\\" in path or re.match(r"[A-Za-z]:", path):
         return [part for part in PureWindowsPath(path).parts if not part.endswith(("\\", ":"))]
     return [part for part in Path(path).parts if part != "/"]

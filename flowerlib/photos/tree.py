@@ -55,15 +55,17 @@ class Tree:
 
 def printable(name: str) -> str:
     r"""Return a file's name as text that can be written anywhere; a byte that is no UTF-8 becomes such as `\xfc`."""
-    try:
-        return os.fsencode(name).decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # it is text already, which this locale has no bytes for
-        return name
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def file_name(text: str) -> str:
+    """Return how Python spells the name of a file on this machine that `printable` returns as this text."""
+    return os.fsdecode(text.encode())
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:
     """Return names in one line, the first few of many."""
-    names = [f"`{printable(name)}`" for name in names]
+    names = [f"`{name}`" for name in names]
     return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
@@ -85,7 +87,7 @@ def walk(folder: Path) -> Tree:
         real_path = os.path.realpath(here)
         if real_path in visited:
             folders.clear()
-            tree.visited_again.append("/".join(parts))
+            tree.visited_again.append(printable("/".join(parts)))
             continue
         visited.add(real_path)
         folders[:] = sorted(name for name in folders if not _is_hidden(name) and name.lower() not in JUNK_FOLDERS)
@@ -99,7 +101,7 @@ def walk(folder: Path) -> Tree:
                 tree.passed_over[Path(name).suffix.lower() or "without suffix"] += 1
     tree.pictures.sort()
     filled = {parts[:depth] for parts in tree.pictures for depth in range(len(parts))}
-    tree.empty = ["/".join(parts) for parts in folders_seen if parts and parts not in filled]
+    tree.empty = [printable("/".join(parts)) for parts in folders_seen if parts and parts not in filled]
     return tree
 
 

@@ -199,7 +199,9 @@ def test_a_class_that_is_missing_from_a_split_is_said_to_be(tmp_path):
     bursts = [row for row in read_listing(tmp_path / "out").values() if row["label"] == "bursts"]
     counts = Counter(row["split"] for row in bursts)
     assert counts == {"train": 12}
-    assert Counter(row["note"] for row in bursts)["none of its class in val or test: near-duplicates stay together"] == 3
+    assert (
+        Counter(row["note"] for row in bursts)["none of its class in val or test: near-duplicates stay together"] == 3
+    )
     assert "3 of classes that val or test lacks, as near-duplicates stay together: bursts/00.jpg ..." in summary
     assert "of classes with fewer than" not in summary
 

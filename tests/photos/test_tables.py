@@ -105,6 +105,12 @@ def test_an_absolute_path_that_exists_is_taken_as_it_is(place):
     assert (rows, notes) == (TWO, [])
 
 
+def test_a_backslash_in_a_files_name_is_part_of_it(place):
+    touch(place, "a\\b.jpg")
+    rows, _ = read(place, "path,label\na\\b.jpg,rose\na\\1.jpg,iris\n")
+    assert rows == [("a\\b.jpg", "rose", ""), ("a/1.jpg", "iris", "")]
+
+
 def test_what_lacks_a_file_is_left_to_be_named_with_the_others(place):
     rows, _ = read(place, "path,label\na/1.jpg,rose\na/9.jpg,iris\n")
     assert rows[1] == ("a/9.jpg", "iris", "")
