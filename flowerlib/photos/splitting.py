@@ -75,9 +75,9 @@ def _connected_components(count: int, pairs: Iterable[tuple[int, int]]) -> np.nd
 def assign_splits(table: pd.DataFrame, val: float, test: float, seed: int) -> pd.Series:
     """Return each row's split, with no group in two splits; empty for broken files.
 
-    A group goes where a hash of its content falls, so that other photographs do not change its split (as in
-    TensorFlow's `retrain.py`). Each class has about its shares, and at least one group in each split if it has three
-    that are not much larger than such a share.
+    A group goes where a hash of its content falls, so that other photographs do not change its split. Each class
+    has about its shares, and at least one group in each split if it has three that are not much larger than such a
+    share.
 
     Args:
         table: the columns `label`, `group`, `broken`, `content` (a digest of the file) and `given` (the split that a

@@ -27,7 +27,7 @@ def split_groups(*classes, val=0.15, test=0.15, seed=0):
 
 
 def test_a_photograph_goes_where_the_hash_of_its_content_falls():
-    """Worked out by hand with hashlib, as TensorFlow's `retrain.py` divides."""
+    """Worked out by hand with hashlib."""
     table = split_groups([1] * 200, val=0.2, test=0.1, seed=7)
     for content, split in zip(table["content"], table["split"], strict=True):
         position = int(hashlib.sha256(b"7/split/" + content).hexdigest()[:16], 16) / 2**64
