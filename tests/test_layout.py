@@ -84,7 +84,16 @@ def test_no_wing_uses_a_private_name_of_another(file):
     assert private == []
 
 
-@pytest.mark.parametrize(("module", "unwanted"), [("flowerlib", FRAMEWORKS | {"numpy"}), ("flowerlib.cli", FRAMEWORKS)])
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("flowerlib", FRAMEWORKS | {"numpy"}),
+        ("flowerlib.cli", FRAMEWORKS),
+        # In processes of their own, each of which would import it.
+        ("flowerlib.photos.preparation", FRAMEWORKS),
+        ("flowerlib.sample.pictures", FRAMEWORKS),
+    ],
+)
 def test_the_import_loads_no_framework(module, unwanted):
     code = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
     process = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)

@@ -5,7 +5,7 @@ What lives here, in the order to read it:
     formats, colour, jpeg: which files are pictures; their values as sRGB; a JPEG without its metadata
     listing: list the photographs of a source with their classes and splits
     tree, tables, archives, names: folders, CSV files, zip and tar files, and names of classes as people have them
-    chunks: prepare photographs in parallel, resumable
+    preparation, chunks: prepare photographs in parallel, resumable
     splitting: near-duplicate groups and stratified splits
     folder: convert a folder of photographs into a dataset
     classification: classify photographs with a trained model

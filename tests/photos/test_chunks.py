@@ -9,7 +9,7 @@ import numpy as np
 from made_photographs import SIZE, picture, read_all_files
 from PIL import Image
 
-from flowerlib.photos import chunks, photo
+from flowerlib.photos import chunks, photo, preparation
 
 RED = (200, 40, 60)
 
@@ -19,7 +19,7 @@ def test_prepared_photographs_tell_whether_they_show_the_same(tmp_path):
     picture(0).save(tmp_path / "b.bmp")
     Image.new("RGB", (80, 80), RED).save(tmp_path / "c.png")
     (tmp_path / "d.png").write_bytes(b"")
-    a, b, c, d = (chunks.prepare(tmp_path / name, SIZE, "crop") for name in ("a.png", "b.bmp", "c.png", "d.png"))
+    a, b, c, d = (preparation.prepare(tmp_path / name, SIZE, "crop") for name in ("a.png", "b.bmp", "c.png", "d.png"))
     assert a.digest == b.digest != c.digest
     assert [prepared.error for prepared in (a, b, c, d)] == ["", "", "", "is no image that Pillow knows"]
     assert d.jpeg == b""
