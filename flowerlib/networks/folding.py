@@ -66,25 +66,25 @@ def fold_batch_norm(model: keras.Model, among: Collection[keras.Layer] | None = 
 
 
 def to_float32(model: keras.Model) -> keras.Model:
-    """Return a copy that computes in float32 throughout, with the same weights, as they are float32 under any policy.
+    """Return a model that computes in float32 throughout, with the same weights, as they are float32 under any policy.
 
     Any CPU computes in float32, and any format holds it. What was trained in mixed precision predicts the same, up
-    to rounding.
+    to rounding. It is not compiled. Layers that compute in float32 already are the model's own, not copies.
     """
 
     def copied(layer: keras.Layer) -> keras.Layer:
-        return to_float32(layer) if isinstance(layer, keras.Model) else _copy(layer, _float32_config(layer))
+        config = layer.get_config()
+        float32_config = cast(dict, _unmixed(config))
+        if config == float32_config and layer.compute_dtype == "float32":  # which a model's configuration does not tell
+            return layer
+        return to_float32(layer) if isinstance(layer, keras.Model) else _copy(layer, float32_config)
 
     policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")  # of the models themselves, whose configuration does not tell theirs
+    keras.config.set_dtype_policy("float32")  # of the models themselves
     try:
         return _cloned(model, copied)
     finally:
         keras.config.set_dtype_policy(policy)
-
-
-def _float32_config(layer: keras.Layer) -> dict:
-    return cast(dict, _unmixed(layer.get_config()))
 
 
 def _unmixed(config: object) -> object:

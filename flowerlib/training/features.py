@@ -43,15 +43,17 @@ def extract_features(run: Run, feature_extractor: keras.Model) -> dict[str, Feat
     """Extract the features of every split, with `num_augmented_views` of train; split -> features, as from `extract`.
 
     Batch normalization is folded into the convolutions first: the same features, sooner. A smoke test extracts those of
-    the original images alone.
+    the original images alone, and spares the memory of another network.
     """
-    with run.device.scope():
-        folded = folding.fold_batch_norm(feature_extractor)
     config, batch_size = run.config, run.config.extract_batch_size * run.device.num_replicas
+    network = feature_extractor
+    if not config.smoke_test:
+        with run.device.scope():
+            network = folding.fold_batch_norm(feature_extractor)
 
     def split(name: str) -> Features:
         augmented = config.num_augmented_views if name == "train" else 0
-        return extract(folded, run.flowers, name, batch_size, flip=not config.smoke_test, num_augmented=augmented)
+        return extract(network, run.flowers, name, batch_size, flip=not config.smoke_test, num_augmented=augmented)
 
     return {name: split(name) for name in data.SPLITS}
 

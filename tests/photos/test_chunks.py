@@ -9,7 +9,7 @@ import numpy as np
 from made_photographs import SIZE, picture, read_all_files
 from PIL import Image
 
-from flowerlib.photos import chunks, photo, preparation
+from flowerlib.photos import photo, preparation
 
 RED = (200, 40, 60)
 
