@@ -75,7 +75,7 @@ def to_float32(model: keras.Model) -> keras.Model:
     def copied(layer: keras.Layer) -> keras.Layer:
         config = layer.get_config()
         float32_config = cast(dict, _unmixed(config))
-        if config == float32_config and layer.compute_dtype == "float32":  # which a model's configuration does not tell
+        if config == float32_config and getattr(layer, "compute_dtype", "float32") == "float32":
             return layer
         return to_float32(layer) if isinstance(layer, keras.Model) else _copy(layer, float32_config)
 
