@@ -57,6 +57,7 @@ class AllowedHosts:
         return ""
 
     def allows_host(self, host: str) -> bool:
+        """Return whether the service answers to a host, with its port or without."""
         name, _ = _name_and_port(host)
         local = name == "localhost" or name.endswith(".localhost") or _is_address(name)
         return local or name in self.own | self.extra

@@ -17,7 +17,7 @@ JSON_NAMES = ("image", "images", "file", "files", "photo", "photos")
 OPTIONS = ("top", "activation_map", "similar")  # of the address
 MEMORY_PER_BYTE = 8  # of JSON, while it is parsed: its text takes up to four bytes a character, and is copied
 URL_SAFE = bytes.maketrans(b"-_", b"+/")
-BINARY = {"type": "string", "contentMediaType": "application/octet-stream"}
+BINARY = {"type": "string", "format": "binary"}  # by which Swagger UI shows a button to choose a file
 IMAGE_IN_JSON = {"type": "string", "description": "The image in base64, or as a data URL."}
 REQUEST_BODY = {  # for OpenAPI
     "required": True,
