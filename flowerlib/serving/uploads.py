@@ -72,11 +72,12 @@ async def receive(request: Request, limits: Limits) -> list[Upload] | bytes:
     body = b"".join([chunk async for chunk in request.stream()])
     if not body:
         raise HTTPException(400, "the request has no body; send an image")
-    return body if kind == "application/json" or kind.endswith("+json") else [Upload("body", io.BytesIO(body))]
+    is_json = kind == "application/json" or body[:64].lstrip().startswith(b"{")  # as no image begins
+    return body if is_json else [Upload("body", io.BytesIO(body))]
 
 
 async def _files_of_form(request: Request, limits: Limits) -> list[Upload]:
-    if "boundary=" not in request.headers["content-type"]:
+    if "boundary=" not in request.headers["content-type"].lower():
         raise HTTPException(400, "`Content-Type` has no boundary; leave this header to your client, which adds it")
     form = (await request.form(max_files=limits.files, max_fields=limits.files)).multi_items()
     _refuse_options(name for name, _ in form)

@@ -3,7 +3,9 @@
 import base64
 import io
 import json
+import re
 import subprocess
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -95,6 +97,26 @@ def test_json_that_escapes_what_it_need_not_is_read(service, photograph, expecte
     body = f'{{"image": "{text}"}}'
     kind = {"Content-Type": "application/json; charset=utf-8"}
     require_answer(httpx.post(f"{service}/predict", content=body, headers=kind), expected, photograph)
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "application/ld+json"])
+def test_json_is_known_without_its_type(service, photograph, expected, kind):
+    """`curl -d` and `fetch` with a text send another one."""
+    body = f'\n{{"image": "{ENCODINGS["base64"](photograph.read_bytes())}"}}'
+    headers = {} if kind is None else {"Content-Type": kind}
+    require_answer(httpx.post(f"{service}/predict", content=body, headers=headers), expected, photograph)
+
+
+COMMANDS = re.findall(r"^    (.*curl .*/predict\S*)", (Path(__file__).parents[2] / "docs/serving.md").read_text(), re.M)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_of_the_documentation_work(service, photograph, tmp_path, command):
+    for name in ("rose.jpg", "iris.jpg", "rose.heic"):  # a file is known by what is in it
+        (tmp_path / name).write_bytes(photograph.read_bytes())
+    command = command.replace("http://127.0.0.1:8000", service).replace("curl ", "curl -s ")
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, check=True)
+    assert json.loads(done.stdout)[0]["predictions"]
 
 
 @pytest.mark.parametrize("suffix", KINDS)
