@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from fastapi import HTTPException, Request
 from starlette.datastructures import UploadFile
+from starlette.requests import ClientDisconnect
 
 from flowerlib.serving.limits import Limits
 
@@ -64,8 +65,15 @@ async def receive(request: Request, limits: Limits) -> list[Upload] | bytes:
     """Return the images of a request; JSON as it is, since to parse it takes time and memory.
 
     Raises:
-        HTTPException: there is no image, or there are too many.
+        HTTPException: there is no image, there are too many, or the client has gone.
     """
+    try:
+        return await _receive(request, limits)
+    except ClientDisconnect:
+        raise HTTPException(400, "the request ended early") from None
+
+
+async def _receive(request: Request, limits: Limits) -> list[Upload] | bytes:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         return await _files_of_form(request, limits)

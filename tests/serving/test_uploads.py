@@ -5,6 +5,7 @@ import io
 import json
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import httpx
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from fastapi import HTTPException
 from PIL import Image
-from service_process import exchange, image_of
+from service_process import connect, exchange, image_of, metric
 
 from flowerlib.photos import formats
 from flowerlib.serving import uploads
@@ -202,6 +203,20 @@ def test_the_limits_of_bytes_and_time_hold_for_every_type(limited, kind):
         assert (answer.status_code, "more than 2,000,000 bytes" in answer.json()["detail"]) == (413, True)
     head = f"POST /predict/ HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: 1000\r\n\r\n"
     assert exchange(limited, head.encode() + b"a").startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.parametrize("kind", ["image/jpeg", "application/json", "multipart/form-data; boundary=b"])
+def test_a_client_that_leaves_is_no_error_of_the_service(service, kind):
+    """The log of the service must have no traceback, which its fixture sees to."""
+    left = metric(service, "flowerlib_requests_total", path="/predict", status="400")
+    head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: 1000\r\n\r\n"
+    with connect(service) as wire:
+        wire.sendall(head.encode() + b"--b")
+    until = time.monotonic() + 10
+    while metric(service, "flowerlib_requests_total", path="/predict", status="400") == left:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert metric(service, "flowerlib_requests_total", path="/predict", status="500") == 0
 
 
 @pytest.mark.parametrize("path", ["predict", "predict/"])
