@@ -273,6 +273,13 @@ def serve(
     allow_host: Annotated[
         list[str] | None, typer.Option(help="A host name to accept, such as that of a reverse proxy; repeatable.")
     ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="A site whose pages may use the API (CORS), such as https://shop.example; repeatable."),
+    ] = None,
+    root_path: Annotated[
+        str, typer.Option(metavar="PATH", help="Where a reverse proxy shows the service, such as /flowers.")
+    ] = "",
 ) -> None:
     """Serve a web page and an API that classify photographs.
 
@@ -283,7 +290,7 @@ def serve(
     except ModuleNotFoundError as error:
         raise FlowersError(f"{error.name} is missing: pip install '.[serve]' in flowerlib's folder") from None
     limits = service.Limits(max_bytes, max_pixels, max_files, old_timeout or seconds(timeout), queue)
-    service.serve(model, host, port, limits, allow_host or ())
+    service.serve(model, host, port, limits, allow_host or (), allow_origin or (), root_path)
 
 
 @app.command(epilog="Example: flowerlib check --data ~/flowers")

@@ -17,12 +17,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from flowerlib import data, figures
+from flowerlib import figures
 from flowerlib.accelerator import keras
 from flowerlib.config import FlowersError, atomic_write, read_record
 from flowerlib.evaluation import ActivationMaps
 from flowerlib.networks import folding
-from flowerlib.photos import photo
+from flowerlib.photos import photo, preprocess
 from flowerlib.training import gallery as galleries
 from flowerlib.training.gallery import Gallery
 
@@ -78,7 +78,7 @@ class Classifier:
         `max_pixels`, `memory` and errors as in `photo.read`.
         """
         square = photo.decode(photo.as_jpeg(file, self.stored_size, self.fit, max_pixels, memory))
-        return np.asarray(data.resize(square[np.newaxis], self.image_size))[0]
+        return preprocess.resize(square, self.image_size)
 
     def probabilities(self, images: np.ndarray, mirror: bool = True) -> np.ndarray:
         """Return the probabilities `(B, num_classes)` float32 of images `(B, S, S, 3)`.

@@ -13,7 +13,7 @@ import numpy as np
 from flowerlib.accelerator import keras, tf
 from flowerlib.config import FlowersError, atomic_write, suppress_native_stderr
 from flowerlib.parallel import num_cores
-from flowerlib.photos import classification
+from flowerlib.photos import classification, preprocess
 from flowerlib.photos.classification import Classifier
 
 ExportFormat = Literal["onnx", "litert", "savedmodel"]
@@ -32,7 +32,8 @@ def export(run: Path, export_format: ExportFormat, images: Sequence[Path] = (), 
         export_format: `onnx` (ONNX Runtime), `litert` (formerly TensorFlow Lite) or `savedmodel` (TensorFlow).
         images: files, or folders with files, to compare on; at most 100 are used. The thumbnails of its training
             images unless given.
-        out: the folder to write, with `classes.json` and `preprocessing.json`; `<run>/export/<format>` unless given.
+        out: the folder to write, with `classes.json`, `preprocessing.json` and `preprocess.py`, which makes the model's
+            input of a photograph; `<run>/export/<format>` unless given.
 
     Raises:
         FlowersError: `out` holds something, a package is missing, the model or an image cannot be read, or a
@@ -56,6 +57,7 @@ def export(run: Path, export_format: ExportFormat, images: Sequence[Path] = (), 
         sizes = _num_bytes(folder), (model_folder / "model.keras").stat().st_size
         for name in ("classes.json", "preprocessing.json"):
             shutil.copy(model_folder / name, folder / name)
+        shutil.copy(preprocess.__file__, folder / "preprocess.py")
     table = _comparison_table(export_format, sizes, (exported, original), pixels)
     return f"{out}: equal to within {difference:.1e} in any probability, on {len(pixels)} images\n{table}"
 
@@ -164,8 +166,9 @@ def _export_litert(model: keras.Model, folder: Path) -> Runner:
 
 
 def _export_savedmodel(model: keras.Model, folder: Path) -> Runner:
-    model.export(str(folder / "savedmodel"), format="tf_saved_model", verbose=False)
-    loaded = tf.saved_model.load(folder / "savedmodel")
+    version = folder / "savedmodel/1"  # TensorFlow Serving looks for models in folders with a number as name
+    model.export(str(version), format="tf_saved_model", verbose=False)
+    loaded = tf.saved_model.load(version)
     return lambda pixels: loaded.serve([tf.constant(pixels)]).numpy()
 
 

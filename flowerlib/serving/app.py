@@ -11,24 +11,31 @@ from pathlib import Path
 from typing import Any, cast
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
+from fastapi.responses import FileResponse, HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartParser
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from flowerlib import __version__
 from flowerlib.config import FlowersError
 from flowerlib.photos import classification
 from flowerlib.photos.classification import Classifier
+from flowerlib.serving import proxies
 from flowerlib.serving.batching import DynamicBatcher
 from flowerlib.serving.connections import Connection, Connections, ConnectionTimeouts
+from flowerlib.serving.errors import explain
 from flowerlib.serving.headers import SecurityHeaders, policy_with_inline_scripts
 from flowerlib.serving.hosts import AllowedHosts, HostCheck, allowed_hosts
 from flowerlib.serving.limits import Limits, RequestLimits
 from flowerlib.serving.metrics import Metrics
+from flowerlib.serving.proxies import LOCAL_PEERS, RootPath
 from flowerlib.serving.routes import Service, router
 
 STATIC = Path(__file__).parent / "static"
@@ -39,7 +46,11 @@ MultiPartParser.spool_max_size = 0  # never: uploads stay in memory, which `Limi
 
 
 def create_app(
-    classifier: Classifier, limits: Limits | None = None, allowed: AllowedHosts | None = None, announcement: str = ""
+    classifier: Classifier,
+    limits: Limits | None = None,
+    allowed: AllowedHosts | None = None,
+    announcement: str = "",
+    root_path: str = "",
 ) -> FastAPI:
     """Return the service: `POST /predict`, `/healthz`, `/model`, `/metrics`, `/docs`, and the page at `/`.
 
@@ -48,8 +59,12 @@ def create_app(
         limits: what it accepts; `Limits()` unless given.
         allowed: the names it answers to; this machine's unless given.
         announcement: what to print once it can answer.
+        root_path: below which a reverse proxy shows the service, such as `/flowers`.
+
+    Raises:
+        FlowersError: `root_path` begins as a path of the service does.
     """
-    limits, metrics = limits or Limits(), Metrics()
+    limits, metrics, allowed = limits or Limits(), Metrics(), allowed or allowed_hosts()
     batcher = DynamicBatcher(classifier, limits, metrics)
     app = FastAPIOffline(  # with Swagger UI's files, which FastAPI alone would have a browser fetch from elsewhere
         title="flowerlib",
@@ -58,16 +73,28 @@ def create_app(
         lifespan=_lifespan(batcher, announcement),
         docs_url=None,
         static_url=SWAGGER_UI,
-        form_limits={"max_files": limits.files, "max_fields": limits.files},
     )
     app.state.service = Service(classifier, batcher, limits, metrics)
     app.include_router(router)
     _add_pages(app)
-    app.add_exception_handler(405, _method_not_allowed)
+    _require_other_path(app, root_path)
+    app.add_exception_handler(HTTPException, explain)
+    app.add_exception_handler(RequestValidationError, explain)
     # The last one added sees a request first.
     app.add_middleware(RequestLimits, limits=limits, metrics=metrics, retry_after=batcher.retry_after)
     app.add_middleware(HeadAsGet)
-    app.add_middleware(HostCheck, allowed=allowed or allowed_hosts())
+    if allowed.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=sorted(allowed.origins),
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),
+            allow_private_network=True,
+            expose_headers=("Retry-After",),
+        )
+    app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=[*LOCAL_PEERS])
+    app.add_middleware(RootPath, root_path=root_path)
+    app.add_middleware(HostCheck, allowed=allowed)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(ConnectionTimeouts)
     return app
@@ -110,10 +137,11 @@ def _add_pages(app: FastAPI) -> None:
     app.mount("/static", StaticFiles(directory=STATIC))
 
 
-async def _method_not_allowed(_: Request, error: Exception) -> JSONResponse:
-    allowed = (getattr(error, "headers", None) or {}).get("Allow", "GET")
-    allowed = "GET, HEAD" if allowed == "GET" else allowed
-    return JSONResponse({"detail": f"method not allowed; use {allowed}"}, 405, {"Allow": allowed})
+def _require_other_path(app: FastAPI, root_path: str) -> None:
+    """Raise `FlowersError` where it would be open whether a proxy has stripped a path's beginning."""
+    own = {f"{getattr(route, 'path', '')}/".split("/")[1] for route in (*app.routes, *router.routes)}
+    if root_path and root_path.split("/")[1] in own:
+        raise FlowersError(f"`--root-path` (={root_path}) is a path of the service itself; name another one")
 
 
 class HeadAsGet:
@@ -128,7 +156,15 @@ class HeadAsGet:
         await self._app({**scope, **method}, receive, send)
 
 
-def serve(run: Path, host: str, port: int, limits: Limits, extra_hosts: Sequence[str] = ()) -> None:
+def serve(
+    run: Path,
+    host: str,
+    port: int,
+    limits: Limits,
+    extra_hosts: Sequence[str] = (),
+    origins: Sequence[str] = (),
+    root_path: str = "",
+) -> None:
     """Answer requests until told to stop (Ctrl-C, SIGTERM); then finish those under way.
 
     Args:
@@ -137,11 +173,13 @@ def serve(run: Path, host: str, port: int, limits: Limits, extra_hosts: Sequence
         port: where to listen.
         limits: what to accept.
         extra_hosts: names that it answers to besides this machine's own and `host`.
+        origins: sites whose pages may use it, such as `https://shop.example`.
+        root_path: below which a reverse proxy shows it, such as `/flowers`.
 
     Raises:
         FlowersError: the port is taken, there is no such host, a name is none, or the model cannot be loaded.
     """
-    allowed = allowed_hosts(host, extra_hosts)
+    allowed, root_path = allowed_hosts(host, extra_hosts, origins), proxies.root_path(root_path)
     _check_port(host, port)
     print(f"loading `{run}` ...", file=sys.stderr)
     if host not in LOCAL:
@@ -151,15 +189,16 @@ def serve(run: Path, host: str, port: int, limits: Limits, extra_hosts: Sequence
             file=sys.stderr,
         )
     where = "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host
-    announcement = f"page: http://{where}:{port}/   API: http://{where}:{port}/docs   stop: Ctrl-C\n"
+    address = f"http://{where}:{port}{root_path}"
+    announcement = f"page: {address}/   API: {address}/docs   stop: Ctrl-C\n"
     uvicorn.run(
-        create_app(classification.load(run), limits, allowed, announcement),
+        create_app(classification.load(run), limits, allowed, announcement, root_path),
         host=host,
         port=port,
         http=cast(Any, partial(Connection, Connections(limits.queue + SPARE_CONNECTIONS, limits.seconds))),
         ws="none",
         log_level="warning",
-        proxy_headers=False,  # nothing here asks for a client's address or scheme
+        proxy_headers=False,  # `create_app` adds them, behind the check of hosts
         timeout_graceful_shutdown=math.ceil(limits.seconds),
     )
 

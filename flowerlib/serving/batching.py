@@ -21,6 +21,7 @@ from flowerlib.serving.metrics import Metrics
 Result = TypeVar("Result")
 Waiting = tuple[np.ndarray, "asyncio.Future[np.ndarray]"]  # an image, and where its probabilities go
 BATCHING_SECONDS = 0.005  # that the first image waits for others: little beside what the network takes
+BYTES_PER_PIXEL = 4  # of an image while it is decoded
 FIRST_ESTIMATE = 0.05  # seconds that an image takes, until a batch has been measured
 
 
@@ -89,6 +90,16 @@ class DynamicBatcher:
         """Return `Classifier.pixels` of a file; errors as there."""
         limit = self._limits.pixels
         return await self.compute(lambda: self._classifier.pixels(file, limit, self._pixels.acquire))
+
+    async def compute_within(self, num_bytes: int, function: Callable[[], Result]) -> Result:
+        """Run a function that takes so much memory, once it is free; all of what images have if it takes more."""
+        num_pixels = min(num_bytes // BYTES_PER_PIXEL, self._limits.pixels)
+
+        def hold_and_run() -> Result:
+            with self._pixels.acquire(num_pixels):
+                return function()
+
+        return await self.compute(hold_and_run)
 
     async def compute(self, function: Callable[[], Result]) -> Result:
         """Run a function in a decoder's thread: the event loop stays free for other requests."""

@@ -15,9 +15,13 @@ from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flowerlib.config import FlowersError
+from flowerlib.serving.proxies import forwarded
 
 NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", re.ASCII | re.IGNORECASE)
 HOST = re.compile(rf"(?P<name>\[[0-9a-f:.]+\]|{NAME.pattern})(?P<port>:[0-9]+)?", re.ASCII | re.IGNORECASE)
+
+SCHEME = re.compile(r"[a-z][a-z0-9+.-]*", re.ASCII)
+DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 @dataclass(frozen=True)
@@ -27,45 +31,65 @@ class AllowedHosts:
     Attributes:
         own: of this machine.
         extra: such as that of a reverse proxy; pages of these sites may use the service too.
+        origins: other sites whose pages may use it.
     """
 
     own: frozenset[str]
     extra: frozenset[str]
+    origins: frozenset[str] = frozenset()
 
-    def refusal(self, headers: Sequence[tuple[bytes, bytes]]) -> str:
-        """Return why a request with these headers is refused; an empty text where it is not."""
+    def refusal(self, headers: Sequence[tuple[bytes, bytes]], forwarded: str = "") -> str:
+        """Return why a request with these headers is refused; an empty text where it is not.
+
+        `forwarded` is the host that the client asked for, as a trusted proxy says. The proxy's own `Host` must be
+        allowed too: a page whose name leads to this machine can send any header, but not another `Host`.
+        """
         hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
         if len(hosts) > 1:
             return f"a request must have one `Host`, not {len(hosts)}"
-        if hosts and not self._allows_host(hosts[0]):  # browsers always send it, health checks may not
+        if hosts and not self.allows_host(hosts[0]):  # browsers always send it, health checks may not
             return f"`Host` (={hosts[0]}) is no name of this service; start it with --allow-host NAME if it should be"
         origins = [value.decode("latin-1") for name, value in headers if name == b"origin"]
-        if others := [origin for origin in origins if not self._allows_origin(origin, "".join(hosts))]:
-            return f"`Origin` (={others[0]}) is another site; start the service with --allow-host NAME to let it in"
+        asked = ["".join(hosts), forwarded] if self.allows_host(forwarded) else hosts
+        if others := [origin for origin in origins if not self._allows_origin(origin, asked)]:
+            remedy = "--allow-host NAME if a proxy shows it there, --allow-origin to let another site in"
+            return f"`Origin` (={others[0]}) is another site; start the service with {remedy}"
         return ""
 
-    def _allows_host(self, host: str) -> bool:
+    def allows_host(self, host: str) -> bool:
+        """Return whether the service answers to a host, with its port or without."""
         name, _ = _name_and_port(host)
         local = name == "localhost" or name.endswith(".localhost") or _is_address(name)
         return local or name in self.own | self.extra
 
-    def _allows_origin(self, origin: str, host: str) -> bool:
+    def _allows_origin(self, origin: str, hosts: Sequence[str]) -> bool:
         scheme, _, site = origin.partition("://")
         name, port = _name_and_port(site)
-        return scheme in ("http", "https") and ((name, port) == _name_and_port(host) or name in self.extra)
+        is_same = bool(name) and (name, port) in map(_name_and_port, hosts)
+        return origin in self.origins or (scheme in ("http", "https") and (is_same or name in self.extra))
 
 
-def allowed_hosts(host: str = "localhost", extra: Sequence[str] = ()) -> AllowedHosts:
-    """Return this machine's names with the one that it listens at, and `extra` ones.
+def allowed_hosts(host: str = "localhost", extra: Sequence[str] = (), origins: Sequence[str] = ()) -> AllowedHosts:
+    """Return this machine's names with the one that it listens at, and `extra` ones; and other sites.
 
     Raises:
-        FlowersError: one of `extra` is no name.
+        FlowersError: one of `extra` is no name, or one of `origins` is no origin.
     """
     if wrong := [name for name in extra if not NAME.fullmatch(name)]:
         raise FlowersError(f"`--allow-host` (={wrong[0]}) must be a name and no more, such as flowers.example")
     name = socket.gethostname()
     own = (name, f"{name.partition('.')[0]}.local", host)
-    return AllowedHosts(frozenset(map(_normalize, own)), frozenset(map(_normalize, extra)))
+    sites = frozenset(map(_origin, origins))
+    return AllowedHosts(frozenset(map(_normalize, own)), frozenset(map(_normalize, extra)), sites)
+
+
+def _origin(text: str) -> str:
+    """Return an origin as browsers send it: in lower case, without the port that its scheme has anyway."""
+    origin = text.lower().removesuffix("/")
+    scheme, _, site = origin.partition("://")
+    if not (SCHEME.fullmatch(scheme) and HOST.fullmatch(site)):
+        raise FlowersError(f"`--allow-origin` (={text}) must be a site's scheme and name, such as https://shop.example")
+    return origin.removesuffix(DEFAULT_PORTS.get(scheme, "/"))
 
 
 class HostCheck:
@@ -78,9 +102,14 @@ class HostCheck:
         """Pass a request on, or refuse it."""
         if scope["type"] == "websocket":  # no endpoint speaks over one
             return await send({"type": "websocket.close"})
-        if scope["type"] == "http" and (refusal := self._allowed.refusal(scope["headers"])):
-            answer = JSONResponse({"detail": refusal}, 403, {"Connection": "close"})
-            return await answer(scope, receive, send)
+        if scope["type"] == "http":
+            asked = forwarded(scope, "host")
+            if refusal := self._allowed.refusal(scope["headers"], asked):
+                answer = JSONResponse({"detail": refusal}, 403, {"Connection": "close"})
+                return await answer(scope, receive, send)
+            if asked and self._allowed.allows_host(asked):  # what addresses in answers begin with
+                others = [(name, value) for name, value in scope["headers"] if name != b"host"]
+                scope = {**scope, "headers": [*others, (b"host", asked.encode("latin-1"))]}
         await self._app(scope, receive, send)
 
 

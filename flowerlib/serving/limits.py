@@ -66,7 +66,8 @@ class RequestLimits:
         """Pass a request on, or refuse it."""
         if scope["type"] != "http" or scope["method"] != "POST":
             return await self._app(scope, receive, send)
-        path, start = scope["path"] if scope["path"] == "/predict" else "other", time.perf_counter()
+        path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/")
+        path, start = path if path == "/predict" else "other", time.perf_counter()
 
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -5,23 +5,27 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, Depends, File, HTTPException, Query, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from flowerlib.config import FlowersError
+from flowerlib.photos import formats
 from flowerlib.photos.classification import Classifier
+from flowerlib.serving import uploads
 from flowerlib.serving.batching import DynamicBatcher
 from flowerlib.serving.explanations import activation_map_image, similar_images
 from flowerlib.serving.limits import Limits, Overloaded
 from flowerlib.serving.metrics import Metrics
 from flowerlib.serving.schemas import ClassProbability, ErrorResponse, Health, ImagePrediction, ModelDescription
+from flowerlib.serving.uploads import Upload
 
 MAX_SIMILAR = 24  # training images: more than a page shows, and each is a few kB of the answer
 ERRORS = {
-    400: "a file is no image, is damaged or has too many pixels; or there are too many files",
+    400: "a file is no image, is damaged or has too many pixels; or there are too many files, or none",
     408: "the request arrives too slowly",
     413: "the request has too many bytes",
+    422: "an option has a wrong value",
     503: "server busy; `Retry-After` says when to try again",
 }
 router = APIRouter()
@@ -73,32 +77,44 @@ async def _options(
     "/predict",
     responses={code: {"model": ErrorResponse, "description": why} for code, why in ERRORS.items()},
     response_model_exclude_none=True,
+    openapi_extra={"requestBody": uploads.REQUEST_BODY},
 )
+@router.post("/predict/", include_in_schema=False, response_model_exclude_none=True)
 async def predict(
-    service: ServiceDependency,
-    options: Annotated[Options, Depends(_options)],
-    files: Annotated[list[UploadFile], File(description="One image or many: JPEG, PNG, WebP and most others.")],
+    request: Request, service: ServiceDependency, options: Annotated[Options, Depends(_options)]
 ) -> list[ImagePrediction]:
     """Classify images. They are never written to disk."""
-    with service.batcher.reserve(len(files)):
-        try:
-            async with asyncio.timeout(service.limits.seconds):
-                images = await _decode_all(service.batcher, files)
-                rows = await service.batcher.probabilities(images)
-                answers = (_answer(service, options, *each) for each in zip(files, images, rows, strict=True))
-                return await asyncio.gather(*answers)
-        except TimeoutError:
-            raise Overloaded(service.batcher.retry_after()) from None
+    received = await uploads.receive(request, service.limits)
+    try:
+        async with asyncio.timeout(service.limits.seconds):
+            if isinstance(received, bytes):
+                received = await _parse_json(service, received)
+            with service.batcher.reserve(len(received)):
+                return await _predict(service, options, received)
+    except TimeoutError:
+        raise Overloaded(service.batcher.retry_after()) from None
 
 
-async def _decode_all(batcher: DynamicBatcher, files: list[UploadFile]) -> list[np.ndarray]:
+async def _parse_json(service: Service, body: bytes) -> list[Upload]:
+    memory = uploads.MEMORY_PER_BYTE * len(body)
+    return await service.batcher.compute_within(memory, lambda: uploads.parse_json(body, service.limits))
+
+
+async def _predict(service: Service, options: Options, files: list[Upload]) -> list[ImagePrediction]:
+    images = await _decode_all(service.batcher, files)
+    rows = await service.batcher.probabilities(images)
+    answers = (_answer(service, options, *each) for each in zip(files, images, rows, strict=True))
+    return await asyncio.gather(*answers)
+
+
+async def _decode_all(batcher: DynamicBatcher, files: list[Upload]) -> list[np.ndarray]:
     """Return the pixels of all files; `HTTPException` names every file that cannot be read."""
 
-    async def decode(file: UploadFile) -> np.ndarray | str:
+    async def decode(file: Upload) -> np.ndarray | str:
         try:
-            return await batcher.decode(file.file)
+            return await batcher.decode(file.content)
         except FlowersError as error:
-            return f"`{file.filename}` {error}"
+            return f"`{file.name}` {error}"
 
     images = await asyncio.gather(*map(decode, files))
     if errors := [image for image in images if isinstance(image, str)]:
@@ -107,13 +123,13 @@ async def _decode_all(batcher: DynamicBatcher, files: list[UploadFile]) -> list[
 
 
 async def _answer(
-    service: Service, options: Options, file: UploadFile, image: np.ndarray, probabilities: np.ndarray
+    service: Service, options: Options, file: Upload, image: np.ndarray, probabilities: np.ndarray
 ) -> ImagePrediction:
     """Return the prediction for one image `(S, S, 3)`, with the explanations that the request asks for."""
     classifier, batcher = service.classifier, service.batcher
     top = classifier.top(probabilities, options.top)
     prediction = ImagePrediction(
-        file=file.filename or "",
+        file=file.name,
         predictions=[ClassProbability(class_=name, probability=probability) for name, probability in top],
     )
     if options.activation_map or options.similar:
@@ -141,8 +157,13 @@ async def model(service: ServiceDependency) -> ModelDescription:
     """Describe the model."""
     classifier = service.classifier
     record = {name: classifier.record[name] for name in ("name", "backbone", "val_macro_f1", "smoke_test")}
-    size, fit = classifier.image_size, classifier.fit
-    return ModelDescription(**record, classes=list(classifier.classes), image_size=size, fit=fit)
+    return ModelDescription(
+        **record,
+        classes=list(classifier.classes),
+        image_size=classifier.image_size,
+        suffixes=sorted(formats.READABLE_SUFFIXES),
+        fit=classifier.fit,
+    )
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

@@ -46,6 +46,7 @@ class ModelDescription(BaseModel):
     backbone: str
     classes: list[str]
     image_size: int = Field(description="Side of the square that the network receives, in pixels.")
+    suffixes: list[str] = Field(description="Of the files that are read, such as `.heic` with its plug-in installed.")
     fit: str = Field(description="`crop`: the middle square of a photograph; `pad`: all of it, with grey stripes.")
     val_macro_f1: float = Field(description="Macro F1 on the validation images of its run.")
     smoke_test: bool = Field(description="Trained for a few steps only: its predictions mean nothing.")
@@ -61,3 +62,4 @@ class ErrorResponse(BaseModel):
     """What is wrong with a request, and what to do about it."""
 
     detail: str
+    example: str | None = Field(default=None, description="A command that sends a right request.")

@@ -1,12 +1,17 @@
 """Other formats: other programs give the same answers from the files alone."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from made_photographs import photographs
+from test_preprocess import P3, profile
 
 from flowerlib.config import FlowersError
 from flowerlib.photos import classification, export
@@ -27,7 +32,7 @@ probabilities = np.concatenate([*runner(**{name: pixels}).values()])
 """,
     "savedmodel": """
 import tensorflow as tf
-loaded = tf.saved_model.load(folder + "/savedmodel")
+loaded = tf.saved_model.load(folder + "/savedmodel/1")
 (probabilities,) = loaded.signatures["serving_default"](tf.constant(pixels)).values()
 """,
 }
@@ -91,3 +96,87 @@ def test_a_layer_that_scales_is_exported_too(tmp_path, nested):
     pixels = np.random.default_rng(1).uniform(0, 255, (5, 24, 24, 3)).astype(np.float32)
     before = model.predict_on_batch(pixels)
     np.testing.assert_allclose(export._export_onnx(model, tmp_path)(pixels), before, atol=1e-5)
+
+
+RECIPES = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / "docs/export.md").read_text(), re.DOTALL)
+WITHOUT_FLOWERLIB = """
+import json, shutil, sys
+from pathlib import Path
+
+sys.modules["flowerlib"] = None  # to import it is an error, wherever it is installed
+recipe, *files = sys.argv[1:]
+means = {}
+for file in files:
+    shutil.copy(file, "rose.jpg")
+    exec(recipe, names := {})
+    means[Path(file).name] = names["mean"].tolist()
+Path("means.json").write_text(json.dumps(means))
+"""
+
+
+def follow(recipe, folder, files):
+    """What a recipe of the documentation gives for files, in the folder of an export and without flowerlib."""
+    command = [sys.executable, "-c", WITHOUT_FLOWERLIB, recipe, *files]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "means.json").read_text())
+
+
+def exported(trained, folder, export_format, images, stored_size, image_size, fit):
+    """Export a copy of a run that was trained on squares of another size."""
+    shutil.copytree(trained, folder / "run")
+    settings = {"stored_size": stored_size, "image_size": image_size, "fit": fit}
+    (folder / "run/model/preprocessing.json").write_text(json.dumps(settings))
+    export.export(folder / "run", export_format, [images], folder / "out")
+    return folder / "out"
+
+
+@pytest.mark.parametrize("settings", [(24, 24, "crop"), (192, 224, "pad"), (192, 150, "crop")])
+def test_the_recipe_gives_what_predict_gives_for_every_kind_of_photograph(
+    trained, photographs_of_val, tmp_path, settings
+):
+    folder = exported(trained, tmp_path, "onnx", photographs_of_val, *settings)
+    (tmp_path / "photographs").mkdir()
+    for name, content in photographs(profile(P3, 2.2, "Display P3"), settings[0]).items():
+        (tmp_path / "photographs" / name).write_bytes(content)
+    files = sorted((tmp_path / "photographs").iterdir())
+    means = follow(RECIPES[0], folder, files)
+    predicted = {path.name: row for path, row in classification.classify(classification.load(tmp_path / "run"), files)}
+    assert means.keys() == predicted.keys()
+    assert len(means) >= 50
+    differences = {name: abs(np.array(means[name]) - row).max() for name, row in predicted.items()}
+    assert max(differences.values()) <= 1e-6, differences
+    assert np.ptp([*means.values()], axis=0).max() > 0.05  # the photographs do differ
+
+
+@pytest.mark.parametrize(("recipe", "export_format"), [(RECIPES[1], "litert"), (RECIPES[2], "savedmodel")])
+def test_the_recipes_of_the_other_formats_give_it_too(trained, photographs_of_val, tmp_path, recipe, export_format):
+    folder = exported(trained, tmp_path, export_format, photographs_of_val, 24, 36, "crop")
+    files = sorted(photographs_of_val.iterdir())[:3]
+    means = follow(recipe, folder, files)
+    for path, row in classification.classify(classification.load(tmp_path / "run"), files):
+        np.testing.assert_allclose(means[path.name], row, atol=1e-6)
+
+
+def test_the_copy_beside_a_model_takes_open_files_and_refuses_what_predict_refuses(trained, tmp_path):
+    export.export(trained, "savedmodel", out=tmp_path / "out")
+    script = """
+import io, sys
+sys.modules["flowerlib"] = None
+import numpy as np, PIL
+from preprocess import PhotographError, preprocess
+from pathlib import Path
+photograph = Path(sys.argv[1])
+views = preprocess(photograph)
+assert (views.shape, views.dtype) == ((2, 24, 24, 3), np.float32)
+assert (views == preprocess(io.BytesIO(photograph.read_bytes()))).all()
+assert (views[0] == views[1][:, ::-1]).all()
+try:
+    preprocess(io.BytesIO(b"no image"))
+except PIL.UnidentifiedImageError:
+    print("refused")
+"""
+    (tmp_path / "a.png").write_bytes(photographs(b"", 24)["alpha.png"])
+    command = [sys.executable, "-c", script, tmp_path / "a.png"]
+    done = subprocess.run(command, cwd=tmp_path / "out", capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("refused\n", 0), done.stderr

@@ -9,7 +9,7 @@ from made_photographs import picture
 from PIL import Image
 
 from flowerlib.config import FlowersError
-from flowerlib.photos import formats, photo
+from flowerlib.photos import formats, photo, preprocess
 
 SIZE = 64
 
@@ -33,8 +33,8 @@ def png(image):
 @pytest.mark.parametrize(("format", "name"), [("HEIF", "HEIC"), ("JXL", "JPEG XL")])
 def test_where_a_plug_in_is_missing_the_line_names_it(monkeypatch, format, name):
     picture(3).save(buffer := io.BytesIO(), format)
-    monkeypatch.setitem(formats._INSTALLED, name, False)
-    monkeypatch.setattr(formats, "FORMATS", [each for each in formats.FORMATS if each not in ("HEIF", "JXL")])
+    monkeypatch.setitem(preprocess.INSTALLED, name, False)
+    monkeypatch.setattr(preprocess, "FORMATS", [each for each in preprocess.FORMATS if each not in ("HEIF", "JXL")])
     with pytest.raises(FlowersError, match=rf"is {name}, for which pillow_\w+ is missing: pip install '.\[photos\]'"):
         photo.read(buffer, SIZE)
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
 from flowerlib.config import FlowersError
-from flowerlib.photos import photo
+from flowerlib.photos import photo, preprocess
 
 RED, SIZE = (200, 40, 60), 64
 
@@ -88,8 +88,8 @@ def test_crop_keeps_the_middle_square_and_pad_all_of_it():
     np.testing.assert_array_equal(crop, np.asarray(image)[:, 30:90])
     pad = photo.read(saved(image, "PNG"), 120, "pad")
     np.testing.assert_array_equal(pad[30:90], np.asarray(image))
-    assert (pad[:30] == photo.PADDING_COLOUR).all()
-    assert (pad[90:] == photo.PADDING_COLOUR).all()
+    assert (pad[:30] == preprocess.PADDING_COLOUR).all()
+    assert (pad[90:] == preprocess.PADDING_COLOUR).all()
 
 
 def test_an_image_of_the_right_size_is_left_as_it_is():
@@ -236,7 +236,7 @@ def test_what_is_converted_block_by_block_has_no_seams(name, size):
     image = noise_of(name, *size)
     whole = as_a_whole(name, image)
     for fit, careful in (("crop", ImageOps.fit), ("pad", ImageOps.pad)):
-        colour = {"color": photo.PADDING_COLOUR} if fit == "pad" else {}
+        colour = {"color": preprocess.PADDING_COLOUR} if fit == "pad" else {}
         wanted = careful(whole, (SIZE, SIZE), Image.Resampling.LANCZOS, **colour)
         decoded = photo.read(saved(image, MODES[name][0]), SIZE, fit)
         np.testing.assert_array_equal(decoded, np.asarray(wanted))
@@ -245,7 +245,7 @@ def test_what_is_converted_block_by_block_has_no_seams(name, size):
 PEAK = """
 import re, sys
 from pathlib import Path
-from flowerlib.photos import photo
+from flowerlib.photos import photo, preprocess
 
 def peak():
     return int(re.search("VmHWM: *(.*) kB", Path("/proc/self/status").read_text().replace("\\t", " "))[1]) * 1024

@@ -1,5 +1,6 @@
 """Images of many requests in one batch, and the event loop that stays free."""
 
+import asyncio
 import concurrent.futures
 import subprocess
 import sys
@@ -10,7 +11,9 @@ import pytest
 from service_process import metric, post
 
 from flowerlib.config import FlowersError
-from flowerlib.serving.batching import PixelSemaphore
+from flowerlib.serving.batching import DynamicBatcher, PixelSemaphore
+from flowerlib.serving.limits import Limits
+from flowerlib.serving.metrics import Metrics
 
 
 def test_requests_that_arrive_together_are_batched_and_never_mixed_up(service, photographs_of_val, expected):
@@ -99,3 +102,22 @@ def test_nothing_heavy_is_computed_in_the_event_loops_thread(trained, photograph
     called = set(done.stdout.split())
     assert {"run_in_executor", "probabilities"} <= called  # those of `DynamicBatcher`, which hands the work on
     assert called & {"resize", "nearest", "save", "fromarray", "b64encode"} == set()
+
+
+@pytest.mark.parametrize("num_bytes", [400, 404, 10**12])
+def test_what_is_parsed_takes_of_the_memory_for_images(num_bytes):
+    """All of a hundred pixels of four bytes: what comes next has to wait, and what is larger need not wait for ever."""
+
+    async def run():
+        batcher, release, order = DynamicBatcher(None, Limits(pixels=100), Metrics()), threading.Event(), []
+        first = asyncio.create_task(batcher.compute_within(num_bytes, lambda: order.append(release.wait(10))))
+        await asyncio.sleep(0.05)
+        second = asyncio.create_task(batcher.compute_within(4, lambda: order.append("second")))
+        await asyncio.sleep(0.05)
+        assert order == []
+        release.set()
+        await asyncio.gather(first, second)
+        batcher.close()
+        return order
+
+    assert asyncio.run(run()) == [True, "second"]

@@ -75,6 +75,38 @@ def test_an_extra_host_must_be_a_name(name):
         allowed_hosts(extra=["sound.example", name])
 
 
+def test_what_a_proxy_says_of_the_host_lets_in_no_other_one():
+    """A page of evil.example, whose name leads here, may send any header but another `Host` and `Origin`."""
+    hosts = allowed_hosts(extra=["extra.example"])
+    evil = headers("evil.example", "http://evil.example")
+    for forwarded in ("localhost", "extra.example", "evil.example"):
+        assert "`Host` (=evil.example)" in hosts.refusal(evil, forwarded)
+    site = headers("127.0.0.1:8000", "http://evil.example")
+    for forwarded in ("localhost", "evil.example", ""):
+        assert "`Origin` (=http://evil.example)" in hosts.refusal(site, forwarded)
+    proxied = headers("127.0.0.1:8000", "http://192.168.1.7")
+    assert "`Origin`" in hosts.refusal(proxied)
+    assert hosts.refusal(proxied, "192.168.1.7") == ""
+    assert hosts.refusal(headers("127.0.0.1:8000", "http://192.168.1.7:81"), "192.168.1.7") != ""
+
+
+def test_pages_of_allowed_origins_and_of_no_others_are_let_in():
+    hosts = allowed_hosts(origins=["https://Shop.example/", "http://other.example:80", "capacitor://localhost"])
+    for origin in ("https://shop.example", "http://other.example", "capacitor://localhost"):
+        assert hosts.refusal(headers("localhost:8000", origin)) == ""
+        assert "`Host`" in hosts.refusal(headers("shop.example", origin))
+    for origin in ("http://shop.example", "https://shop.example:81", "https://a.shop.example", "null", "capacitor://b"):
+        assert "`Origin`" in hosts.refusal(headers("localhost:8000", origin))
+
+
+@pytest.mark.parametrize(
+    "origin", ["*", "null", "", "shop.example", "https://shop.example/a", "https://*.example", "://a"]
+)
+def test_an_allowed_origin_must_be_one(origin):
+    with pytest.raises(FlowersError, match=r"--allow-origin.*such as https://shop\.example"):
+        allowed_hosts(origins=[origin])
+
+
 PATHS = ("", "predict", "healthz", "model", "metrics", "docs", "openapi.json", "static/app.js", "nothing")
 
 
@@ -120,3 +152,39 @@ def test_the_service_answers_to_extra_hosts_and_to_this_machines_names(trained, 
         proxied = {"Host": "localhost:8000", "Origin": "https://flowers.example"}
         assert post(address, ("a.png", image_of(30)), headers=proxied).status_code == 200
         assert httpx.get(f"{address}/healthz", headers={"Host": "flowers.example.evil"}).status_code == 403
+
+
+def preflight(address, origin, method="POST", **others):
+    return httpx.options(
+        f"{address}/predict", headers={"Origin": origin, "Access-Control-Request-Method": method} | others
+    )
+
+
+def test_the_page_of_an_allowed_origin_uses_the_api_and_others_do_not(trained, tmp_path):
+    options = ("--allow-origin", "https://shop.example", "--allow-origin", "http://localhost:5173", "--max-bytes", 9999)
+    with served(trained, tmp_path, *options) as (address, _):
+        for origin in ("https://shop.example", "http://localhost:5173"):
+            asked = {"Access-Control-Request-Headers": "content-type, x-own"}
+            answer = preflight(address, origin, **asked | {"Access-Control-Request-Private-Network": "true"})
+            assert answer.status_code == 200
+            assert answer.headers["access-control-allow-origin"] == origin
+            assert answer.headers["access-control-allow-headers"] == "content-type, x-own"
+            assert answer.headers["access-control-allow-private-network"] == "true"
+            assert "access-control-allow-credentials" not in answer.headers
+            for content, status in ((image_of(30), 200), (b"no image", 400), (bytes(10_000), 413)):
+                answer = httpx.post(f"{address}/predict", content=content, headers={"Origin": origin})
+                assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (status, origin)
+                assert "Origin" in answer.headers["vary"]
+        assert preflight(address, "https://shop.example", "DELETE").status_code == 400
+        for answer in (
+            preflight(address, "https://evil.example"),
+            httpx.post(f"{address}/predict", content=image_of(30), headers={"Origin": "https://evil.example"}),
+            httpx.get(f"{address}/model", headers={"Origin": "https://shop.example", "Host": "evil.example"}),
+        ):
+            assert (answer.status_code, answer.headers.get("access-control-allow-origin")) == (403, None)
+
+
+def test_without_allowed_origins_no_preflight_is_answered(service):
+    assert preflight(service, "https://shop.example").status_code == 403
+    same = httpx.post(f"{service}/predict", content=image_of(30), headers={"Origin": service})
+    assert (same.status_code, same.headers.get("access-control-allow-origin")) == (200, None)

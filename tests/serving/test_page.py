@@ -15,6 +15,8 @@ from selenium.webdriver.support.ui import WebDriverWait
 from selenium_axe_python import Axe
 from service_process import served
 
+from flowerlib.photos import formats
+
 FLAGS = (
     "headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking", "disable-quic",
     "disable-component-update", "disable-sync", "use-fake-device-for-media-stream", "use-fake-ui-for-media-stream",
@@ -219,13 +221,19 @@ def test_the_keyboard_alone_is_enough(service, browser, photograph):
     assert overlay.value_of_css_property("opacity") == "0"
 
 
+@pytest.mark.parametrize(("suffix", "format"), [("tif", "TIFF"), ("heic", "HEIF")])
 def test_a_format_that_the_browser_cannot_show_is_shown_as_the_network_receives_it(
-    service, browser, photograph, expected, tmp_path
+    service, browser, photograph, expected, tmp_path, suffix, format
 ):
+    if format not in formats.FORMATS:
+        pytest.skip(f"Pillow needs a plug-in to read {suffix}")
     classifier, _ = expected
-    Image.open(photograph).save(tmp_path / "flower.tif")
+    Image.open(photograph).copy().save(tmp_path / f"flower.{suffix}", format)  # a copy is no JPEG any more
     open_page(browser, service)
-    (card,) = choose(browser, tmp_path / "flower.tif")
+    for chooser in ("#files", "#capture"):
+        accepted = element(browser, chooser).get_attribute("accept").split(",")
+        assert {"image/*", f".{suffix}"} <= set(accepted)
+    (card,) = choose(browser, tmp_path / f"flower.{suffix}")
     photo = element(card, ".photo")
     wait_for(browser, lambda page: has_loaded(page, photo))
     assert photo.get_attribute("src").startswith("data:image/png;base64,")
@@ -282,6 +290,21 @@ def test_nothing_on_the_pages_violates_their_security_policy(service, browser, p
     browser.get(f"{service}/docs")
     wait_for(browser, lambda page: elements(page, ".opblock-summary-path"))
     assert [entry["message"] for entry in browser.get_log("browser")] == []
+
+
+def test_the_documentation_sends_a_photograph(service, browser, photograph, expected):
+    classifier, probabilities = expected
+    browser.get(f"{service}/docs")
+    wait_for(browser, lambda page: elements(page, ".opblock-post"))
+    for button in (".opblock-post .opblock-summary-control", ".try-out__btn", ".json-schema-form-item-add", ".execute"):
+        wait_for(browser, lambda page, button=button: elements(page, button))
+        browser.execute_script("arguments[0].click()", element(browser, button))
+        if button == ".json-schema-form-item-add":
+            wait_for(browser, lambda page: elements(page, ".opblock-post input[type=file]"))
+            element(browser, ".opblock-post input[type=file]").send_keys(str(photograph))
+    wait_for(browser, lambda page: elements(page, ".live-responses-table .highlight-code"))
+    ((name, _),) = classifier.top(probabilities[photograph.name], 1)
+    assert f'"class": "{name}"' in element(browser, ".live-responses-table").text
 
 
 def test_an_injected_script_does_not_run(service, browser):

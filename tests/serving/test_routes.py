@@ -89,7 +89,8 @@ def test_the_documentation_is_fetched_from_the_service_itself(service):
 def test_other_methods_are_refused_with_those_that_are_allowed(service, path, allowed):
     answer = httpx.delete(f"{service}/{path}")
     assert (answer.status_code, answer.headers.get("allow")) == (405, allowed)
-    assert answer.json() == {"detail": f"method not allowed; use {allowed}"}
+    assert answer.json()["detail"] == f"method not allowed; use {allowed}"
+    assert ("example" in answer.json()) == (path == "predict")
 
 
 @pytest.mark.parametrize(
@@ -121,12 +122,11 @@ def test_a_bad_request_is_explained_and_the_service_goes_on(limited, name):
     assert post(limited, ("a.png", image_of(30))).status_code == 200
 
 
-def test_a_wrong_field_is_named(limited):
-    answer = httpx.post(f"{limited}/predict", files=[("photos", ("a.png", image_of(30)))])
+@pytest.mark.parametrize(("options", "words"), [("top=0", "`top`: "), ("top=abc&similar=99", "`similar`: ")])
+def test_a_wrong_option_is_named(service, options, words):
+    answer = httpx.post(f"{service}/predict?{options}", content=image_of(30))
     assert answer.status_code == 422
-    assert answer.json()["detail"][0]["loc"] == ["body", "files"]
-    answer = httpx.post(f"{limited}/predict", data={"files": "text"}, files={"x": b""})
-    assert answer.status_code == 422
+    assert words in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("path", ["", "healthz", "model", "metrics", "docs", "openapi.json", "static/app.js"])

@@ -97,6 +97,8 @@ async function showModel() {
   try {
     const model = await describeModel();
     document.body.classList.toggle("pad", model.fit === "pad");
+    // Named only where the server reads them: for a file that is not named, such as HEIC, telephones send a JPEG.
+    for (const input of [$("#files"), $("#capture")]) input.accept = ["image/*", ...model.suffixes].join();
     $("#smoke-test").hidden = !model.smoke_test;
     $("#about").textContent =
       `${model.name} (${model.backbone}) tells ${model.classes.length} classes apart; its macro F1 on validation ` +

@@ -1,4 +1,4 @@
-"""Values of every depth and colours of every profile, against numbers worked out from the standards."""
+"""Values of every depth and colours of every profile, against numbers worked out from the standards; sizes."""
 
 import io
 import struct
@@ -8,8 +8,9 @@ import pytest
 from PIL import Image, ImageCms
 from test_photo import SIZE, saved
 
+from flowerlib import data
 from flowerlib.config import FlowersError
-from flowerlib.photos import photo
+from flowerlib.photos import photo, preprocess
 
 # To XYZ at D50, as profiles hold it: the primaries of each space, adapted by Bradford's matrix (lindbloom.com).
 SRGB = np.array(
@@ -119,3 +120,10 @@ def test_a_colour_tiff_of_16_bits_that_uses_12_is_refused():
     content = content[:where] + struct.pack("<HHH", 16, 16, 16) + content[where + 6 :]
     with pytest.raises(FlowersError, match="has samples of 16 bits that use at most 12"):
         photo.read(io.BytesIO(content + bytes(80 * 80 * 3)), SIZE)
+
+
+@pytest.mark.parametrize("side", [24, 48, 192, 224, 331, 512])
+@pytest.mark.parametrize("size", [24, 150, 192, 224, 300, 331, 512])
+def test_a_square_gets_another_side_as_in_training_to_the_last_bit(side, size):
+    noise = np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8)
+    np.testing.assert_array_equal(preprocess.resize(noise, size), np.asarray(data.resize(noise[None], size))[0])
