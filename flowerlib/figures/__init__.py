@@ -1,6 +1,6 @@
 """Figures, one function each: they draw arrays and tables, and know nothing of the rest.
 
-Read `style` first (colours, bars, the watermark), then any other.
+Read `style` first (colours, bars, the watermark), then any other; `lettering` has the fonts.
 """
 
 from flowerlib.figures.dataset import class_colours, class_counts, file_sizes, ignored_classes

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -28,6 +28,7 @@ from flowerlib.training.gallery import Gallery
 
 STDIN = Path("-")  # an image on standard input
 BATCH_SIZE = 32  # 64 takes a small network 250 MB more, and is no faster on a CPU
+File = TypeVar("File", Path, BinaryIO)
 MODEL_FILES = ("model.keras", "classes.json", "preprocessing.json", "run.json")
 
 
@@ -120,12 +121,20 @@ def _run(model: keras.Model, images: np.ndarray) -> np.ndarray | list[np.ndarray
 
 
 def model_folder(run: Path) -> Path:
-    """Return the folder with the model: `model/` of a run, or the folder itself."""
-    return run / "model" if (run / "model/model.keras").exists() else run
+    """Return the folder with the model: `model/` of a run, or the folder itself; the one that model.keras lies in."""
+    if run.is_file() and run.name == MODEL_FILES[0]:
+        return run.parent
+    return run / "model" if (run / "model" / MODEL_FILES[0]).exists() else run
+
+
+def run_folder(model: Path) -> Path:
+    """Return the folder of the run that a model lies in, or that of a model which was copied elsewhere."""
+    folder = model_folder(model)
+    return folder.parent if folder.resolve().name == "model" else folder
 
 
 def load(run: Path) -> Classifier:
-    """Load the model of a run: `runs/<name>`, its folder `model`, or a copy of that folder.
+    """Load the model of a run: `runs/<name>`, its folder `model`, a copy of that folder, or model.keras in it.
 
     Raises:
         FlowersError: a file of it is missing or damaged.
@@ -133,6 +142,10 @@ def load(run: Path) -> Classifier:
     if not run.exists():
         raise FlowersError(f"`{run}` does not exist; pass a run folder, such as outputs/runs/00_quickstart")
     folder = model_folder(run)
+    if not folder.is_dir():
+        raise FlowersError(
+            f"`{run}` is a file and no model.keras; pass a run folder, such as outputs/runs/00_quickstart"
+        )
     if missing := [name for name in MODEL_FILES if not (folder / name).exists()]:
         runs = sorted(path.parents[1] for path in run.glob(f"runs/*/model/{MODEL_FILES[0]}"))
         examples = " or ".join(f"`{path}`" for path in runs) or "outputs/runs/00_quickstart"
@@ -179,11 +192,11 @@ def _visible_files(folder: Path) -> list[Path]:
 
 
 def classify(
-    classifier: Classifier, files: Sequence[Path], batch_size: int = BATCH_SIZE
-) -> Iterator[tuple[Path, np.ndarray | FlowersError]]:
+    classifier: Classifier, files: Sequence[File], batch_size: int = BATCH_SIZE
+) -> Iterator[tuple[File, np.ndarray | FlowersError]]:
     """Yield each file, in order, with its probabilities `(num_classes,)`, or with the error that it cannot be read."""
 
-    def pixels_or_error(file: Path) -> np.ndarray | FlowersError:
+    def pixels_or_error(file: File) -> np.ndarray | FlowersError:
         try:
             return _pixels(classifier, file)
         except FlowersError as error:
@@ -242,7 +255,7 @@ def report(
         raise FlowersError(f"{num_failed} of {len(files)} images could not be read; they are named above")
 
 
-def _pixels(classifier: Classifier, file: Path) -> np.ndarray:
+def _pixels(classifier: Classifier, file: Path | BinaryIO) -> np.ndarray:
     return classifier.pixels(io.BytesIO(_standard_input()) if file == STDIN else file)
 
 

@@ -46,7 +46,7 @@ def export(run: Path, export_format: ExportFormat, images: Sequence[Path] = (), 
     original = partial(classifier.probabilities, mirror=False)
     pixels = _comparison_images(classifier, images)
     expected = _predict(original, pixels)  # before an exporter changes the model
-    out = out or run / "export" / export_format
+    out = out or (run.parent if run.is_file() else run) / "export" / export_format
     model_folder = classification.model_folder(run)
     with atomic_write(out) as folder:
         folder.mkdir()
