@@ -1,7 +1,6 @@
 """The commands. Those of `flowerlib kaggle` are in `kaggle.cli`."""
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -293,7 +292,7 @@ def evaluate(
     with contextlib.redirect_stdout(sys.stderr):  # what drawing says is no part of the answer
         evaluation_page.write(found, out)
     if as_json:
-        print(json.dumps(evaluation_page.as_json(found), ensure_ascii=False))
+        classification.print_json(evaluation_page.as_json(found))
     else:
         print(found, f"All of it on one page: {out / evaluation_page.PAGE}", sep="\n")
 

@@ -194,8 +194,8 @@ def labels_and_ids(flowers: Flowers, split: str) -> tuple[np.ndarray, np.ndarray
 
 
 def decode_utf8(values: np.ndarray) -> np.ndarray:
-    """Return UTF-8 bytes `(n,)` as strings, such as ids, in which a file's name may stand."""
-    return np.array([value.decode() for value in values], str)
+    """Return UTF-8 bytes `(n,)` as strings, such as ids, which may hold a file's name; other bytes become `\\xe9`."""
+    return np.array([value.decode("utf-8", "backslashreplace") for value in values], str)
 
 
 def _numbered(flowers: Flowers, split: str) -> tf.data.Dataset:

@@ -64,7 +64,7 @@ def _comparison_images(classifier: Classifier, images: Sequence[Path]) -> np.nda
     """Return images `(N, S, S, 3)` float32, preprocessed for the model."""
     files: list[Path | io.BytesIO]
     if images:
-        files = [*classification.find_images(images)[:MAX_COMPARED]]
+        files = [*classification.find_images(images)[0][:MAX_COMPARED]]
     elif classifier.gallery:
         files = [io.BytesIO(thumbnail) for thumbnail in classifier.gallery.thumbnails[:MAX_COMPARED]]
     else:

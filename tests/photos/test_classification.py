@@ -36,7 +36,7 @@ def test_a_file_gets_the_very_probabilities_that_its_record_got(run, images):
     folder, expected = run
     model = classification.load(folder)
     results = {
-        path.stem: value for path, value in classification.classify(model, classification.find_images([images]), 4)
+        path.stem: value for path, value in classification.classify(model, classification.find_images([images])[0], 4)
     }
     assert results.keys() == set(expected.ids)
     for name, probabilities in zip(expected.ids, expected.probabilities, strict=True):
@@ -114,7 +114,7 @@ def test_what_cannot_be_read_is_named_and_the_others_are_answered(run, images, t
 def test_places_without_images_are_refused(tmp_path):
     with pytest.raises(FlowersError, match="does not exist"):
         classification.find_images([tmp_path / "nowhere"])
-    with pytest.raises(FlowersError, match="has no files"):
+    with pytest.raises(FlowersError, match="has no pictures"):
         classification.find_images([tmp_path])
 
 
@@ -198,7 +198,7 @@ def test_an_image_on_standard_input_gets_the_probabilities_of_its_file(run, imag
     classification.report(model, [path], 2, "csv")
     of_file = capsys.readouterr().out
     classification._standard_input.cache_clear()
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(path.read_bytes())))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(path.read_bytes()), encoding="utf-8"))
     classification.report(model, [classification.STDIN], 2, "csv")
     assert capsys.readouterr().out == of_file.replace(str(path), "-")
 
