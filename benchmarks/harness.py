@@ -162,11 +162,19 @@ def markdown(results: Path = RESULTS) -> str:
             f"### {path.stem}",
             f"{kept['date']}, {kept['machine']}: `{kept['command']}`",
             "| what | measured | unit | target | met |\n|---|---|---|---|---|\n"
-            + "\n".join(f"| {row.what} | {shown(row.value)} | {row.unit} | {row.target} | {row.met} |" for row in rows),
+            + "\n".join(
+                f"| {' | '.join(map(_cell, (row.what, shown(row.value), row.unit, row.target, row.met)))} |"
+                for row in rows
+            ),
         ]
         if path.with_suffix(".png").exists():
             parts.append(f"![{path.stem}](results/{path.stem}.png)")
     return "".join(f"\n{part}\n" for part in parts) + "\n"
+
+
+def _cell(text: object) -> str:
+    """Text in a cell of a Markdown table, in which a bar would end it."""
+    return str(text).replace("|", "\\|").replace("\n", " ")
 
 
 def small(flowers: Flowers) -> Flowers:

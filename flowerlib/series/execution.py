@@ -13,6 +13,9 @@ from pathlib import Path
 import nbformat
 import papermill
 import psutil
+from ipykernel.kernelspec import make_ipkernel_cmd
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
@@ -34,6 +37,15 @@ from flowerlib.series.progress import LastLine
 CELLS = "{l_bar}{bar}| {n_fmt}/{total_fmt} cells"  # some take a second and one an hour: they do not tell how long
 NOTEBOOK_MEMORY = 4.5e9  # bytes that the largest notebook takes
 READERS = ("20_ensemble",)  # notebooks that read what the others leave
+
+
+class OwnKernel(AsyncKernelManager):
+    """A kernel of the Python that runs flowerlib, whatever the kernel specs on this machine say of `python3`."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        """The spec that the kernel is started by."""
+        return KernelSpec(argv=make_ipkernel_cmd(), display_name="Python 3", language="python")
 
 
 @dataclass(frozen=True)
@@ -160,6 +172,7 @@ def _execute(job: Job) -> str:
                 parameters=job.parameters,
                 cwd=job.out,
                 kernel_name="python3",
+                kernel_manager_class=OwnKernel,
                 progress_bar={"desc": job.name} | bar,
                 stdout_file=printed,
                 stderr_file=printed,
