@@ -77,11 +77,13 @@ def lint(
 ) -> None:
     """Lint kernels before they are pushed."""
     from flowerlib.kaggle import build, check, kernels
+    from flowerlib.series import pairs
 
     if not folders:
         folders = [kernels.ROOT, *sorted((kernels.ROOT / build.KERNELS_DIR).glob("*/"))]
         if len(folders) == 1:
             raise FlowersError(f"nothing is built in {build.KERNELS_DIR}; run `flowerlib kaggle build`")
+        pairs.require_current(sorted((kernels.ROOT / "notebooks").glob("*.ipynb")))
     check.require(folders)
     print("No problems found in:", *(os.path.relpath(folder) for folder in folders), sep="\n")
 

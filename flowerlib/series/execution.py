@@ -31,7 +31,7 @@ from flowerlib.config import (
 )
 from flowerlib.parallel import num_cores, processes
 from flowerlib.series import notebooks as series
-from flowerlib.series import page
+from flowerlib.series import page, pairs
 from flowerlib.series.progress import LastLine
 
 CELLS = "{l_bar}{bar}| {n_fmt}/{total_fmt} cells"  # some take a second and one an hour: they do not tell how long
@@ -83,7 +83,9 @@ def run(
             one, of which nothing is written.
         RuntimeError: a notebook stopped with another error; it stays in `out` for reading.
     """
-    chosen = _jobs([series.resolve(each) for each in notebooks] or series.names(), out, parameters, name)
+    names = [series.resolve(each) for each in notebooks] or series.names()
+    pairs.require_current(series.NOTEBOOKS / f"{each}.ipynb" for each in names)
+    chosen = _jobs(names, out, parameters, name)
     _set_places(data)
     existed = out.exists()
     try:
