@@ -209,7 +209,7 @@ def _require_place(path: Path) -> None:
         exists = path.exists()
     except OSError:  # such as a name that is too long
         exists = False
-    told = printable(str(path))[:MAX_PATH_SHOWN]
+    told = _one_line(printable(str(path)))[:MAX_PATH_SHOWN]
     if not exists and ADDRESS.match(str(path)):
         address = told.replace(":/", "://", 1)  # a path has lost one of its slashes
         raise FlowersError(
@@ -316,8 +316,12 @@ def _print_prediction(file: str, predictions: list[tuple[str, float]], form: str
         csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
     else:
         text = ", ".join(f"{name} {probability:.1%}" for name, probability in predictions)
-        name = CONTROL.sub(lambda found: repr(found[0])[1:-1], file)  # so that it takes one line
-        print(f"{name}: {text or 'no class is probable enough'}")
+        print(f"{_one_line(file)}: {text or 'no class is probable enough'}")
+
+
+def _one_line(name: str) -> str:
+    """Escape what would break a line, or steer a terminal."""
+    return CONTROL.sub(lambda found: repr(found[0])[1:-1], name)
 
 
 def print_json(content: object) -> None:

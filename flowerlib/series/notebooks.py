@@ -21,10 +21,18 @@ def names() -> list[str]:
     Raises:
         FlowersError: there are none: flowerlib was installed without its clone.
     """
-    found = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
-    if not found:
-        raise FlowersError(f"no notebooks in `{NOTEBOOKS}`; work in a clone, where `make setup` installs flowerlib")
-    return found
+    require_clone(NOTEBOOKS)
+    return sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+
+
+def require_clone(notebooks: Path) -> None:
+    """Refuse to go on without notebooks in that folder.
+
+    Raises:
+        FlowersError: there are none: flowerlib was installed without its clone.
+    """
+    if not any(notebooks.glob("*.ipynb")):
+        raise FlowersError(f"no notebooks in `{notebooks}`; work in a clone, where `make setup` installs flowerlib")
 
 
 def resolve(given: str) -> str:
