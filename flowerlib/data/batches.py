@@ -72,6 +72,14 @@ def train_batches(
     return prefetch(numbered.map(batch, NUM_PARALLEL_CALLS))
 
 
+def fitting_batch_size(flowers: Flowers, batch_size: int) -> int:
+    """Return the batch size, or the number of training images where there are fewer; a line says so."""
+    count = flowers.count("train")
+    if batch_size > count:
+        print(f"The batch size is {count}, not {batch_size}: there are only {count} training images.")
+    return min(batch_size, count)
+
+
 def shuffled_positions(count: int, seed: int, start: int = 0) -> tf.data.Dataset:
     """Return the positions 0 to `count` - 1 (int32) again and again, every time in another order, without the first
     `start` of them.

@@ -5,6 +5,7 @@ Read `style` first (colours, bars, the watermark), then any other; `lettering` h
 
 from flowerlib.figures.dataset import class_colours, class_counts, file_sizes, ignored_classes
 from flowerlib.figures.images import activation_maps, gallery, label_texts, lit_by_map, rows
+from flowerlib.figures.lettering import legible
 from flowerlib.figures.results import (
     class_f1,
     confused_pairs,
@@ -35,6 +36,7 @@ __all__ = [
     "ignored_classes",
     "label_texts",
     "learning_rates",
+    "legible",
     "lit_by_map",
     "recap",
     "rows",

@@ -60,8 +60,7 @@ def _can_draw(character: str) -> bool:
         return True
     if character.isspace() or unicodedata.category(character)[0] == "C":
         return False
-    for family in _families():
-        path = _file(family)
+    for family, path in _families():
         if ord(character) in _charmap(path) and _draws(path, character):
             matplotlib.rcParams["font.family"] = [*matplotlib.rcParams["font.family"], family]
             return True
@@ -70,16 +69,12 @@ def _can_draw(character: str) -> bool:
 
 def _used_files() -> Iterator[str]:
     for family in matplotlib.rcParams["font.family"]:
-        yield _file(family)
-
-
-def _file(family: str) -> str:
-    return font_manager.findfont(font_manager.FontProperties(family=[family]))
+        yield font_manager.findfont(font_manager.FontProperties(family=[family]))
 
 
 @cache
-def _families() -> tuple[str, ...]:
-    """The families of all installed fonts, those that have many characters first."""
+def _families() -> tuple[tuple[str, str], ...]:
+    """The installed families with the file of their regular font, those that have many characters first."""
     known = {Path(font.fname) for font in font_manager.fontManager.ttflist}
     for path in font_manager.findSystemFonts():  # matplotlib's own list may be older than a font
         if Path(path) not in known:
@@ -87,9 +82,12 @@ def _families() -> tuple[str, ...]:
                 font_manager.fontManager.addfont(path)
             except Exception:  # fonts of pixels, such as of emoji, and damaged ones raise anything
                 continue
-    names = {font.name for font in font_manager.fontManager.ttflist if Path(font.fname).exists()}
-    suitable = [name for name in names if not _UNSUITABLE.fullmatch(name)]
-    return tuple(sorted(suitable, key=lambda name: (not _LIKELY.search(name), name)))
+    regular = {
+        font.name: font.fname
+        for font in font_manager.fontManager.ttflist
+        if (font.style, font.weight) == ("normal", 400) and not _UNSUITABLE.fullmatch(font.name)
+    }
+    return tuple(sorted(regular.items(), key=lambda font: (not _LIKELY.search(font[0]), font)))
 
 
 @cache

@@ -112,13 +112,15 @@ def _card(mistake: Mistake) -> str:
     return (
         f'<figure><img src="data:image/jpeg;base64,{source}" alt=""><figcaption>'
         f"<b>{_text(mistake.predicted)}</b> {mistake.probability:.1%}<br>true: {_text(mistake.true)}<br>"
-        f"<small>{_text(mistake.id)}</small></figcaption></figure>"
+        f"<small><bdi>{html.escape(mistake.id)}</bdi></small></figcaption></figure>"
     )
 
 
 def _text(text: str) -> str:
-    """Text as HTML, in its own direction of writing."""
-    return f"<bdi>{html.escape(text)}</bdi>"
+    """Text as HTML, in its own direction of writing; with what the figures show in its place, where that is another."""
+    shown = figures.legible(text)
+    code_points = f" <small>{html.escape(shown)}</small>" if "U+" in shown and shown != text else ""
+    return f"<bdi>{html.escape(text)}</bdi>{code_points}"
 
 
 def _picture(figure: Figure, words: str) -> str:
@@ -128,7 +130,8 @@ def _picture(figure: Figure, words: str) -> str:
 
 
 def _table(rows: pd.DataFrame, header: Sequence[str]) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    kinds = ["" if isinstance(value, str) else ' class="number"' for value in rows.iloc[0]]
+    head = "".join(f"<th{kind}>{html.escape(name)}</th>" for kind, name in zip(kinds, header, strict=True))
     body = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows.itertuples(index=False))
     return f'<div class="wide"><table>\n<tr>{head}</tr>\n{body}\n</table></div>'
 

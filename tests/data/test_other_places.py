@@ -36,3 +36,13 @@ def test_a_folder_inside_of_a_dataset_leads_to_the_dataset(flowers, tmp_path, in
 def test_an_empty_folder_is_none_of_them(tmp_path):
     with pytest.raises(FlowersError, match="no flowers found: no folder `tfrecords-jpeg-<S>x<S>`"):
         data.find(path=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("asked", "given", "line"), [(24, 23, "The batch size is 23, not 24: there are only 23 "), (8, 8, "")]
+)
+def test_a_batch_is_not_larger_than_the_training_images(flowers, asked, given, line, capsys):
+    assert data.fitting_batch_size(flowers, asked) == given
+    assert capsys.readouterr().out.startswith(line)
+    images, _ = next(iter(data.train_batches(flowers, given)))
+    assert len(images) == given
