@@ -1,5 +1,6 @@
 """A notebook and its source, the `.py` beside it. The notebook is what runs: it must not be older than its source."""
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def require_current(notebooks: Iterable[Path]) -> None:
             f"jupytext --to ipynb --update {' '.join(str(path.with_suffix('.py')) for path in stale)}"
         )
     for path in differing:
-        print(f"{path.name} has other cells than {path.stem}.py; the .ipynb is taken.")
+        print(f"{path.name} has other cells than {path.stem}.py; the .ipynb is taken.", file=sys.stderr)
 
 
 def _differs(notebook: Path) -> bool:

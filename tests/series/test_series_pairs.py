@@ -32,7 +32,7 @@ def test_a_pair_that_is_in_sync_may_have_any_age(pair, seconds, capsys):
     _, notebook, age = pair
     age(seconds)
     pairs.require_current([notebook])
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_notebook_that_was_changed_is_taken_and_that_is_said(pair, capsys):
     nbformat.write(content, notebook)
     age(-60)
     pairs.require_current([notebook])
-    assert capsys.readouterr().out == "00_a.ipynb has other cells than 00_a.py; the .ipynb is taken.\n"
+    assert capsys.readouterr().err == "00_a.ipynb has other cells than 00_a.py; the .ipynb is taken.\n"
 
 
 def test_a_notebook_without_source_and_the_outputs_of_a_notebook_do_not_matter(pair, capsys):
@@ -68,7 +68,7 @@ def test_a_notebook_without_source_and_the_outputs_of_a_notebook_do_not_matter(p
     pairs.require_current([notebook])
     source.unlink()
     pairs.require_current([notebook])
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -92,4 +92,4 @@ def test_what_is_no_notebook_is_named_in_one_line(pair, change, words):
 
 def test_the_notebooks_of_the_series_are_in_sync(capsys):
     pairs.require_current(sorted(notebooks.NOTEBOOKS.glob("*.ipynb")))
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr() == ("", "")
