@@ -5,7 +5,7 @@ import numpy as np
 from flowerlib.evaluation.ensemble import resampled_macro_f1
 from flowerlib.predictions import Predictions
 
-MAX_COUNTS = 10_000_000  # how often each image is drawn, held at once: 40 MB in float32
+MAX_COUNTS = 10_000_000  # how often each image is drawn, held at once: 80 MB
 
 
 def bootstrap_intervals(

@@ -300,9 +300,8 @@ def _explain(classifier: Classifier, file: Path, label: int, folder: Path) -> No
     """Write an image, bright where it supports the class, as `<name of the file>-<class>.png`."""
     image = _pixels(classifier, file)
     lit = figures.lit_by_map(image, classifier.activation_map(image).values[..., label])
-    name = os.fsdecode(
-        classifier.classes[label].replace("/", "-").encode("utf-8", "replace")
-    )  # whatever the locale's encoding
+    name = classifier.classes[label].replace("/", "-")
+    name = os.fsdecode(name.encode("utf-8", "replace"))  # in any locale
     with atomic_write(folder / f"{file.name}-{name}.png") as temporary:
         Image.fromarray(lit).save(temporary, "PNG")
 

@@ -34,7 +34,7 @@ def write(found: Evaluation, out: Path) -> None:
     }
     for name, text in texts.items():
         with atomic_write(out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def as_json(found: Evaluation) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from flowerlib.photos import classification, labelled, matching, photo
 from flowerlib.photos.classification import BATCH_SIZE, Classifier
 from flowerlib.photos.labelled import Labelled, Split
 from flowerlib.photos.listing import Reading
-from flowerlib.photos.tree import listed
+from flowerlib.photos.tree import listed, printable
 from flowerlib.predictions import Predictions, metrics
 
 MAX_ERRORS_SHOWN = 20
@@ -148,7 +148,7 @@ def evaluate(
         )
         mistakes = _mistakes(classifier, photographs, scored, predicted)
     found = Evaluation(
-        str(source),
+        printable(str(source)),
         photographs.split,
         classifier.record,
         classifier.classes,

@@ -79,10 +79,11 @@ def run(
         jobs: how many run side by side; as cores and free memory allow unless given. The ensemble waits for all.
 
     Raises:
-        FlowersError: an unknown notebook or parameter; another process runs into `out`; or a notebook stopped with
-            one, of which nothing is written.
+        FlowersError: an unknown notebook or parameter; a place whose name is no text; another process runs into `out`;
+            or a notebook stopped with one, of which nothing is written.
         RuntimeError: a notebook stopped with another error; it stays in `out` for reading.
     """
+    _require_text(str(out.resolve()), data or "")
     names = [series.resolve(each) for each in notebooks] or series.names()
     pairs.require_current(series.NOTEBOOKS / f"{each}.ipynb" for each in names)
     chosen = _jobs(names, out, parameters, name)
@@ -98,6 +99,18 @@ def run(
         if not existed and out.is_dir() and not any(out.iterdir()):
             out.rmdir()
     print(f"All of it on one page: {out / 'index.html'}")
+
+
+def _require_text(*places: str) -> None:
+    """Refuse places whose names cannot be written into a notebook."""
+    for place in places:
+        try:
+            place.encode()
+        except UnicodeEncodeError:
+            told = os.fsencode(place).decode("utf-8", "backslashreplace")
+            raise FlowersError(
+                f"`{told}` is no text in this locale, as notebooks need it; rename it, or set LC_ALL=C.UTF-8"
+            ) from None
 
 
 def _jobs(chosen: list[str], out: Path, given: Iterable[str], name: str | None) -> list[Job]:

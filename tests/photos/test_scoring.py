@@ -3,6 +3,7 @@
 import csv
 import html
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -232,6 +233,18 @@ def test_the_page_needs_nothing_else(model, by_class):
     assert "http" not in page
     assert page.count('src="data:image/') == page.count("<img ")
     assert "<script" not in page
+
+
+def test_a_source_whose_name_is_no_utf_8_has_a_page(model, by_class, tmp_path):
+    source = shutil.copytree(by_class, tmp_path / os.fsdecode(b"caf\xe9"))
+    (source / os.fsdecode(b"rose/\xff.jpg")).write_bytes(next((source / "rose").iterdir()).read_bytes())
+    found = scoring.evaluate(model, source)
+    evaluation_page.write(found, tmp_path / "out")
+    assert "caf\\xe9" in (tmp_path / "out/evaluation.html").read_text("utf-8")
+    assert "rose/\\xff.jpg" in (tmp_path / "out/predictions.csv").read_text("utf-8")
+    names = replace(found, classes=("\udce9", *found.classes[1:]))
+    evaluation_page.write(names, tmp_path / "out")
+    assert "\\udce9" in (tmp_path / "out/classes.csv").read_text("utf-8")
 
 
 def run_command(*arguments):

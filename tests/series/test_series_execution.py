@@ -223,3 +223,12 @@ def test_a_broken_kernel_spec_does_not_matter_as_the_own_python_is_the_kernel(sp
     series.run(out=tmp_path / "out", jobs=1)
     executed = nbformat.read(tmp_path / "out/00_a.ipynb", as_version=4)
     assert executed.cells[0].outputs[0]["text"] == f"{sys.executable}\n"
+
+
+@pytest.mark.parametrize("where", ["out", "data"])
+def test_a_place_whose_name_is_no_text_is_named(where, notebooks, tmp_path):
+    notebooks("00_a", "1")
+    places = {"out": tmp_path / "out"} | {where: tmp_path / os.fsdecode(b"caf\xe9")}
+    with pytest.raises(FlowersError, match=r"caf\\xe9` is no text in this locale.*; rename it, or set LC_ALL"):
+        series.run(**{key: str(value) if key == "data" else value for key, value in places.items()})
+    assert not (tmp_path / "out").exists()
