@@ -161,7 +161,7 @@ def draw_sample(
     images: Annotated[int, typer.Option(help="Number of images, over train, val and test.")] = 1500,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
 ) -> None:
-    """Draw a synthetic dataset, to try everything without the real one."""
+    """Draw a synthetic dataset, to try everything without data."""
     from flowerlib import sample
 
     sample.write(out, image_size=size, num_images=images, seed=seed)
