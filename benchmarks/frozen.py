@@ -138,7 +138,7 @@ def quickstart(root: str) -> list[Row]:
                 capture_output=True,
             )
             seconds.append(time.monotonic() - began)
-        record = json.loads(Path(place, "first/runs/00_quickstart/run.json").read_text())
+        record = json.loads(Path(place, "first/runs/00_quickstart/run.json").read_text("utf-8"))
     return [
         Row("00_quickstart, from nothing to the submission", seconds[0], "s", "<= 300"),
         Row("00_quickstart, features kept", seconds[1], "s", "<= 60"),

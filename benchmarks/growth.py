@@ -111,7 +111,7 @@ def _repeated(flowers: Flowers, folder: Path, times: int) -> Path:
         for number, shard in enumerate(shards * (times if split == "train" else 1)):
             name = Path(shard).name.split("-", 1)[1]
             (place / f"{number:03d}-{name}").symlink_to(Path(shard).resolve())
-    (folder / "classes.json").write_text(json.dumps(flowers.classes))
+    (folder / "classes.json").write_text(json.dumps(flowers.classes), encoding="utf-8")
     return folder
 
 

@@ -80,7 +80,7 @@ class Report:
         }
         content = about | {"rows": [asdict(row) for row in self.rows], "raw": self.raw}
         with atomic_write(folder / f"{self.name}.json") as temporary:
-            temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+            temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         if self.figure is not None:
             with atomic_write(folder / f"{self.name}.png") as temporary:
                 self.figure.savefig(temporary, dpi=120, format="png")
@@ -135,38 +135,46 @@ def kept(name: str, what: list, compute: Callable[[], list]) -> list:
     Kept in `build/benchmarks/` until `Report.save`; `what` it depends on must be the same.
     """
     path = PARTS / f"{name}.json"
-    if path.exists() and (part := json.loads(path.read_text()))["what"] == what:
+    if path.exists() and (part := json.loads(path.read_text("utf-8")))["what"] == what:
         return part["value"]
     value = compute()
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps({"what": what, "value": value}))
+        temporary.write_text(json.dumps({"what": what, "value": value}), encoding="utf-8")
     return value
 
 
 def write_table(readme: Path = README, results: Path = RESULTS) -> None:
     """Put all that is kept in `results` into the README, between its two marks."""
-    before, rest = readme.read_text().split(BEGIN)
+    before, rest = readme.read_text("utf-8").split(BEGIN)
     _, after = rest.split(END)
     with atomic_write(readme) as temporary:
-        temporary.write_text(f"{before}{BEGIN}\n{markdown(results)}{END}{after}")
+        temporary.write_text(f"{before}{BEGIN}\n{markdown(results)}{END}{after}", encoding="utf-8")
 
 
 def markdown(results: Path = RESULTS) -> str:
     """Return a table for each benchmark that is kept, with where and how it was measured."""
     parts = []
     for path in sorted(results.glob("*.json")):
-        kept = json.loads(path.read_text())
+        kept = json.loads(path.read_text("utf-8"))
         rows = [Row(**row) for row in kept["rows"]]
         parts += [
             f"### {path.stem}",
             f"{kept['date']}, {kept['machine']}: `{kept['command']}`",
             "| what | measured | unit | target | met |\n|---|---|---|---|---|\n"
-            + "\n".join(f"| {row.what} | {shown(row.value)} | {row.unit} | {row.target} | {row.met} |" for row in rows),
+            + "\n".join(
+                f"| {' | '.join(map(_cell, (row.what, shown(row.value), row.unit, row.target, row.met)))} |"
+                for row in rows
+            ),
         ]
         if path.with_suffix(".png").exists():
             parts.append(f"![{path.stem}](results/{path.stem}.png)")
     return "".join(f"\n{part}\n" for part in parts) + "\n"
+
+
+def _cell(text: object) -> str:
+    """Text in a cell of a Markdown table, in which a bar would end it."""
+    return str(text).replace("|", "\\|").replace("\n", " ")
 
 
 def small(flowers: Flowers) -> Flowers:

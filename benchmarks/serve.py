@@ -151,5 +151,5 @@ def _ask(port: int, images: list[bytes], service: int, seconds: float) -> dict[s
 
 def _megabytes(process: int) -> float:
     """Memory that a process holds."""
-    status = Path(f"/proc/{process}/status").read_text()
+    status = Path(f"/proc/{process}/status").read_text("utf-8")
     return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024

@@ -197,7 +197,7 @@ def set_aside(path: Path) -> Path:
 def write_checksum(path: Path, content: Path | None = None) -> None:
     """Write the checksum of a file beside it, `<path>.sha256`; of `content`, where that is to become the file."""
     with atomic_write(_checksum(path)) as temporary:
-        temporary.write_text(_digest(content or path))
+        temporary.write_text(_digest(content or path), encoding="utf-8")
 
 
 def is_intact(path: Path) -> bool:
@@ -247,7 +247,7 @@ def exclusive_lock(path: Path, instead: Callable[[str], None]) -> Iterator[None]
     path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as opened:
         while True:
-            file = opened.enter_context(open(path, "a+"))
+            file = opened.enter_context(open(path, "a+", encoding="utf-8"))
             if not _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 file.seek(0)
                 instead(file.read().strip() or "unknown")

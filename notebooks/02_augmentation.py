@@ -47,6 +47,7 @@ SEED = 0  # of everything random: the same seed gives the same figures again
 flowers = data.find(IMAGE_SIZE)
 data.check(flowers)
 print(flowers)
+BATCH_SIZE = data.fitting_batch_size(flowers, BATCH_SIZE)
 
 # %%
 images, labels = next(iter(data.train_batches(flowers, 1, seed=SEED)))

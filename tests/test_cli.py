@@ -32,6 +32,7 @@ ALONE = (
     "sample",
     "folder",
     "predict",
+    "evaluate",
     "export",
     "serve",
     "check",

@@ -22,7 +22,7 @@ ORDER = (
 
 
 def parsed(file):
-    return ast.parse((PACKAGE / file).read_text())
+    return ast.parse((PACKAGE / file).read_text("utf-8"))
 
 
 def wing(name):
@@ -127,6 +127,26 @@ def test_everything_public_is_typed(file):
         untyped += [f"{name}({each.arg})" for each in arguments if each and not each.annotation]
         untyped += [name] if node.returns is None else []
     assert [name for name in untyped if not name.endswith(("(self)", "(cls)"))] == []
+
+
+def opens_text_in_the_locale(call):
+    """Whether a call reads or writes text in no named encoding; ruff sees only paths of which it knows the type."""
+    attribute = isinstance(call.func, ast.Attribute)
+    name = call.func.attr if attribute else getattr(call.func, "id", "")
+    if "encoding" in {keyword.arg for keyword in call.keywords}:
+        return False
+    if name in ("read_text", "write_text"):
+        return len(call.args) < (1 if name == "read_text" else 2)
+    if name in ("run", "Popen", "check_output"):
+        return "text" in {keyword.arg for keyword in call.keywords}
+    modes = [node.value for argument in call.args[1:2] for node in ast.walk(argument) if isinstance(node, ast.Constant)]
+    return name == "open" and not attribute and not any("b" in str(mode) for mode in modes)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_text_is_read_and_written_in_a_named_encoding(file):
+    calls = [node for node in ast.walk(parsed(file)) if isinstance(node, ast.Call)]
+    assert [f"{file}:{call.lineno}" for call in calls if opens_text_in_the_locale(call)] == []
 
 
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.py"))

@@ -1,5 +1,6 @@
 """The commands. Those of `flowerlib kaggle` are in `kaggle.cli`."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from flowerlib import __version__
-from flowerlib.cli.options import Backend, ClassFrom, DeviceKind, Fit, Format, Profile, SplitRule, seconds
+from flowerlib.cli.options import Backend, ClassFrom, DeviceKind, Fit, Format, Profile, Split, SplitRule, seconds
 from flowerlib.config import FlowersError, competition_mounts, sample_dir
 from flowerlib.kaggle import cli as kaggle
 from flowerlib.kaggle.options import renamed
@@ -29,6 +30,17 @@ ModelOption = Annotated[
 DataOption = Annotated[
     str | None, typer.Option(metavar="PLACE", help="The dataset's folder or address, instead of FLOWERS_DATA.")
 ]
+ClassFromOption = Annotated[
+    ClassFrom | None, typer.Option(help="Of folders within folders, which is the class. Default: recognized.")
+]
+ColumnsOption = Annotated[
+    str | None, typer.Option(metavar="PATH,LABEL[,SPLIT]", help="Columns of a CSV by name, or by number from 1.")
+]
+RootOption = Annotated[Path | None, typer.Option(help="Folder of the paths in a CSV. Default: that of the CSV.")]
+
+
+def _split_names(columns: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in columns.split(",")) if columns else ()
 
 
 def _print_version(wanted: bool) -> None:
@@ -149,7 +161,7 @@ def draw_sample(
     images: Annotated[int, typer.Option(help="Number of images, over train, val and test.")] = 1500,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
 ) -> None:
-    """Draw a synthetic dataset, to try everything without the real one."""
+    """Draw a synthetic dataset, to try everything without data."""
     from flowerlib import sample
 
     sample.write(out, image_size=size, num_images=images, seed=seed)
@@ -168,13 +180,9 @@ def folder(
     split: Annotated[
         SplitRule, typer.Option(help="keep or redo the splits that SOURCE has, such as folders train and val.")
     ] = SplitRule.keep,
-    class_from: Annotated[
-        ClassFrom | None, typer.Option(help="Of folders within folders, which is the class. Default: recognized.")
-    ] = None,
-    columns: Annotated[
-        str | None, typer.Option(metavar="PATH,LABEL[,SPLIT]", help="Columns of a CSV by name, or by number from 1.")
-    ] = None,
-    root: Annotated[Path | None, typer.Option(help="Folder of the paths in a CSV. Default: that of the CSV.")] = None,
+    class_from: ClassFromOption = None,
+    columns: ColumnsOption = None,
+    root: RootOption = None,
     merge_names: Annotated[bool, typer.Option("--merge-names", help="Make one class of Rose, rose and ROSE.")] = False,
     fit: Annotated[Fit, typer.Option(help="crop keeps the middle square of a photograph, pad all of it.")] = Fit.crop,
     seed: Annotated[int, typer.Option(help="Seed of the split and of the order.")] = 0,
@@ -190,8 +198,7 @@ def folder(
     from flowerlib.photos import folder as photos
     from flowerlib.photos.listing import Reading
 
-    names = tuple(name.strip() for name in columns.split(",")) if columns else ()
-    reading = Reading(split.value, class_from.value if class_from else None, names, root, merge_names)
+    reading = Reading(split.value, class_from.value if class_from else None, _split_names(columns), root, merge_names)
     print(
         photos.convert(
             source,
@@ -232,6 +239,62 @@ def predict(
     form: Literal["text", "json", "csv"] = "json" if as_json else "csv" if as_csv else "text"
     classifier = classification.load(model)
     classification.report(classifier, images, top, form, threshold=threshold, explain=explain)
+
+
+@app.command(epilog="Example: flowerlib evaluate my-flowers --model outputs/runs/00_quickstart --out report")
+def evaluate(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder with a folder for each class, a zip or tar of one, a CSV, or what folder made.",
+        ),
+    ],
+    model: ModelOption,
+    split: Annotated[
+        Split | None, typer.Option(help="Which split of SOURCE. Default: test if it has labels, else val; all if none.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Output folder. Default: RUN/evaluation/SOURCE.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    class_from: ClassFromOption = None,
+    columns: ColumnsOption = None,
+    root: RootOption = None,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave out pictures that cannot be read, instead of stopping.")
+    ] = False,
+    skip_unknown: Annotated[
+        bool,
+        typer.Option("--skip-unknown", help="Leave out classes that the model does not have, instead of stopping."),
+    ] = False,
+) -> None:
+    """Score a model on labelled photographs.
+
+    Accuracy and macro F1 with 95 % intervals, precision, recall and F1 of each class, confusion matrix, worst mistakes:
+    as a page (DIR/evaluation.html), as JSON and as CSV.
+    """
+    from flowerlib.photos import classification, evaluation_page, scoring
+    from flowerlib.photos.listing import Reading
+
+    names = _split_names(columns)
+    reading = Reading(class_from=class_from.value if class_from else None, columns=names, root=root)
+    classifier = classification.load(model)
+    found = scoring.evaluate(
+        classifier,
+        source,
+        split=split.value if split else None,
+        reading=reading,
+        skip_broken=skip_broken,
+        skip_unknown=skip_unknown,
+    )
+    out = out or classification.run_folder(model) / "evaluation" / source.resolve().name
+    with contextlib.redirect_stdout(sys.stderr):  # what drawing says is no part of the answer
+        evaluation_page.write(found, out)
+    if as_json:
+        classification.print_json(evaluation_page.as_json(found))
+    else:
+        print(found, f"All of it on one page: {out / evaluation_page.PAGE}", sep="\n")
 
 
 @app.command(epilog="Example: flowerlib export outputs/runs/00_quickstart --format onnx --images holiday/")

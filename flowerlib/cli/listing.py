@@ -12,7 +12,7 @@ from flowerlib.series.notebooks import frame
 
 def show(out: Path) -> None:
     """Print the notebooks with device and time, the networks with size and weights, and the runs in `out`."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)  # names are text, such as [red]rose[/]
     console.print(_notebooks(), _networks(), *([_runs(out)] if any(out.glob("runs/*/run.json")) else []), sep="\n")
 
 

@@ -22,6 +22,15 @@ class SplitRule(StrEnum):
     redo = "redo"
 
 
+class Split(StrEnum):
+    """Which of the photographs of a source are scored."""
+
+    train = "train"
+    val = "val"
+    test = "test"
+    all = "all"
+
+
 class ClassFrom(StrEnum):
     """Which of several folders within each other is the class."""
 

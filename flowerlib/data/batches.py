@@ -72,6 +72,14 @@ def train_batches(
     return prefetch(numbered.map(batch, NUM_PARALLEL_CALLS))
 
 
+def fitting_batch_size(flowers: Flowers, batch_size: int) -> int:
+    """Return the batch size, or the number of training images where there are fewer; a line says so."""
+    count = flowers.count("train")
+    if batch_size > count:
+        print(f"The batch size is {count}, not {batch_size}: there are only {count} training images.")
+    return min(batch_size, count)
+
+
 def shuffled_positions(count: int, seed: int, start: int = 0) -> tf.data.Dataset:
     """Return the positions 0 to `count` - 1 (int32) again and again, every time in another order, without the first
     `start` of them.
@@ -194,8 +202,8 @@ def labels_and_ids(flowers: Flowers, split: str) -> tuple[np.ndarray, np.ndarray
 
 
 def decode_utf8(values: np.ndarray) -> np.ndarray:
-    """Return UTF-8 bytes `(n,)` as strings, such as ids, in which a file's name may stand."""
-    return np.array([value.decode() for value in values], str)
+    """Return UTF-8 bytes `(n,)` as strings, such as ids, which may hold a file's name; other bytes become `\\xe9`."""
+    return np.array([value.decode("utf-8", "backslashreplace") for value in values], str)
 
 
 def _numbered(flowers: Flowers, split: str) -> tf.data.Dataset:

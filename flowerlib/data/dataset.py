@@ -11,7 +11,8 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from pathlib import PurePosixPath
+from itertools import islice
+from pathlib import Path, PurePosixPath
 
 from flowerlib.accelerator import tf
 from flowerlib.config import FlowersError, competition_mounts, sample_dir
@@ -19,6 +20,8 @@ from flowerlib.data import classes
 
 SPLITS = ("train", "val", "test")
 HASH_CHUNK_BYTES = 1 << 20  # bytes at a time
+PHOTOGRAPHS = (".jpg", ".jpeg", ".png", ".webp", ".heic", ".tif", ".tiff", ".gif", ".bmp")
+MAX_FILES_SEEN = 10_000
 SHARD = re.compile(r"\d+-(\d+)x\1-(\d+)\.tfrec")
 
 
@@ -84,6 +87,8 @@ def find(image_size: int | None = None, path: str | None = None, *, nearest: boo
     places, instead = _candidate_roots(named)
     found = {place: sizes for place in places if (sizes := _sizes(place))}
     if not found:
+        if named:
+            _refuse_lookalikes(places[0])
         searched = ", ".join(f"`{place}`{_why_unreadable(place)}" for place in places)
         raise FlowersError(
             f"no flowers found: no folder `tfrecords-jpeg-<S>x<S>` in {searched}; name the folder that holds them with "
@@ -109,6 +114,28 @@ def _candidate_roots(named: str | None) -> tuple[list[str], str]:
         return mounts, ", or unset FLOWERS_KAGGLE"
     draw = ", or use `flowerlib run --sample`, which draws a small synthetic dataset"
     return [*mounts, str(sample_dir())], draw
+
+
+def _refuse_lookalikes(place: str) -> None:
+    """Say what to do with photographs, with an archive, and with a folder inside of a dataset."""
+    path = Path(place)
+    if "://" in place or not path.exists():
+        return
+    if re.match(r"tfrecords-jpeg-", path.name) or re.match(r"tfrecords-jpeg-", path.resolve().parent.name):
+        root = path if path.name.startswith("tfrecords-jpeg-") else path.resolve().parent
+        raise FlowersError(f"`{place}` is a folder of a dataset; name the dataset's own: --data {root.parent}")
+    if path.is_file() or _has_photographs(path):
+        what = "is a file" if path.is_file() else "holds photographs"
+        raise FlowersError(
+            f"`{place}` {what}, and no dataset; make one of the photographs first: "
+            f"flowerlib folder {place} my-flowers, then --data my-flowers"
+        )
+
+
+def _has_photographs(folder: Path) -> bool:
+    """Whether there is a file that looks like one among the first below a folder."""
+    files = islice((name for _, _, names in os.walk(folder) for name in names), MAX_FILES_SEEN)
+    return any(name.lower().endswith(PHOTOGRAPHS) for name in files)
 
 
 def _why_unreadable(place: str) -> str:

@@ -28,7 +28,8 @@ def check(flowers: Flowers, progress: bool = True) -> None:
         for index, record_id in enumerate(shard_ids):
             place = f"`{path}` record {index}"
             if other := first.get(record_id):
-                raise FlowersError(f"{place}: id {record_id.decode()!r} is also that of {other}; ids must be unique")
+                told = record_id.decode("utf-8", "backslashreplace")
+                raise FlowersError(f"{place}: id {told!r} is also that of {other}; ids must be unique")
             if record_id:
                 first[record_id] = place
 

@@ -1,5 +1,6 @@
 """Evaluation: `statistics` of a dataset, `errors` of a model, `ensemble` of several, `comparison` of two.
 
+`intervals` says how much a score would vary with other images,
 `activation_maps` computes which places of an image support a class, `galleries` shows errors with them."""
 
 from flowerlib.evaluation.activation_maps import ActivationMaps, activation_maps
@@ -16,6 +17,7 @@ from flowerlib.evaluation.ensemble import (
 )
 from flowerlib.evaluation.errors import class_report, confused_pairs, most_confident_errors
 from flowerlib.evaluation.galleries import error_gallery
+from flowerlib.evaluation.intervals import bootstrap_intervals
 from flowerlib.evaluation.statistics import (
     class_counts,
     colour_scores,
@@ -35,6 +37,7 @@ __all__ = [
     "agreement",
     "aligned",
     "average_row",
+    "bootstrap_intervals",
     "class_counts",
     "class_report",
     "colour_scores",

@@ -7,6 +7,8 @@ import pandas as pd
 
 from flowerlib.predictions import Predictions, metrics
 
+pd.options.display.html.use_mathjax = False  # in the notebooks' tables: a class may be called Ba$$in
+
 
 def class_report(predicted: Predictions, classes: Sequence[str]) -> pd.DataFrame:
     """Return precision, recall, F1 and support of each class, the worst F1 first.

@@ -38,7 +38,7 @@ def image_table(flowers: Flowers, progress: bool = True) -> pd.DataFrame:
             for (images, labels, ids), kilobytes in batches:
                 labels = labels.numpy()
                 columns = {"split": split, "label": labels, "class": names[labels], "kilobytes": kilobytes}
-                image = [f"{split} {record_id.decode()}" for record_id in ids.numpy()]
+                image = [f"{split} {name}" for name in data.decode_utf8(ids.numpy())]
                 parts.append(pd.DataFrame(columns | _pixel_columns(images), pd.Index(image, name="image")))
                 bar.update(len(labels))
     table = pd.concat(parts)

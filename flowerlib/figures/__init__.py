@@ -1,10 +1,11 @@
 """Figures, one function each: they draw arrays and tables, and know nothing of the rest.
 
-Read `style` first (colours, bars, the watermark), then any other.
+Read `style` first (colours, bars, the watermark), then any other; `lettering` has the fonts.
 """
 
 from flowerlib.figures.dataset import class_colours, class_counts, file_sizes, ignored_classes
 from flowerlib.figures.images import activation_maps, gallery, label_texts, lit_by_map, rows
+from flowerlib.figures.lettering import legible
 from flowerlib.figures.results import (
     class_f1,
     confused_pairs,
@@ -35,6 +36,7 @@ __all__ = [
     "ignored_classes",
     "label_texts",
     "learning_rates",
+    "legible",
     "lit_by_map",
     "recap",
     "rows",

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
+from flowerlib.figures.lettering import legible
 from flowerlib.figures.style import MARKED, POINT, WIDTH, new_figure, note, pixels, show, tight, wrapped
 
 
@@ -77,7 +78,7 @@ def rows(images: np.ndarray, names: Sequence[str], *, column_titles: Sequence[st
     Titles stand above the first columns, as many as there are.
     """
     num_rows, columns = np.shape(images)[:2]
-    names = [textwrap.fill(name, 14) for name in names]
+    names = [textwrap.fill(legible(name), 14) for name in names]
     margin = 0.1 + 0.075 * max(len(line) for name in names for line in name.split("\n"))
     figure = new_figure(num_rows * (WIDTH - margin) / columns + (0.2 if column_titles else 0))
     tight(figure)

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from flowerlib.figures.lettering import legible
 from flowerlib.figures.style import (
     GREY,
     TRAIN,
@@ -94,6 +95,7 @@ def confusion_matrix(table: np.ndarray, names: Sequence[str]) -> Figure:
     axes = figure.subplots()
     shown = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     if len(names) <= 30:
+        names = list(map(legible, names))
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
         axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set(xlabel="predicted class", ylabel="true class")
@@ -106,6 +108,7 @@ def similarity(table: np.ndarray, names: Sequence[str], label: str) -> Figure:
     figure = new_figure(0.45 * len(names) + 2.0)
     axes = figure.subplots()
     shown = axes.imshow(table, cmap="Purples", vmin=min(0.5, float(np.min(table))), vmax=1)
+    names = list(map(legible, names))
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
     axes.set_yticks(range(len(names)), names)
     for (row, column), value in np.ndenumerate(table):

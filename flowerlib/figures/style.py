@@ -7,12 +7,15 @@ Blue is the training split, orange the validation split, green the test split, i
 import io
 import math
 import textwrap
+import unicodedata
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from flowerlib.figures.lettering import legible
 
 # Told apart by colour-blind readers too. Source: Okabe and Ito, jfly.uni-koeln.de/color
 TRAIN, VAL, TEST = "#0072B2", "#D55E00", "#009E73"
@@ -70,13 +73,15 @@ def tight(figure: Figure) -> None:
 
 def class_ticks(axes: Axes, names: Sequence[str]) -> None:
     """Name the rows of a list of classes."""
-    axes.set_yticks(range(len(names)), names, fontsize=7.5)
+    axes.set_yticks(range(len(names)), list(map(legible, names)), fontsize=7.5)
     axes.tick_params(axis="y", length=0)
 
 
 def wrapped(text: str, width: float, size: float) -> str:
     """Break `text`, best in place of " / ", where it would be wider than `width` inches in `size` points."""
-    characters = int(width / (0.56 * size * POINT))
+    text = legible(text)
+    num_wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    characters = max(1, int(width / (0.56 * size * POINT) * len(text) / (len(text) + num_wide))) if text else 1
     lines = [text] if len(text) <= characters else text.split(" / ")
     return "\n".join(textwrap.fill(line, characters) for line in lines)
 
@@ -120,7 +125,7 @@ def bars(
     for index in np.flatnonzero(hollow if hollow is not None else []):
         bars[index].set(facecolor="white", hatch="///")
     axes.bar_label(bars, ["\N{EN DASH}" if np.isnan(value) else write(value) for value in numbers], padding=4)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), list(map(legible, names)))
     axes.tick_params(axis="y", length=0)
     plain_axes(axes, xlim=(0, 1.15 * np.nan_to_num(numbers).max() or 1), ylim=(len(names) - 0.4, -0.6))
 

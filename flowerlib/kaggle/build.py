@@ -16,6 +16,8 @@ from flowerlib.config import FlowersError, atomic_write
 from flowerlib.kaggle import embedding, kernels
 from flowerlib.kaggle.embedding import CONTENT_PLACEHOLDER, SOURCES_LINE, code_sources
 from flowerlib.kaggle.kernels import FLAGSHIP, METADATA, PLACEHOLDER_OWNER, ROOT, SERIES, Kernel
+from flowerlib.series import pairs
+from flowerlib.series.notebooks import require_clone
 
 KERNELS_DIR = Path("build/kernels")
 FLAGSHIP_NOTEBOOK = Path("build") / f"{FLAGSHIP}.ipynb"  # what the repository's own kernel-metadata.json describes
@@ -102,8 +104,11 @@ def make_all(
         raise FlowersError("the kernels need an owner: give `--user NAME`, or log in with `kaggle auth login`")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", user):
         raise FlowersError(f"`user` (={user}) must be a Kaggle user name, as in the address of the profile")
+    require_clone(root / "notebooks")
+    chosen = kernels.select(notebooks)
+    pairs.require_current(root / "notebooks" / f"{kernel.notebook}.ipynb" for kernel in chosen)
     one = partial(make, user=user, accelerator=accelerator, online=online, root=root)
-    return [one(kernel) for kernel in kernels.select(notebooks)]
+    return [one(kernel) for kernel in chosen]
 
 
 def build(
@@ -132,7 +137,8 @@ def build(
         Each folder and the kernel in it, sources first.
 
     Raises:
-        FlowersError: an unknown notebook or accelerator, an invalid owner, or this is not a clone.
+        FlowersError: an unknown notebook or accelerator, an invalid owner, this is not a clone, or a notebook is
+            older than its `.py`.
     """
     made = make_all(notebooks, user=user, accelerator=accelerator, online=online, root=root)
     folders = {(out or root / KERNELS_DIR) / built.kernel.notebook: built for built in made}

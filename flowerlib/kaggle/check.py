@@ -3,6 +3,7 @@
 import difflib
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -30,6 +31,8 @@ METADATA_TYPES = {
     "kernel_sources": list,
     "model_sources": list,
 }
+OPTIONAL_TYPES = {"id_no": int, "docker_image_pinning_type": str}  # that the package takes too
+PINNING_TYPES = ("original", "latest")  # of the image
 SLUG = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 # How sources are named: the pattern, and its description.
 SOURCE_PATTERNS = {
@@ -94,14 +97,15 @@ def require_built(kernels: Iterable[BuiltKernel]) -> None:
 
 
 def _check_keys(metadata: dict) -> Iterator[str]:
+    known = METADATA_TYPES | OPTIONAL_TYPES
     for key, value in metadata.items():
         if key == "docker_image":
             yield "`docker_image` can put a TPU kernel on the plain CPU image without a word; remove it"
-        elif key not in METADATA_TYPES:
-            nearest = difflib.get_close_matches(key, METADATA_TYPES, 1, 0.0)[0]
+        elif key not in known:
+            nearest = difflib.get_close_matches(key, known, 1, 0.0)[0]
             yield f"unknown key `{key}`, which Kaggle ignores; did you mean `{nearest}`?"
-        elif not isinstance(value, METADATA_TYPES[key]):
-            yield f"`{key}` (={value!r}) must be a {METADATA_TYPES[key].__name__}, not a {type(value).__name__}"
+        elif not isinstance(value, known[key]) or (known[key] is int and isinstance(value, bool)):
+            yield f"`{key}` (={value!r}) must be a {known[key].__name__}, not a {type(value).__name__}"
     for key in METADATA_TYPES:
         if key not in metadata:
             yield f"`{key}` is missing; write it, the defaults differ from what the documentation says"
@@ -109,7 +113,11 @@ def _check_keys(metadata: dict) -> Iterator[str]:
 
 def _well_typed(metadata: dict) -> dict:
     """Return the entries whose values have the right type."""
-    return {key: value for key, value in metadata.items() if isinstance(value, METADATA_TYPES.get(key, ()))}
+    return {
+        key: value
+        for key, value in metadata.items()
+        if isinstance(value, (METADATA_TYPES | OPTIONAL_TYPES).get(key, ()))
+    }
 
 
 def _check_own_values(metadata: dict) -> Iterator[str]:
@@ -127,6 +135,8 @@ def _check_shared_values(metadata: dict) -> Iterator[str]:
     for key, allowed in (("language", "python"), ("kernel_type", "notebook")):
         if values.get(key, allowed) != allowed:
             yield f"`{key}` (={values[key]}) must be {allowed}"
+    if (pinned := values.get("docker_image_pinning_type", "latest")) not in PINNING_TYPES:
+        yield f"`docker_image_pinning_type` (={pinned}) must be one of {', '.join(PINNING_TYPES)}, or left out"
     for key, (pattern, description) in SOURCE_PATTERNS.items():
         for source in values.get(key, []):
             if not isinstance(source, str) or not re.fullmatch(pattern, source):
@@ -163,8 +173,11 @@ def _check_notebook(path: Path) -> Iterator[str]:
         yield "does not exist; run `flowerlib kaggle build`"
         return
     content = path.read_bytes()
+    if content.startswith(BOM_UTF8):
+        yield "begins with a byte-order mark, at which the kaggle package stops; save it as UTF-8 without one"
+        return
     try:
-        notebook = json.loads(content)
+        notebook = json.loads(content.decode("utf-8"))
         cells, metadata = notebook["cells"], dict(notebook["metadata"])
         sources = ["".join(cell["source"]) for cell in cells]
     except (ValueError, KeyError, TypeError):

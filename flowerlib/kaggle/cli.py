@@ -56,7 +56,9 @@ def build(
     Each gets a folder with the notebook, flowerlib embedded, and its kernel-metadata.json.
     """
     from flowerlib.kaggle import build, client, kernels
+    from flowerlib.series.notebooks import require_clone
 
+    require_clone(kernels.ROOT / "notebooks")
     out, user = out or to, user or client.logged_in_user() or kernels.owner()
     folders = build.build(notebooks or (), user=user, out=out, accelerator=accelerator, online=online)
     for folder, built in folders.items():
@@ -77,11 +79,14 @@ def lint(
 ) -> None:
     """Lint kernels before they are pushed."""
     from flowerlib.kaggle import build, check, kernels
+    from flowerlib.series import notebooks, pairs
 
     if not folders:
+        notebooks.require_clone(kernels.ROOT / "notebooks")
         folders = [kernels.ROOT, *sorted((kernels.ROOT / build.KERNELS_DIR).glob("*/"))]
         if len(folders) == 1:
             raise FlowersError(f"nothing is built in {build.KERNELS_DIR}; run `flowerlib kaggle build`")
+        pairs.require_current(sorted((kernels.ROOT / "notebooks").glob("*.ipynb")))
     check.require(folders)
     print("No problems found in:", *(os.path.relpath(folder) for folder in folders), sep="\n")
 

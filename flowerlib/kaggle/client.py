@@ -4,9 +4,12 @@ The one place that relies on a private part of the package: the session of its H
 """
 
 import io
+import json
+import os
 from contextlib import redirect_stdout
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from requests import PreparedRequest, Response, Session
@@ -59,22 +62,48 @@ def connect(*, renew: bool = False) -> "KaggleApi":
         renew: first exchange a login that expires for a new one; the package itself does so half an hour too late.
 
     Raises:
-        FlowersError: there are no credentials.
+        FlowersError: there are no credentials, or their file is damaged.
     """
     set_read_timeout()
-    with redirect_stdout(io.StringIO()):  # without credentials, importing the package prints a page
-        from kaggle.api.kaggle_api_extended import KaggleApi
-
-        api = KaggleApi()
-        try:
-            if renew:
-                _renew_login(api)
-            api.authenticate()
-        except SystemExit:
-            api.config_values = {}
+    try:
+        with redirect_stdout(io.StringIO()):  # without credentials, importing the package prints a page
+            api = _authenticated(renew)
+    except (TypeError, AttributeError, ValueError):
+        _require_sound_file()
+        raise
     if not api.config_values.get(api.CONFIG_NAME_USER):
+        _require_sound_file()
         raise FlowersError(f"no Kaggle credentials: {LOGIN_HINT}")
     return api
+
+
+def _authenticated(renew: bool) -> "KaggleApi":
+    from kaggle.api.kaggle_api_extended import KaggleApi
+
+    api = KaggleApi()
+    try:
+        if renew:
+            _renew_login(api)
+        api.authenticate()
+    except SystemExit:
+        api.config_values = {}
+    return api
+
+
+def _require_sound_file() -> None:
+    """Refuse a `kaggle.json` that holds no credentials; the package passes over one without a word."""
+    home = Path.home()
+    folders = [Path(os.environ.get("KAGGLE_CONFIG_DIR") or home / ".kaggle"), home / ".config/kaggle"]
+    for path in (folder / "kaggle.json" for folder in folders):
+        if not path.exists():
+            continue
+        try:
+            content = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            content = str(error)
+        if not isinstance(content, dict) or not {"username", "key"} <= content.keys():
+            reason = content if isinstance(content, str) and content else "username and key are missing"
+            raise FlowersError(f"`{path}` is damaged ({' '.join(reason.split())}); remove it, and {LOGIN_HINT}")
 
 
 def _renew_login(api: "KaggleApi") -> None:

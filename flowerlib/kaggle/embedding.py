@@ -74,7 +74,7 @@ def _package_files(name: str) -> dict[str, Path]:
     wanted, todo = {"LICENSE"}, ["__init__.py"]
     while todo:
         wanted.add(file := todo.pop())
-        imported = re.findall(rf"^from (?:{module})?\.?(\w+) import", paths[file].read_text(), re.MULTILINE)
+        imported = re.findall(rf"^from (?:{module})?\.?(\w+) import", paths[file].read_text("utf-8"), re.MULTILINE)
         todo += [f"{name}.py" for name in imported if f"{name}.py" in paths and f"{name}.py" not in wanted]
     return {f"{module}/{file}": paths[file] for file in wanted}
 

@@ -3,10 +3,12 @@
 The `kaggle` package answers a refusal with an ordinary return value, or prints it and exits with code 0.
 """
 
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from requests.exceptions import HTTPError, RequestException
+from requests.exceptions import HTTPError, ProxyError, RequestException, SSLError
 
 from flowerlib.config import FlowersError
 
@@ -32,7 +34,7 @@ def readable_errors() -> Iterator[None]:
 
     Raises:
         Unreachable: trying again may help.
-        FlowersError: the credentials are refused.
+        FlowersError: the credentials are refused, or there are no certificates where the environment says.
         RuntimeError: any other error.
     """
     try:
@@ -42,13 +44,35 @@ def readable_errors() -> Iterator[None]:
     except HTTPError as error:
         raise _refusal(error) from None
     except RequestException as error:  # no connection, a timeout, or a response that is truncated or garbled
-        raise Unreachable(f"Kaggle cannot be reached: {error}") from None
+        raise Unreachable(f"Kaggle cannot be reached: {_reason(error)}") from None
     except OSError as error:
+        if "certificate bundle" in str(error):
+            raise FlowersError(f"{_bundle()} names no file of certificates; correct it, or unset it") from None
         raise RuntimeError(f"{error}; make room, or name another folder") from None
     except ValueError as error:
         raise _refusal(error) from None
     except (KeyError, TypeError, AttributeError) as error:
         raise RuntimeError(f"the kaggle package does not understand Kaggle's response: {error!r}") from error
+
+
+def _reason(error: RequestException) -> str:
+    """Why there is no connection, in a few words where the cause is known."""
+    text = str(error)
+    if "NameResolutionError" in text or "getaddrinfo" in text:
+        host = re.search(r"resolve '([^']+)'", text)
+        return f"the address of {host[1] if host else 'its server'} cannot be looked up; is there a network?"
+    if isinstance(error, ProxyError):
+        return "the proxy does not answer; check HTTPS_PROXY"
+    if isinstance(error, SSLError):
+        return f"its certificate is not trusted ({_bundle()}): {text}"
+    return text
+
+
+def _bundle() -> str:
+    """The variable that names the certificates to trust, with its value."""
+    names = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+    name = next((name for name in names if os.environ.get(name)), names[0])
+    return f"`{name}` (={os.environ.get(name, '')})"
 
 
 def _refusal(error: Exception) -> Exception:

@@ -50,7 +50,7 @@ def finish(series: Series, console: Console, *, submit: bool) -> Path | None:
 
 def _print_log(log: Path, console: Console) -> None:
     if log.exists():
-        lines = log.read_text().splitlines()[-NUM_LOG_LINES:]
+        lines = log.read_text("utf-8").splitlines()[-NUM_LOG_LINES:]
         print_line(console, "\n".join([f"\nThe end of {log}:", *lines]))
 
 
@@ -83,7 +83,7 @@ def _submit_once(series: Series, console: Console) -> None:
     """Submit the ensemble's version unless it was submitted before: the submissions of a day are few."""
     ensemble, record = series.jobs[ENSEMBLE], series.outputs.folder / "submitted.json"
     version = {"kernel": ensemble.ref, "version": ensemble.version}
-    previous = json.loads(record.read_text()) if record.exists() else {}
+    previous = json.loads(record.read_text("utf-8")) if record.exists() else {}
     if previous.items() >= version.items():
         if previous["answer"] is None:
             raise RuntimeError(f"version {ensemble.version} may have been submitted before: {SUBMISSION_HINT}")
@@ -103,7 +103,7 @@ def _submit_once(series: Series, console: Console) -> None:
 
 def _write_json(path: Path, content: dict) -> None:
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _make_recap(series: Series) -> None:

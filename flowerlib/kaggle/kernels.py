@@ -155,9 +155,12 @@ def metadata(
     online = shared["enable_internet"] if online is None else online
     weights = f"{user}/{WEIGHTS_SLUG}"
     datasets = [source for source in shared["dataset_sources"] if source.split("/")[-1] != WEIGHTS_SLUG]
+    ref = f"{user}/{kernel.slug}"
+    if ref != shared.get("id"):  # its number is of that kernel alone, which a push of another one would overwrite
+        shared = {key: value for key, value in shared.items() if key != "id_no"}
     return {
         **shared,
-        "id": f"{user}/{kernel.slug}",
+        "id": ref,
         "title": kernel.title,
         "code_file": f"{kernel.notebook}.ipynb",
         "enable_gpu": machine.startswith("Nvidia"),

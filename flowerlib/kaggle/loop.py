@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 def print_line(console: Console, text: str) -> None:
     """Print text literally and without wrapping."""
-    console.print(text, soft_wrap=True, highlight=False, markup=False)
+    console.print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def retry(console: Console, interval: float, request: Callable[..., T], *arguments: object) -> T:

@@ -34,7 +34,7 @@ class Outputs:
             FlowersError: it is; pushed anew, it would belong to another user.
         """
         file = self._version_file(built.kernel.notebook)
-        if file.exists() and (known := json.loads(file.read_text()))["kernel"] == built.ref:
+        if file.exists() and (known := json.loads(file.read_text("utf-8")))["kernel"] == built.ref:
             raise FlowersError(
                 f"Kaggle does not show {built.ref}, of which it had version {known['version']}; is another user logged "
                 f"in? If you deleted the kernel, remove {file.parent} to push it anew"
@@ -44,10 +44,10 @@ class Outputs:
         """Download a kernel's output, whole or not at all, unless that of this version is there."""
         description = json.dumps({"kernel": built.ref, "version": version, "content": built.content})
         file = self._version_file(built.kernel.notebook)
-        if not file.exists() or file.read_text() != description:
+        if not file.exists() or file.read_text("utf-8") != description:
             with atomic_write(file.parent) as temporary:
                 self.service.output(built.ref, version, temporary)
-                (temporary / file.name).write_text(description)
+                (temporary / file.name).write_text(description, encoding="utf-8")
 
     def save_log(self, built: BuiltKernel, version: int, max_attempts: int, interval: float) -> RuntimeError | None:
         """Save a kernel's log; return the error that prevented it, which must not hide why the kernel failed."""
@@ -60,6 +60,6 @@ class Outputs:
                 time.sleep(interval)
             else:
                 with atomic_write(self.log_file(built.kernel.notebook)) as temporary:
-                    temporary.write_text(text)
+                    temporary.write_text(text, encoding="utf-8")
                 return None
         return error

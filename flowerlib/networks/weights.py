@@ -143,7 +143,10 @@ def _unpack(package: str, name: str, to: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         options = ["--quiet", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--target", folder]
         done = subprocess.run(
-            [sys.executable, "-m", "pip", "install", *options, package], capture_output=True, text=True
+            [sys.executable, "-m", "pip", "install", *options, package],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
         )
         found = find_files(Path(folder), name)
         if not found:

@@ -9,5 +9,6 @@ What lives here, in the order to read it:
     splitting: near-duplicate groups and stratified splits
     folder: convert a folder of photographs into a dataset
     classification: classify photographs with a trained model
+    labelled, matching, scoring, evaluation_page: score a model on photographs whose classes are known
     export: the model in other formats
 """

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -22,12 +24,17 @@ from flowerlib.accelerator import keras
 from flowerlib.config import FlowersError, atomic_write, read_record
 from flowerlib.evaluation import ActivationMaps
 from flowerlib.networks import folding
-from flowerlib.photos import photo, preprocess
+from flowerlib.photos import photo, preprocess, tree
+from flowerlib.photos.tree import printable
 from flowerlib.training import gallery as galleries
 from flowerlib.training.gallery import Gallery
 
 STDIN = Path("-")  # an image on standard input
 BATCH_SIZE = 32  # 64 takes a small network 250 MB more, and is no faster on a CPU
+File = TypeVar("File", Path, BinaryIO)
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|data:image/")
+MAX_PATH_SHOWN = 300  # characters of a path in a message
 MODEL_FILES = ("model.keras", "classes.json", "preprocessing.json", "run.json")
 
 
@@ -120,12 +127,20 @@ def _run(model: keras.Model, images: np.ndarray) -> np.ndarray | list[np.ndarray
 
 
 def model_folder(run: Path) -> Path:
-    """Return the folder with the model: `model/` of a run, or the folder itself."""
-    return run / "model" if (run / "model/model.keras").exists() else run
+    """Return the folder with the model: `model/` of a run, or the folder itself; the one that model.keras lies in."""
+    if run.is_file() and run.name == MODEL_FILES[0]:
+        return run.parent
+    return run / "model" if (run / "model" / MODEL_FILES[0]).exists() else run
+
+
+def run_folder(model: Path) -> Path:
+    """Return the folder of the run that a model lies in, or that of a model which was copied elsewhere."""
+    folder = model_folder(model)
+    return folder.parent if folder.resolve().name == "model" else folder
 
 
 def load(run: Path) -> Classifier:
-    """Load the model of a run: `runs/<name>`, its folder `model`, or a copy of that folder.
+    """Load the model of a run: `runs/<name>`, its folder `model`, a copy of that folder, or model.keras in it.
 
     Raises:
         FlowersError: a file of it is missing or damaged.
@@ -133,6 +148,10 @@ def load(run: Path) -> Classifier:
     if not run.exists():
         raise FlowersError(f"`{run}` does not exist; pass a run folder, such as outputs/runs/00_quickstart")
     folder = model_folder(run)
+    if not folder.is_dir():
+        raise FlowersError(
+            f"`{run}` is a file and no model.keras; pass a run folder, such as outputs/runs/00_quickstart"
+        )
     if missing := [name for name in MODEL_FILES if not (folder / name).exists()]:
         runs = sorted(path.parents[1] for path in run.glob(f"runs/*/model/{MODEL_FILES[0]}"))
         examples = " or ".join(f"`{path}`" for path in runs) or "outputs/runs/00_quickstart"
@@ -156,34 +175,57 @@ def _load_files(folder: Path) -> Classifier:
     return Classifier(model, tuple(classes), *sizes, preprocessing["fit"], record, gallery)
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Return the files among the paths, and for each folder the files below it that are not hidden, sorted.
+def find_images(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Return the files among the paths, and for each folder the pictures below it, sorted; and what was passed over.
+
+    Links are followed, but no folder is entered twice, and none that is hidden. Files in a folder that are no pictures
+    are passed over, and counted in sentences; a file that is named itself is always among those returned.
 
     Raises:
-        FlowersError: a path does not exist, or a folder has no files.
+        FlowersError: a path does not exist or is an address, or a folder has no pictures or cannot be listed.
     """
     images: list[Path] = []
+    notes: list[str] = []
     for path in paths:
-        if not path.exists() and path != STDIN:
-            raise FlowersError(f"`{path}` does not exist; name images, or folders with images")
-        files = _visible_files(path) if path.is_dir() else [path]
-        if not files:
-            raise FlowersError(f"`{path}` has no files; name images, or folders with images")
-        images += files
-    return images
+        if path != STDIN:
+            _require_place(path)
+        if path == STDIN or not path.is_dir():
+            images.append(path)
+            continue
+        found = tree.walk(path)
+        told = [f"`{printable(str(path))}`: {note}" for note in found.notes()]
+        if not found.pictures:
+            raise FlowersError(
+                "\n".join([f"`{printable(str(path))}` has no pictures; name images, or folders with images", *told])
+            )
+        images += [path.joinpath(*parts) for parts in found.pictures]
+        notes += told
+    return images, notes
 
 
-def _visible_files(folder: Path) -> list[Path]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+def _require_place(path: Path) -> None:
+    """Refuse what is no file or folder on this machine."""
+    try:
+        exists = path.exists()
+    except OSError:  # such as a name that is too long
+        exists = False
+    told = _one_line(printable(str(path)))[:MAX_PATH_SHOWN]
+    if not exists and ADDRESS.match(str(path)):
+        address = told.replace(":/", "://", 1)  # a path has lost one of its slashes
+        raise FlowersError(
+            f"`{address}` is an address; download it and name the file, or send it to standard input: "
+            "curl -L ADDRESS | flowerlib predict - --model RUN"
+        )
+    if not exists:
+        raise FlowersError(f"`{told}` does not exist; name images, or folders with images")
 
 
 def classify(
-    classifier: Classifier, files: Sequence[Path], batch_size: int = BATCH_SIZE
-) -> Iterator[tuple[Path, np.ndarray | FlowersError]]:
+    classifier: Classifier, files: Sequence[File], batch_size: int = BATCH_SIZE
+) -> Iterator[tuple[File, np.ndarray | FlowersError]]:
     """Yield each file, in order, with its probabilities `(num_classes,)`, or with the error that it cannot be read."""
 
-    def pixels_or_error(file: Path) -> np.ndarray | FlowersError:
+    def pixels_or_error(file: File) -> np.ndarray | FlowersError:
         try:
             return _pixels(classifier, file)
         except FlowersError as error:
@@ -223,7 +265,10 @@ def report(
     Raises:
         FlowersError: some images could not be read; each has been named on stderr, the others were classified.
     """
-    files, num_failed = find_images(paths), 0
+    files, notes = find_images(paths)
+    num_failed = 0
+    for note in notes:
+        print(note, file=sys.stderr)
     if classifier.record["smoke_test"]:
         print("SMOKE TEST: this model was trained for a few steps only; ignore its predictions.", file=sys.stderr)
     if form == "csv":
@@ -232,17 +277,17 @@ def report(
     for file, result in tqdm(results, total=len(files), unit="img", disable=len(files) < BATCH_SIZE):
         if isinstance(result, FlowersError):
             num_failed += 1
-            tqdm.write(f"`{file}` {result}", file=sys.stderr)
+            tqdm.write(f"`{printable(str(file))}` {result}", file=sys.stderr)
         else:
             classes = [(name, value) for name, value in classifier.top(result, top) if value >= threshold]
-            _print_prediction(file, classes, form)
+            _print_prediction(printable(str(file)), classes, form)
             if explain:
                 _explain(classifier, file, int(result.argmax()), explain)
     if num_failed:
         raise FlowersError(f"{num_failed} of {len(files)} images could not be read; they are named above")
 
 
-def _pixels(classifier: Classifier, file: Path) -> np.ndarray:
+def _pixels(classifier: Classifier, file: Path | BinaryIO) -> np.ndarray:
     return classifier.pixels(io.BytesIO(_standard_input()) if file == STDIN else file)
 
 
@@ -255,17 +300,30 @@ def _explain(classifier: Classifier, file: Path, label: int, folder: Path) -> No
     """Write an image, bright where it supports the class, as `<name of the file>-<class>.png`."""
     image = _pixels(classifier, file)
     lit = figures.lit_by_map(image, classifier.activation_map(image).values[..., label])
-    with atomic_write(folder / f"{file.name}-{classifier.classes[label].replace('/', '-')}.png") as temporary:
+    name = classifier.classes[label].replace("/", "-")
+    name = os.fsdecode(name.encode("utf-8", "replace"))  # in any locale
+    with atomic_write(folder / f"{file.name}-{name}.png") as temporary:
         Image.fromarray(lit).save(temporary, "PNG")
 
 
-def _print_prediction(file: Path, predictions: list[tuple[str, float]], form: str) -> None:
+def _print_prediction(file: str, predictions: list[tuple[str, float]], form: str) -> None:
     if form == "json":
         classes = [{"class": name, "probability": round(probability, 6)} for name, probability in predictions]
-        print(json.dumps({"file": str(file), "predictions": classes}, ensure_ascii=False))
+        print_json({"file": file, "predictions": classes})
     elif form == "csv":
         rows = ((file, rank, name, f"{probability:.6f}") for rank, (name, probability) in enumerate(predictions, 1))
         csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
     else:
         text = ", ".join(f"{name} {probability:.1%}" for name, probability in predictions)
-        print(f"{file}: {text or 'no class is probable enough'}")
+        print(f"{_one_line(file)}: {text or 'no class is probable enough'}")
+
+
+def _one_line(name: str) -> str:
+    """Escape what would break a line, or steer a terminal."""
+    return CONTROL.sub(lambda found: repr(found[0])[1:-1], name)
+
+
+def print_json(content: object) -> None:
+    """Print JSON in one line; where the output is not UTF-8, other characters are escaped as JSON does it."""
+    is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    print(json.dumps(content, ensure_ascii=not is_utf8))

@@ -47,7 +47,7 @@ def export(run: Path, export_format: ExportFormat, images: Sequence[Path] = (), 
     original = partial(classifier.probabilities, mirror=False)
     pixels = _comparison_images(classifier, images)
     expected = _predict(original, pixels)  # before an exporter changes the model
-    out = out or run / "export" / export_format
+    out = out or (run.parent if run.is_file() else run) / "export" / export_format
     model_folder = classification.model_folder(run)
     with atomic_write(out) as folder:
         folder.mkdir()
@@ -66,7 +66,7 @@ def _comparison_images(classifier: Classifier, images: Sequence[Path]) -> np.nda
     """Return images `(N, S, S, 3)` float32, preprocessed for the model."""
     files: list[Path | io.BytesIO]
     if images:
-        files = [*classification.find_images(images)[:MAX_COMPARED]]
+        files = [*classification.find_images(images)[0][:MAX_COMPARED]]
     elif classifier.gallery:
         files = [io.BytesIO(thumbnail) for thumbnail in classifier.gallery.thumbnails[:MAX_COMPARED]]
     else:

@@ -107,8 +107,8 @@ def convert(
         _write_splits(table, images, folder, image_size, np.random.default_rng([seed, 1]), progress)
         _write_listing(table, folder)
         _write_preview(table, images, folder / "preview.png")
-        (folder / RECIPE).write_text(json.dumps(recipe))
-        (folder / "preprocessing.json").write_text(json.dumps({"fit": fit}))
+        (folder / RECIPE).write_text(json.dumps(recipe), encoding="utf-8")
+        (folder / "preprocessing.json").write_text(json.dumps({"fit": fit}), encoding="utf-8")
     shutil.rmtree(workspace)
     return "\n".join([_summary(table, out), *notes])
 
@@ -154,7 +154,7 @@ def _former_splits(out: Path, recipe: dict, photographs: Sequence[Photograph]) -
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return {}
     try:
-        former = json.loads((out / RECIPE).read_text())
+        former = json.loads((out / RECIPE).read_text("utf-8"))
         with open(out / LISTING, encoding="utf-8", newline="") as file:
             splits = {row["id"]: row["split"] for row in csv.DictReader(file)}
     except (OSError, ValueError, KeyError):

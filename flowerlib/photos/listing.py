@@ -58,14 +58,14 @@ class Reading:
     merge_names: bool = False
 
 
-def find(source: Path, reading: Reading | None = None) -> Listing:
+def find(source: Path, reading: Reading | None = None, min_classes: int = 2) -> Listing:
     """List the photographs of a folder or of a CSV file.
 
     Hidden files and folders are left out. Links are followed, but no folder is entered twice. Files that are no
     pictures are passed over, and counted in the notes.
 
     Raises:
-        FlowersError: the source does not exist, or is of another form; there are fewer than two classes.
+        FlowersError: the source does not exist, or is of another form; there are fewer than `min_classes` classes.
     """
     reading = reading or Reading()
     if not source.exists():
@@ -76,8 +76,8 @@ def find(source: Path, reading: Reading | None = None) -> Listing:
     if reading.split == "redo":
         photographs = [replace(photograph, split="") for photograph in photographs if photograph.label]
     photographs = _with_sound_names(photographs, reading.merge_names, notes)
-    if len(classes := {photograph.label for photograph in photographs} - {""}) < 2:
-        told = f"`{source}` has {len(classes)} classes with pictures; it needs at least two, as {FORM}"
+    if len(classes := {photograph.label for photograph in photographs} - {""}) < min_classes:
+        told = f"`{source}` has {len(classes)} classes with pictures; it needs at least {min_classes}, as {FORM}"
         raise FlowersError("\n".join([told, *notes]))
     return Listing(photographs, notes)
 

@@ -22,7 +22,7 @@ def write_submission(test: Predictions, path: Path, *, count: int) -> None:
         raise FlowersError(f"{len(test.ids)} predictions for {count} test images; predict the whole test split")
     if len(set(test.ids)) != count:
         raise FlowersError(f"{count - len(set(test.ids))} test ids are there twice; run `flowerlib check`")
-    with atomic_write(path) as temporary, open(temporary, "w", newline="") as file:
+    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", "label"])
         writer.writerows(zip(test.ids.tolist(), test.predicted.tolist(), strict=True))

@@ -92,7 +92,7 @@ def _is_written(out: Path, recipe: dict[str, int]) -> bool:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     recipe_file = out / "sample.json"
-    if recipe_file.is_file() and recipe_file.read_text() == json.dumps(recipe):
+    if recipe_file.is_file() and recipe_file.read_text("utf-8") == json.dumps(recipe):
         return True
     raise FlowersError(f"`{out}` exists and is not this sample ({recipe}); name another folder, or remove it first")
 
@@ -134,6 +134,8 @@ def write(out: Path, *, image_size: int = 192, num_images: int = 1500, seed: int
             records = ((next(images), next(remaining_ids), label) for label in part)
             write_shard(folder / path, records, labelled=split != "test", bar=bar)
         lines = ["id,label", *(f"{name},0" for name in ids[-len(labels["test"]) :])]
-        (folder / "sample_submission.csv").write_text("\n".join(lines) + "\n")
-        (folder / "classes.json").write_text(json.dumps([kind.name for kind in species], indent=1) + "\n")
-        (folder / "sample.json").write_text(json.dumps(recipe))
+        (folder / "sample_submission.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (folder / "classes.json").write_text(
+            json.dumps([kind.name for kind in species], indent=1) + "\n", encoding="utf-8"
+        )
+        (folder / "sample.json").write_text(json.dumps(recipe), encoding="utf-8")

@@ -13,6 +13,9 @@ from pathlib import Path
 import nbformat
 import papermill
 import psutil
+from ipykernel.kernelspec import make_ipkernel_cmd
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
@@ -28,12 +31,21 @@ from flowerlib.config import (
 )
 from flowerlib.parallel import num_cores, processes
 from flowerlib.series import notebooks as series
-from flowerlib.series import page
+from flowerlib.series import page, pairs
 from flowerlib.series.progress import LastLine
 
 CELLS = "{l_bar}{bar}| {n_fmt}/{total_fmt} cells"  # some take a second and one an hour: they do not tell how long
 NOTEBOOK_MEMORY = 4.5e9  # bytes that the largest notebook takes
 READERS = ("20_ensemble",)  # notebooks that read what the others leave
+
+
+class OwnKernel(AsyncKernelManager):
+    """A kernel of the Python that runs flowerlib, whatever the kernel specs on this machine say of `python3`."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        """The spec that the kernel is started by."""
+        return KernelSpec(argv=make_ipkernel_cmd(), display_name="Python 3", language="python")
 
 
 @dataclass(frozen=True)
@@ -67,11 +79,14 @@ def run(
         jobs: how many run side by side; as cores and free memory allow unless given. The ensemble waits for all.
 
     Raises:
-        FlowersError: an unknown notebook or parameter; another process runs into `out`; or a notebook stopped with
-            one, of which nothing is written.
+        FlowersError: an unknown notebook or parameter; a place whose name is no text; another process runs into `out`;
+            or a notebook stopped with one, of which nothing is written.
         RuntimeError: a notebook stopped with another error; it stays in `out` for reading.
     """
-    chosen = _jobs([series.resolve(each) for each in notebooks] or series.names(), out, parameters, name)
+    _require_text(str(out.resolve()), data or "")
+    names = [series.resolve(each) for each in notebooks] or series.names()
+    pairs.require_current(series.NOTEBOOKS / f"{each}.ipynb" for each in names)
+    chosen = _jobs(names, out, parameters, name)
     _set_places(data)
     existed = out.exists()
     try:
@@ -84,6 +99,18 @@ def run(
         if not existed and out.is_dir() and not any(out.iterdir()):
             out.rmdir()
     print(f"All of it on one page: {out / 'index.html'}")
+
+
+def _require_text(*places: str) -> None:
+    """Refuse places whose names cannot be written into a notebook."""
+    for place in places:
+        try:
+            place.encode()
+        except UnicodeEncodeError:
+            told = os.fsencode(place).decode("utf-8", "backslashreplace")
+            raise FlowersError(
+                f"`{told}` is no text in this locale, as notebooks need it; rename it, or set LC_ALL=C.UTF-8"
+            ) from None
 
 
 def _jobs(chosen: list[str], out: Path, given: Iterable[str], name: str | None) -> list[Job]:
@@ -160,6 +187,7 @@ def _execute(job: Job) -> str:
                 parameters=job.parameters,
                 cwd=job.out,
                 kernel_name="python3",
+                kernel_manager_class=OwnKernel,
                 progress_bar={"desc": job.name} | bar,
                 stdout_file=printed,
                 stderr_file=printed,

@@ -4,6 +4,7 @@ import ast
 import difflib
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -20,10 +21,18 @@ def names() -> list[str]:
     Raises:
         FlowersError: there are none: flowerlib was installed without its clone.
     """
-    found = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
-    if not found:
-        raise FlowersError(f"no notebooks in `{NOTEBOOKS}`; work in a clone, where `make setup` installs flowerlib")
-    return found
+    require_clone(NOTEBOOKS)
+    return sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+
+
+def require_clone(notebooks: Path) -> None:
+    """Refuse to go on without notebooks in that folder.
+
+    Raises:
+        FlowersError: there are none: flowerlib was installed without its clone.
+    """
+    if not any(notebooks.glob("*.ipynb")):
+        raise FlowersError(f"no notebooks in `{notebooks}`; work in a clone, where `make setup` installs flowerlib")
 
 
 def resolve(given: str) -> str:
@@ -41,9 +50,28 @@ def resolve(given: str) -> str:
     raise FlowersError(f"no notebook {given!r}{suggestion} There are {', '.join(names())}")
 
 
+def read(notebook: Path) -> dict:
+    """Return the content of a notebook.
+
+    Raises:
+        FlowersError: it is no notebook, or not plain UTF-8, which Kaggle needs.
+    """
+    content = notebook.read_bytes()
+    if content.startswith(BOM_UTF8):
+        raise FlowersError(f"`{notebook}` begins with a byte-order mark; save it as UTF-8 without one")
+    try:
+        parsed = json.loads(content.decode("utf-8"))
+        _ = [(cell["cell_type"], cell["source"], cell["metadata"]) for cell in parsed["cells"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise FlowersError(
+            f"`{notebook}` is no notebook ({error}); make it again: jupytext --to ipynb {notebook.with_suffix('.py')}"
+        ) from None
+    return parsed
+
+
 def frame(name: str) -> dict[str, str]:
     """Return the frame of a notebook, the first table of its first cell: `goal`, `device`, `time`, `expect`."""
-    content = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text("utf-8"))
+    content = read(NOTEBOOKS / f"{name}.ipynb")
     rows = re.findall(r"^\|(.+)\|$", "".join(content["cells"][0]["source"]), re.MULTILINE)
     cells = [[cell.strip() for cell in row.split("|")] for row in rows[:3]]
     return dict(zip(cells[0], cells[2], strict=True)) if len(cells) == 3 and cells[0][0] == "goal" else {}
@@ -52,7 +80,7 @@ def frame(name: str) -> dict[str, str]:
 @cache
 def defaults(notebook: Path) -> Parameters:
     """Return the parameters of a notebook and their values, as its cell tagged `parameters` assigns them."""
-    content = json.loads(notebook.read_text("utf-8"))
+    content = read(notebook)
     tagged = [cell for cell in content["cells"] if "parameters" in cell["metadata"].get("tags", [])]
     assigned: Parameters = {}
     for node in ast.parse("".join(tagged[0]["source"])).body if tagged else ():

@@ -4,9 +4,11 @@ import csv
 import html
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from string import Template
+from urllib.parse import quote
 
 import nbformat
 from nbconvert import HTMLExporter
@@ -61,7 +63,8 @@ def _results(out: Path, real: dict[str, dict]) -> str:
     rows = [_result_row(name, record) for name, record in ranked] + _averages(out)
     header = ("run", "macro F1 on val", "accuracy on val", "network", "minutes of training", "trained on")
     figures = "".join(_figure(out, name, record["folder"]) for name, record in ranked)
-    files = [f'<a class="button" href="{path.name}">{path.name}</a>' for path in sorted(out.glob("submission*.csv"))]
+    names = sorted(path.name for path in out.glob("submission*.csv"))
+    files = [f'<a class="button" href="{_address(name)}">{html.escape(name)}</a>' for name in names]
     return f"{_table(header, rows)}{figures}<p>{' '.join(files)}</p>"
 
 
@@ -97,9 +100,8 @@ def _figure(out: Path, name: str, folder: Path) -> str:
     if not (folder / "curves.png").exists():
         return ""
     text, source = f"Accuracy, macro F1 and loss over the epochs of {name}", folder.relative_to(out).as_posix()
-    return (
-        f'<figure><img src="{source}/curves.png" alt="{text}" loading="lazy"><figcaption>{text}</figcaption></figure>'
-    )
+    text, source = html.escape(text), _address(f"{source}/curves.png")
+    return f'<figure><img src="{source}" alt="{text}" loading="lazy"><figcaption>{text}</figcaption></figure>'
 
 
 def _next_step(out: Path, real: dict[str, dict], smoke: list[Path]) -> str:
@@ -114,7 +116,8 @@ def _next_step(out: Path, real: dict[str, dict], smoke: list[Path]) -> str:
         what = f"Compare and average the runs again: {', '.join(newer)} came since" if written else "Compare the runs"
         steps.append((html.escape(what), "run 20"))
     if real:
-        steps.append(("Try a model on your own photographs", f"serve --model {_ranked(real)[0][1]['folder']}"))
+        best = shlex.quote(str(_ranked(real)[0][1]["folder"]))
+        steps.append(("Try a model on your own photographs", f"serve --model {best}"))
     items = "".join(f"<li>{text}: <code>flowerlib {html.escape(command)}</code></li>" for text, command in steps)
     return f"<ul>{items}</ul>"
 
@@ -128,9 +131,14 @@ def _card(executed: Path, is_smoke_test: bool) -> str:
     image = f'<img src="data:image/png;base64,{picture}" alt="" loading="lazy">' if picture else ""
     mark = '<span class="mark">smoke test</span>' if is_smoke_test else ""
     return (
-        f'<a class="card" href="{executed.stem}.html">{image}<h3>{html.escape(title)}</h3>'
+        f'<a class="card" href="{_address(executed.stem)}.html">{image}<h3>{html.escape(title)}</h3>'
         f"<p>{html.escape(goal)} {mark}</p></a>"
     )
+
+
+def _address(path: str) -> str:
+    """A path as an address in the page."""
+    return html.escape(quote(path))
 
 
 def _picture(content: dict) -> str:

@@ -30,13 +30,13 @@ class PartialFile:
 
     def __init__(self, file: BinaryIO, first: int, shape: Shape, journal: Path) -> None:
         self._file, self._first, self._shape, self._journal = file, first, shape, journal
-        lines = journal.read_text(errors="replace").splitlines() if journal.exists() else []
+        lines = journal.read_text(errors="replace", encoding="utf-8").splitlines() if journal.exists() else []
         self.blocks: list[tuple[int, int, int, int]] = []
         for line in lines:
             if not (place := self._place(line)):
                 break
             self.blocks.append(place)
-        journal.write_text("".join(f"{line}\n" for line in lines[: len(self.blocks)]))
+        journal.write_text("".join(f"{line}\n" for line in lines[: len(self.blocks)]), encoding="utf-8")
 
     def _place(self, line: str) -> tuple[int, int, int, int] | None:
         """The place of a block as the journal tells it; None where line or block are not as they were written."""
@@ -53,7 +53,7 @@ class PartialFile:
             self._file.write(rows.tobytes())
         self._file.flush()
         place = (view, start, *block.shape[:2])
-        with open(self._journal, "a") as journal:
+        with open(self._journal, "a", encoding="utf-8") as journal:
             print(*place, zlib.crc32(self._read(*place)), file=journal)
         self.blocks.append(place)
 

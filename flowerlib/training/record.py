@@ -80,7 +80,7 @@ def _free_name(run: Run, num_images: int) -> str:
 
 def _write_json(path: Path, content: dict) -> None:
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2))
+        temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
 def _save_model(model: keras.Model, folder: Path, record: dict, flowers: Flowers) -> None:
@@ -92,7 +92,7 @@ def _save_model(model: keras.Model, folder: Path, record: dict, flowers: Flowers
     sizes = {"stored_size": flowers.image_size, "image_size": image_size}
     preprocessing = {**sizes, "fit": flowers.fit, "channels": "RGB", "pixels": [0, 255]}
     for name, content in (("classes", flowers.classes), ("preprocessing", preprocessing), ("run", record)):
-        (folder / f"{name}.json").write_text(json.dumps(content, indent=2))
+        (folder / f"{name}.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
 def _record(run: Run, model: keras.Model, history: History) -> dict:

@@ -144,7 +144,7 @@ def test_the_watermark_is_on_every_figure_made_after_it_and_on_none_after_it_is_
 def test_every_figure_has_its_case_here():
     drawn = {name.removeprefix("no ").split(" of ")[0] for name in FIGURES}
     functions = {name for name in figures.__all__ if callable(getattr(figures, name)) and name.islower()}
-    assert functions - drawn == {"label_texts", "lit_by_map", "watermark"}
+    assert functions - drawn == {"label_texts", "legible", "lit_by_map", "watermark"}
 
 
 def test_gallery_shows_each_image_once_with_its_title():

@@ -59,6 +59,13 @@ def without(*names):
     ("metadata", "words"),
     [
         (GOOD | {"machineshape": "TpuV5E8"}, "unknown key `machineshape`, .*; did you mean `machine_shape`"),
+        (GOOD | {"id_no": "12"}, "`id_no` \\(='12'\\) must be a int, not a str"),
+        (GOOD | {"id_no": True}, "`id_no` \\(=True\\) must be a int, not a bool"),
+        (GOOD | {"idno": 12}, "unknown key `idno`, .*; did you mean `id_no`"),
+        (
+            GOOD | {"docker_image_pinning_type": "newest"},
+            "`docker_image_pinning_type` .* must be one of original, latest",
+        ),
         (GOOD | {"dataset_source": []}, "unknown key `dataset_source`, .*; did you mean `dataset_sources`"),
         (GOOD | {"docker_image": "x"}, "`docker_image` can put a TPU kernel on the plain CPU image .*; remove it"),
         (GOOD | {"enable_tpu": "true"}, "`enable_tpu` \\(='true'\\) must be a bool, not a str"),
@@ -141,3 +148,32 @@ def test_all_problems_of_all_kernels_are_told_at_once(problems, tmp_path):
     with pytest.raises(FlowersError) as error:
         check.require([tmp_path, tmp_path / "absent"])
     assert len(str(error.value).splitlines()) == 4
+
+
+def test_what_a_pulled_kernel_has_besides_is_known(problems):
+    assert problems(GOOD | {"id_no": 12, "docker_image_pinning_type": "original"}, "1") == []
+
+
+def test_the_known_keys_are_those_that_the_package_reads():
+    """Every key that `kernels_push` of the installed package takes from the metadata."""
+    import importlib.util
+    from pathlib import Path
+
+    package = Path(importlib.util.find_spec("kaggle").submodule_search_locations[0])
+    source = (package / "api/kaggle_api_extended.py").read_text("utf-8")
+    push = source.partition("def kernels_push(")[2].partition("\n    def ")[0]
+    read = set(re.findall(r'meta_data(?:\.get\(|, )"(\w+)"', push))
+    assert len(read) > 15
+    assert read - {"docker_image"} == {*check.METADATA_TYPES, *check.OPTIONAL_TYPES}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_notebook_that_is_not_plain_utf_8_is_refused(problems, tmp_path, encoding):
+    assert problems(GOOD, "1") == []
+    path = tmp_path / "test.ipynb"
+    path.write_bytes(path.read_text("utf-8").encode(encoding))
+    [problem] = check.lint(tmp_path)
+    assert re.search(
+        "byte-order mark, at which the kaggle package stops" if encoding == "utf-8-sig" else "is not a notebook",
+        problem,
+    )

@@ -126,7 +126,7 @@ def test_a_kernel_that_is_not_fit_is_not_sent(server, kaggle, folder):
     for command in (("run", *POLL), ("push",)):
         done = kaggle(*command, "01_eda")
         assert done.returncode == 1
-        assert re.match(r"error: 01_eda.ipynb: cell \d+: line \d+ looks like a password", done.stderr)
+        assert re.search(r"error: 01_eda.ipynb: cell \d+: line \d+ looks like a password", done.stderr)
     assert pushed(server) == []
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def test_a_file_gets_the_very_probabilities_that_its_record_got(run, images):
     folder, expected = run
     model = classification.load(folder)
     results = {
-        path.stem: value for path, value in classification.classify(model, classification.find_images([images]), 4)
+        path.stem: value for path, value in classification.classify(model, classification.find_images([images])[0], 4)
     }
     assert results.keys() == set(expected.ids)
     for name, probabilities in zip(expected.ids, expected.probabilities, strict=True):
@@ -114,8 +115,71 @@ def test_what_cannot_be_read_is_named_and_the_others_are_answered(run, images, t
 def test_places_without_images_are_refused(tmp_path):
     with pytest.raises(FlowersError, match="does not exist"):
         classification.find_images([tmp_path / "nowhere"])
-    with pytest.raises(FlowersError, match="has no files"):
+    with pytest.raises(FlowersError, match="has no pictures"):
         classification.find_images([tmp_path])
+
+
+def test_a_model_may_be_named_by_its_file(run, tmp_path):
+    by_file, by_run = (classification.load(place) for place in (run[0] / "model/model.keras", run[0]))
+    assert by_file.classes == by_run.classes
+    shutil.copytree(run[0] / "model", tmp_path / "copied")
+    assert classification.load(tmp_path / "copied/model.keras").record == by_run.record
+    shutil.copy(run[0] / "model/model.keras", tmp_path / "copied/other.keras")
+    for other in ("other.keras", "run.json"):
+        with pytest.raises(FlowersError, match=f"{other}` is a file and no model.keras; pass a run folder"):
+            classification.load(tmp_path / "copied" / other)
+    shutil.copy(run[0] / "model/model.keras", tmp_path / "model.keras")
+    with pytest.raises(FlowersError, match=r"has no classes.json"):
+        classification.load(tmp_path / "model.keras")
+
+
+def test_what_is_no_picture_is_passed_over_and_counted(images, tmp_path):
+    folder = shutil.copytree(images, tmp_path / "images")
+    for name in ("notes.txt", "film.mp4", "more.txt", ".hidden.jpg", "Thumbs.db", "@eaDir/thumb.jpg"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    found, notes = classification.find_images([folder])
+    assert found == sorted(folder.glob("*.jpg"))[1:]  # all but the hidden one
+    assert notes == [f"`{folder}`: 3 files are no pictures and are passed over: 2 .txt, 1 .mp4."]
+    assert classification.find_images([folder / "notes.txt"]) == ([folder / "notes.txt"], [])
+    with pytest.raises(FlowersError, match=r"has no pictures; .*\n.* 1 files are no pictures"):
+        classification.find_images([touched(tmp_path / "texts/only.txt").parent])
+
+
+def touched(path):
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"x")
+    return path
+
+
+def test_links_are_followed_but_not_in_a_circle(images, tmp_path):
+    (tmp_path / "photographs/inner").mkdir(parents=True)
+    (tmp_path / "photographs/album").symlink_to(images)
+    (tmp_path / "photographs/inner/above").symlink_to(tmp_path / "photographs")
+    (tmp_path / "photographs/again").symlink_to(images)
+    found, notes = classification.find_images([tmp_path / "photographs"])
+    assert len(found) == 9
+    assert [note.partition(": ")[2] for note in notes] == [
+        "No picture is in `inner`.",
+        "Links to folders that are listed already are passed over: `album`, `inner/above`.",
+    ]
+
+
+@pytest.mark.parametrize(
+    "address", ["https://example.org/rose.jpg", "http://example.org/", "s3://bucket/rose.jpg", "file:///rose.jpg"]
+)
+def test_an_address_is_refused_by_name_with_the_remedy(address):
+    with pytest.raises(FlowersError, match=r"is an address; download it and .* standard input") as error:
+        classification.find_images([Path(address)])
+    assert address.replace("///", "//").rstrip("/") in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["data:image/png;base64,AAAA", "x" * 5000 + ".jpg", "no\nfile.jpg"])
+def test_what_can_be_no_file_is_refused_in_few_words(name):
+    with pytest.raises(FlowersError, match=r"is an address|does not exist") as error:
+        classification.find_images([Path(name)])
+    assert len(str(error.value)) < 500
+    assert "\n" not in str(error.value)
 
 
 def test_a_photograph_of_another_form_is_cut_as_its_dataset_was(run):
@@ -198,7 +262,7 @@ def test_an_image_on_standard_input_gets_the_probabilities_of_its_file(run, imag
     classification.report(model, [path], 2, "csv")
     of_file = capsys.readouterr().out
     classification._standard_input.cache_clear()
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(path.read_bytes())))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(path.read_bytes()), encoding="utf-8"))
     classification.report(model, [classification.STDIN], 2, "csv")
     assert capsys.readouterr().out == of_file.replace(str(path), "-")
 

@@ -109,7 +109,7 @@ def test_log_loss_refuses_the_label_of_a_test_image():
     ("model", "right", "f1"), [("wide_resnet50_2", 0.9054, 0.8865), ("wrn16_8_e2cnn", 0.8666, 0.8599)]
 )
 def test_published_figures_on_the_competitions_validation_images(model, right, f1):
-    with open(Path(COMPETITION_SAMPLE) / "val_predictions.csv", newline="") as file:
+    with open(Path(COMPETITION_SAMPLE) / "val_predictions.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     labels, predicted = (np.array([int(row[column]) for row in rows]) for column in ("label", model))
     assert len(rows) == 3712

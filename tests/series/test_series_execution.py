@@ -200,3 +200,35 @@ def test_seconds_and_memory_are_kept_with_the_notebook(notebooks, tmp_path):
     measured = nbformat.read(tmp_path / "out/00_a.ipynb", as_version=4).metadata["flowerlib"]
     assert measured["seconds"] > 1.5
     assert 480e6 < measured["peak_memory_bytes"] < 900e6
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        '{"argv": ["/nowhere/python", "-f", "{connection_file}"], "display_name": "x", "language": "python"}',
+        '{"argv": ["false"], "display_name": "x", "language": "python"}',
+        '{"argv": [], "display_name": "x", "language": "julia"}',
+        "{",
+        None,
+    ],
+)
+def test_a_broken_kernel_spec_does_not_matter_as_the_own_python_is_the_kernel(spec, notebooks, tmp_path, monkeypatch):
+    notebooks("00_a", "import sys; print(sys.executable)")
+    folder = tmp_path / "jupyter/kernels/python3"
+    folder.mkdir(parents=True)
+    if spec:
+        (folder / "kernel.json").write_text(spec, encoding="utf-8")
+    kept = os.environ.get("JUPYTER_PATH", "")
+    monkeypatch.setenv("JUPYTER_PATH", f"{tmp_path / 'jupyter'}{os.pathsep}{kept}")
+    series.run(out=tmp_path / "out", jobs=1)
+    executed = nbformat.read(tmp_path / "out/00_a.ipynb", as_version=4)
+    assert executed.cells[0].outputs[0]["text"] == f"{sys.executable}\n"
+
+
+@pytest.mark.parametrize("where", ["out", "data"])
+def test_a_place_whose_name_is_no_text_is_named(where, notebooks, tmp_path):
+    notebooks("00_a", "1")
+    places = {"out": tmp_path / "out"} | {where: tmp_path / os.fsdecode(b"caf\xe9")}
+    with pytest.raises(FlowersError, match=r"caf\\xe9` is no text in this locale.*; rename it, or set LC_ALL"):
+        series.run(**{key: str(value) if key == "data" else value for key, value in places.items()})
+    assert not (tmp_path / "out").exists()

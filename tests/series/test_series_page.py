@@ -1,6 +1,9 @@
 import json
 import os
 import re
+import shutil
+from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import nbformat
 import pytest
@@ -95,3 +98,31 @@ def test_averages_of_several_runs_are_results_too(out):
     rows += ["equal average,False,0.94,0.95"]
     (out.folder / "recap.csv").write_text("\n".join(rows))
     assert "<td>equal average</td><td>0.9400</td>" in page.index(out.folder)
+
+
+class Parser(HTMLParser):
+    """The tags of a page with the names of their attributes, and where its links lead."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.links = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, [key for key, _ in attributes]))
+        self.links += [unquote(value) for key, value in attributes if key in ("href", "src")]
+
+
+@pytest.mark.parametrize("name", ["<b>rose<%b>", 'a" onerror="x', "a&b", "a b#c?d", "Ba$$in", "${results}", "牡丹"])
+def test_the_name_of_a_run_is_no_markup(out, name):
+    out("00_plain")
+    (out.folder / "submission_plain.csv").touch()
+    plain = Parser(page.index(out.folder))
+    shutil.rmtree(out.folder / "runs")
+    for left in (*out.folder.glob("*.ipynb"), *out.folder.glob("*.csv")):
+        left.unlink()
+    out(f"00_{name}")
+    (out.folder / f"submission_{name}.csv").touch()
+    found = Parser(page.index(out.folder))
+    assert found.tags == plain.tags
+    assert {f"runs/00_{name}/curves.png", f"submission_{name}.csv", f"00_{name}.html"} <= set(found.links)

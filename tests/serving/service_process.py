@@ -31,14 +31,14 @@ def served(model, folder, *options, command=SERVE):
     temporary.mkdir()
     arguments = [*command, "--model", model, "--port", port, *options]
     environment = os.environ | {"TMPDIR": str(temporary)}
-    with open(folder / "log", "w") as log:
+    with open(folder / "log", "w", encoding="utf-8") as log:
         process = subprocess.Popen(list(map(str, arguments)), stdout=log, stderr=log, env=environment)
     try:
         wait_until_healthy(f"http://127.0.0.1:{port}", process, folder / "log")
         yield f"http://127.0.0.1:{port}", process
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-        assert process.wait(60) in (0, -signal.SIGTERM), (folder / "log").read_text()
+        assert process.wait(60) in (0, -signal.SIGTERM), (folder / "log").read_text("utf-8")
         assert not any(temporary.iterdir())
     finally:
         process.kill()
@@ -47,12 +47,12 @@ def served(model, folder, *options, command=SERVE):
 
 def wait_until_healthy(address, process, log):
     for _ in range(600):
-        assert process.poll() is None, log.read_text()
+        assert process.poll() is None, log.read_text("utf-8")
         try:
             return httpx.get(f"{address}/healthz")
         except httpx.TransportError:
             time.sleep(0.1)
-    pytest.fail(log.read_text())
+    pytest.fail(log.read_text("utf-8"))
 
 
 def image_of(side, kind="PNG"):

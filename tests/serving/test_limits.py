@@ -82,7 +82,7 @@ def until_status(address, status):
 
 def memory(process, kind):
     """What `/proc` says of a process, in bytes: `VmRSS`, or its peak, `VmHWM`."""
-    (line,) = re.findall(rf"^{kind}:\s+(\d+) kB$", Path(f"/proc/{process.pid}/status").read_text(), re.M)
+    (line,) = re.findall(rf"^{kind}:\s+(\d+) kB$", Path(f"/proc/{process.pid}/status").read_text("utf-8"), re.M)
     return int(line) * 1024
 
 
@@ -94,7 +94,7 @@ def test_large_images_that_arrive_together_take_the_memory_of_one(trained, tmp_p
     with served(trained, tmp_path, *limits) as (address, process), concurrent.futures.ThreadPoolExecutor(12) as pool:
         assert post(address, ("a.png", buffer.getvalue())).status_code == 200
         before = memory(process, "VmRSS")
-        Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # the peak begins anew
+        Path(f"/proc/{process.pid}/clear_refs").write_text("5", encoding="utf-8")  # the peak begins anew
         answers = [pool.submit(post, address, ("a.png", buffer.getvalue())) for _ in range(12)]
         while not all(answer.done() for answer in answers):
             start = time.monotonic()

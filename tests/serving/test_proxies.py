@@ -138,7 +138,7 @@ def behind_nginx(location, service, folder):
     port = free_port()
     location = location.replace("http://127.0.0.1:8000", service)
     (folder / "nginx.conf").write_text(NGINX.format(folder=folder, port=port, location=location))
-    with open(folder / "nginx.log", "w") as log:
+    with open(folder / "nginx.log", "wb") as log:
         command = [nginx, "-e", "stderr", "-p", folder, "-c", folder / "nginx.conf"]
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
