@@ -84,7 +84,7 @@ def _calibrate_batch_norm(network: keras.Model) -> None:
     usual = [layer.momentum for layer in norms]
     for layer in norms:
         layer.momentum = 0.0  # take over the batch's own statistics
-    side = network.input_shape[1] or 192
+    side = network.input_shape[1] or 96  # all its maps are in memory at once
     noise = keras.random.uniform((4, side, side, 3), -1.0, 1.0, seed=0)
     if keras.backend.backend() == "jax":
         _run_as_one_program(network, noise)

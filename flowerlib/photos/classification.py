@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import BinaryIO, Literal, TypeVar
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
+from packaging.version import Version
 from PIL import Image
 from tqdm import tqdm
 
@@ -159,9 +160,24 @@ def load(run: Path) -> Classifier:
     try:
         return _load_files(folder)
     except (ValueError, OSError, EOFError, KeyError, TypeError, BadZipFile) as error:
+        if newer := _newer_keras(folder / MODEL_FILES[0]):
+            raise FlowersError(
+                f"`{folder}` was saved by Keras {newer}, which the Keras {keras.__version__} here cannot read: "
+                f"pip install 'keras>={newer}'"
+            ) from None
         raise FlowersError(
             f"`{folder}` cannot be loaded ({error!r}); copy it again, or run its notebook again"
         ) from None
+
+
+def _newer_keras(model_file: Path) -> str:
+    """Return the version of Keras that saved a model; empty if it is not newer than the one here, or cannot be told."""
+    try:
+        with ZipFile(model_file) as archive:
+            version = json.loads(archive.read("metadata.json"))["keras_version"]
+        return version if Version(version) > Version(keras.__version__) else ""
+    except (OSError, BadZipFile, KeyError, ValueError):
+        return ""
 
 
 def _load_files(folder: Path) -> Classifier:

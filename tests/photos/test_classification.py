@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -58,6 +59,20 @@ def test_a_folder_that_is_no_model_is_named_with_what_it_lacks(run, tmp_path, mi
     shutil.copytree(run[0] / "model", tmp_path / "model")
     (tmp_path / "model" / missing).unlink()
     with pytest.raises(FlowersError, match=f"has no {missing}"):
+        classification.load(tmp_path / "model")
+
+
+def test_a_model_of_a_newer_keras_is_told_to_be_one(run, tmp_path):
+    """Which knows arguments of layers that the one here does not."""
+    shutil.copytree(run[0] / "model", tmp_path / "model")
+    with ZipFile(run[0] / "model/model.keras") as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    files["metadata.json"] = json.dumps({"keras_version": "99.1.0"}).encode()
+    files["config.json"] = files["config.json"].replace(b'"filters"', b'"of_the_future": null, "filters"')
+    with ZipFile(tmp_path / "model/model.keras", "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    with pytest.raises(FlowersError, match=r"was saved by Keras 99.1.0, which the Keras 3\.\S+ here cannot read: pip"):
         classification.load(tmp_path / "model")
 
 
