@@ -330,7 +330,9 @@ def serve(
         int, typer.Option(min=1, help="Maximum pixels of an image, and of all images decoded at once.")
     ] = 50_000_000,
     max_files: Annotated[int, typer.Option(min=1, help="Maximum number of images in a request.")] = 32,
-    timeout: Annotated[str, typer.Option(metavar="TIME", help="For a request to arrive, and for its answer.")] = "30s",
+    timeout: Annotated[
+        float, typer.Option(metavar="TIME", parser=seconds, help="For a request to arrive, and for its answer.")
+    ] = "30s",  # type: ignore[assignment]  # which is parsed too
     old_timeout: Annotated[float | None, renamed("--seconds", "--timeout")] = None,
     queue: Annotated[int, typer.Option(min=1, help="Images in flight at once; beyond that, requests get 503.")] = 256,
     allow_host: Annotated[
@@ -352,7 +354,7 @@ def serve(
         from flowerlib.serving import app as service
     except ModuleNotFoundError as error:
         raise FlowersError(f"{error.name} is missing: pip install '.[serve]' in flowerlib's folder") from None
-    limits = service.Limits(max_bytes, max_pixels, max_files, old_timeout or seconds(timeout), queue)
+    limits = service.Limits(max_bytes, max_pixels, max_files, old_timeout or timeout, queue)
     service.serve(model, host, port, limits, allow_host or (), allow_origin or (), root_path)
 
 

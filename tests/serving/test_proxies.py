@@ -11,10 +11,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from service_process import SERVE, exchange, free_port, image_of, post, served
+from service_process import exchange, free_port, image_of, post, served
 
 from flowerlib.config import FlowersError
+from flowerlib.photos import classification
 from flowerlib.serving import proxies
+from flowerlib.serving.app import create_app
 
 DOCUMENTATION = (Path(__file__).parents[2] / "docs/serving.md").read_text()
 LOCATIONS = re.findall(r"```nginx\n(.*?)```", DOCUMENTATION, re.DOTALL)
@@ -123,10 +125,8 @@ def test_the_host_check_holds_below_a_path(below):
 
 @pytest.mark.parametrize("path", ["/predict", "/static/a", "docs"])
 def test_a_root_path_that_is_a_path_of_the_service_is_refused(trained, path):
-    command = [*SERVE, "--model", trained, "--port", str(free_port()), "--root-path", path]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "is a path of the service itself; name another one" in done.stderr
+    with pytest.raises(FlowersError, match="is a path of the service itself; name another one"):
+        create_app(classification.load(trained), root_path=proxies.root_path(path))
 
 
 @contextmanager
