@@ -285,7 +285,7 @@ def _summary(table: pd.DataFrame, out: Path) -> str:
         row = contradicting.iloc[0]
         told = f"{row['id']} is {row['note'].removesuffix(splitting.NOTE_CONTRADICTION)}"
         lines.append(f"{len(contradicting):,} show what another image shows that has another label: {told} ...")
-    if all(name.isdecimal() for name in classes):
+    if all(name.isdecimal() for name in classes) and classes != [str(label) for label in range(len(classes))]:
         shown = ", ".join(f"{label} is `{name}`" for label, name in enumerate(classes[:MAX_LABELS_SHOWN]))
         more = " ..." if len(classes) > MAX_LABELS_SHOWN else ""
         lines.append(f"Labels, in a submission too, are places in classes.json: {shown}{more}")
