@@ -6,12 +6,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from flowerlib.photos import jxl
 from flowerlib.photos.preprocess import FORMATS, INSTALLED, PLUGINS, RAW_MESSAGE
 
 warnings.filterwarnings("ignore", module="PIL")  # about odd metadata, and about sizes below the limit
 _HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
-_JXL_SIGNATURES = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", *_JXL_SIGNATURES)
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", *jxl.SIGNATURES)
 _RAW_SIGNATURES = (b"FUJIFILMCCD-RAW", b"IIU\0", b"IIRO", b"IIRS", b"MMOR", b"FOVb", b"\0MRM")  # that are no TIFF
 _RAW_SUFFIXES = (
     ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 .srf .srw .x3f"
@@ -50,7 +50,7 @@ def unknown_format(head: bytes) -> str:
     Args:
         head: its first bytes, sixteen at least.
     """
-    for name, is_it in (("HEIC", _is_heic(head)), ("JPEG XL", head.startswith(_JXL_SIGNATURES))):
+    for name, is_it in (("HEIC", _is_heic(head)), ("JPEG XL", head.startswith(jxl.SIGNATURES))):
         if is_it and not INSTALLED[name]:
             return f"is {name}, for which {PLUGINS[name][0]} is missing: pip install '.[photos]' in flowerlib's folder"
     if head.startswith(_RAW_SIGNATURES) or head[4:12] == b"ftypcrx ":

@@ -11,12 +11,14 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from flowerlib.config import FlowersError
-from flowerlib.photos import formats, preprocess
+from flowerlib.photos import formats, jxl, preprocess
 from flowerlib.photos import jpeg as jpegs
 
 Fit = Literal["crop", "pad"]
 Memory = Callable[[int], AbstractContextManager[object]]  # a number of pixels -> reserves the memory to decode them
 MAX_PIXELS = 178_956_970  # Pillow's own limit, beyond which it suspects a decompression bomb
+# How many times the memory of other formats a decoder takes, measured at 4096 x 4096 pixels.
+DECODER_MEMORY = {"AVIF": 3, "HEIF": 2, "JPEG2000": 6, "JXL": 3, "WEBP": 4}
 MAX_SCANS = 100  # of a JPEG: ten are usual; each further one costs 14 bytes, and a pass over the whole image to decode
 
 
@@ -37,8 +39,8 @@ def read(
         size: side of the square in pixels.
         fit: what to do with an image that is not square.
         max_pixels: the most that the image may have.
-        memory: a context manager that is entered with the number of pixels while these are decoded. They take four
-            bytes each, eight where EXIF turns them, and what the reader of the format takes besides.
+        memory: a context manager that is entered with the number of pixels while these are decoded, times
+            `DECODER_MEMORY`. They take four bytes each, eight where EXIF turns them.
 
     Raises:
         FlowersError: the file cannot be read, is no image, is truncated, is a camera's RAW file, or has more than
@@ -53,13 +55,13 @@ def read(
 
 
 def _read(file: BinaryIO, size: int, fit: Fit, max_pixels: int, memory: Memory) -> np.ndarray:
-    with _open(file) as image:
+    with _opened(file, max_pixels, memory) as (image, rest):
         num_scans = _require_decodable(image, max_pixels)
         num_pixels = image.width * image.height
         preprocess.reduce(image, size)
         if num_scans <= 1:  # with more, the decoder holds the image at full size all the same
             num_pixels = image.width * image.height
-        with memory(num_pixels):
+        with rest(num_pixels * DECODER_MEMORY.get(image.format or "", 1)):
             preprocess.turn_upright(image)
             return np.asarray(preprocess.square(image, size, fit))
 
@@ -77,12 +79,13 @@ def as_jpeg(
     """
     encoded = content(file)
     with _flowers_errors(max_pixels):
-        with _open(io.BytesIO(encoded)) as image:
-            if preprocess.is_stored(image, size):
-                _require_decodable(image, max_pixels)
-                with memory(size * size):
-                    image.load()  # raises where the file is truncated
-                return jpegs.strip_metadata(encoded)
+        if encoded.startswith(jpegs.START):
+            with _opened(io.BytesIO(encoded), max_pixels, memory) as (image, _):
+                if preprocess.is_stored(image, size):
+                    _require_decodable(image, max_pixels)
+                    with memory(size * size):
+                        image.load()  # raises where the file is truncated
+                    return jpegs.strip_metadata(encoded)
         square = Image.fromarray(_read(io.BytesIO(encoded), size, fit, max_pixels, memory))
     return preprocess.encode(square)
 
@@ -122,20 +125,36 @@ def _flowers_errors(max_pixels: int) -> Iterator[None]:
         raise FlowersError(f"cannot be read: {reason}") from None
 
 
-def _open(file: BinaryIO) -> Image.Image:
+@contextmanager
+def _opened(file: BinaryIO, max_pixels: int, memory: Memory) -> Iterator[tuple[Image.Image, Memory]]:
+    """Open an image; yield it with what reserves the rest of its memory: JPEG XL is decoded as it is opened."""
     file.seek(0)
     head = file.read(32)
     file.seek(0)
-    try:
-        return preprocess.open_image(file)
-    except UnidentifiedImageError:
-        raise FlowersError(formats.unknown_format(head)) from None
+    first: AbstractContextManager[object] = nullcontext()
+    rest = memory
+    if head.startswith(jxl.SIGNATURES) and preprocess.INSTALLED["JPEG XL"]:
+        num_pixels = jxl.num_pixels(file.read())
+        file.seek(0)
+        _require_at_most(num_pixels, max_pixels)
+        first, rest = memory(num_pixels * DECODER_MEMORY["JXL"]), nullcontext
+    with first:
+        try:
+            image = preprocess.open_image(file)
+        except UnidentifiedImageError:
+            raise FlowersError(formats.unknown_format(head)) from None
+        with image:
+            yield image, rest
+
+
+def _require_at_most(num_pixels: int, max_pixels: int) -> None:
+    if num_pixels > max_pixels:
+        raise FlowersError(f"has {num_pixels:,} pixels, more than {max_pixels:,}; make it smaller")
 
 
 def _require_decodable(image: Image.Image, max_pixels: int) -> int:
     """Refuse an image that takes too long to decode; return the number of a JPEG's scans, 0 for other formats."""
-    if image.width * image.height > max_pixels:
-        raise FlowersError(f"has {image.width * image.height:,} pixels, more than {max_pixels:,}; make it smaller")
+    _require_at_most(image.width * image.height, max_pixels)
     if image.format not in ("JPEG", "MPO"):
         return 0
     file = cast(ImageFile.ImageFile, image).fp

@@ -29,13 +29,14 @@ class PixelSemaphore:
     """A counting semaphore, first in first out, that bounds the pixels decoded at one time, and so the memory."""
 
     def __init__(self, pixels: int) -> None:
-        self._free = pixels
+        self._free = self._total = pixels
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
 
     @contextmanager
     def acquire(self, count: int) -> Iterator[None]:
-        """Wait until so many pixels are free, and hold them; `count` is at most the semaphore's total."""
+        """Wait until so many pixels are free, and hold them; all there are if `count` is more."""
+        count = min(count, self._total)
         with self._changed:
             self._waiting.append(ticket := object())
             self._changed.wait_for(lambda: self._waiting[0] is ticket and count <= self._free)
