@@ -219,3 +219,11 @@ def test_the_quickstart_needs_few_names():
 def test_a_backbone_notebook_imports_few_modules(name):
     known, _ = flowerlib_names(name)
     assert len(known) <= MAX_BACKBONE_IMPORTS, sorted(known)
+
+
+def test_no_file_of_the_project_is_large():
+    """A model or a dataset that is committed by mistake stays in every clone."""
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
+    if done.returncode:
+        pytest.skip("needs a clone")
+    assert [name for name in done.stdout.split("\0") if name and (ROOT / name).stat().st_size > 500_000] == []

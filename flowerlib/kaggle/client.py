@@ -97,12 +97,12 @@ def _require_sound_file() -> None:
     for path in (folder / "kaggle.json" for folder in folders):
         if not path.exists():
             continue
+        content, reason = None, "username and key are missing"
         try:
             content = json.loads(path.read_bytes())
         except (OSError, ValueError) as error:
-            content = str(error)
+            reason = str(error)
         if not isinstance(content, dict) or not {"username", "key"} <= content.keys():
-            reason = content if isinstance(content, str) and content else "username and key are missing"
             raise FlowersError(f"`{path}` is damaged ({' '.join(reason.split())}); remove it, and {LOGIN_HINT}")
 
 

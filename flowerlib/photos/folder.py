@@ -92,7 +92,7 @@ def convert(
         archives.unpack(source, folder_of_photographs)
     found = listing.find(folder_of_photographs, reading)
     recipe = _recipe(found.photographs, choices, [skip_broken, *map(str, asdict(reading).values())])
-    former = _former_splits(out, recipe, found.photographs)
+    former = _former(out, recipe)
     if former is None:
         shutil.rmtree(workspace, ignore_errors=True)
         return f"`{out}` holds this already."
@@ -100,7 +100,9 @@ def convert(
     prepared = chunks.prepare_all(found.photographs, prepared_in, image_size, fit, progress)
     table = _image_table(found.photographs, prepared)
     _require_readable(table, skip_broken)
-    notes = [*found.notes, *_assign_splits(table, former, val, test, seed)]
+    notes = [*found.notes, *_update_notes(table, former, out)]
+    kept = {} if reading.split == "redo" else {key: split for key, split in former.items() if split}
+    notes += _assign_splits(table, kept, val, test, seed)
     table = splitting.note_missing_splits(table)
     with atomic_write(out) as folder:
         images = chunks.open_jpegs(prepared, folder.name)
@@ -143,10 +145,10 @@ def _recipe(photographs: Sequence[Photograph], choices: dict, reading: Sequence[
     return {**versions, "choices": choices, "files": len(photographs), "listing": digest.hexdigest()}
 
 
-def _former_splits(out: Path, recipe: dict, photographs: Sequence[Photograph]) -> dict[str, str] | None:
-    """Return the split of each photograph in the dataset that `out` holds; empty if it holds nothing.
+def _former(out: Path, recipe: dict) -> dict[tuple[str, str], str] | None:
+    """Return the splits in the dataset that `out` holds, by id and content; empty if it holds nothing.
 
-    None if it holds the dataset of this recipe.
+    The content is empty in datasets made before version 0.2. None if `out` holds the dataset of this recipe.
 
     Raises:
         FlowersError: it holds something else.
@@ -155,29 +157,54 @@ def _former_splits(out: Path, recipe: dict, photographs: Sequence[Photograph]) -
         return {}
     try:
         former = json.loads((out / RECIPE).read_text("utf-8"))
+        made = former["choices"]
+        if not isinstance(made, dict):  # before version 0.2
+            made = dict(zip(recipe["choices"], made, strict=False))
         with open(out / LISTING, encoding="utf-8", newline="") as file:
-            splits = {row["id"]: row["split"] for row in csv.DictReader(file)}
-    except (OSError, ValueError, KeyError):
+            splits = {(row["id"], row.get("content", "")): row["split"] for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError, TypeError):
         raise FlowersError(f"`{out}` holds something else; name another folder, or remove it first") from None
     if former == recipe:
         return None
-    made = former["choices"]
-    made = made if isinstance(made, dict) else dict(zip(recipe["choices"], made, strict=False))  # before version 0.3
     if differing := [name for name, value in recipe["choices"].items() if made.get(name) != value]:
         told = f"`{differing[0]}` (={made.get(differing[0])})"
         raise FlowersError(f"`{out}` holds something else: it was made with {told}; name another folder, or remove it")
-    kept = sum(photograph.id in splits for photograph in photographs)
-    if 2 * kept < len(splits):
-        raise FlowersError(f"`{out}` holds something else: other photographs; name another folder, or remove it first")
     return splits
 
 
-def _assign_splits(table: pd.DataFrame, former: dict[str, str], val: float, test: float, seed: int) -> list[str]:
+def _update_notes(table: pd.DataFrame, former: dict[tuple[str, str], str], out: Path) -> list[str]:
+    """Return a sentence about what an update changes.
+
+    Raises:
+        FlowersError: most of the photographs in the dataset that `out` holds are others.
+    """
+    if not former:
+        return []
+    before = {name for name, _ in former}
+    same = sum(key in former for key in _keys(table, former))
+    added, gone = len(set(table["id"]) - before), len(before - set(table["id"]))
+    changed = len(table) - added - same
+    if 2 * same < len(former):
+        raise FlowersError(f"`{out}` holds something else: other photographs; name another folder, or remove it first")
+    changes = f"{added:,} files more, {gone:,} fewer, {changed:,} with other content"
+    return [f"Updated: {changes}; all others keep their split."]
+
+
+def _keys(table: pd.DataFrame, former: dict[tuple[str, str], str]) -> list[tuple[str, str]]:
+    """Return what each file is known by: its id and, where the former dataset tells, its content."""
+    has_content = any(content for _, content in former)
+    contents = [content.hex() if has_content else "" for content in table["content"]]
+    return list(zip(table["id"], contents, strict=True))
+
+
+def _assign_splits(
+    table: pd.DataFrame, former: dict[tuple[str, str], str], val: float, test: float, seed: int
+) -> list[str]:
     """Add the column `split`; return sentences about what was given.
 
     Args:
         table: as `splitting.assign_splits` takes it; `given` is what the source says.
-        former: the splits of an earlier dataset by id, which stay as they are.
+        former: the splits of an earlier dataset by id and content, which stay as they are.
         val: share of each class.
         test: likewise.
         seed: of the hash.
@@ -189,12 +216,9 @@ def _assign_splits(table: pd.DataFrame, former: dict[str, str], val: float, test
         shares |= dict.fromkeys(given - {"train"}, 0.0)
         taken = " and ".join(f"{shares[split]:.0%} for {split}" for split in missing)
         notes.append(f"There is no {' and no '.join(missing)}: of train {taken} are taken.")
-    from_former = pd.Series([former.get(name, "") for name in table["id"]], table.index, dtype=object)
+    from_former = pd.Series([former.get(key, "") for key in _keys(table, former)], table.index, dtype=object)
     table["given"] = table["given"].where(table["given"] != "", from_former)
     table["split"] = splitting.assign_splits(table, shares["val"], shares["test"], seed)
-    if former:
-        added, gone = len(set(table["id"]) - set(former)), len(set(former) - set(table["id"]))
-        notes.append(f"Updated: {added:,} files more, {gone:,} fewer; all others keep their split.")
     if leaked := splitting.count_leaks(table):
         notes.append(
             f"Data leakage: {leaked:,} images of val or test are near-duplicates of images in another split, as the "
@@ -254,7 +278,7 @@ def _write_listing(table: pd.DataFrame, folder: Path) -> None:
     """Write `classes.json`, the names in label order, and `files.csv`, one line per file."""
     classes = json.dumps(_classes(table), indent=1, ensure_ascii=False)
     (folder / "classes.json").write_text(classes + "\n", encoding="utf-8")
-    columns = table[["id", "label", "split", "note"]]
+    columns = table[["id", "label", "split", "note"]].assign(content=[content.hex() for content in table["content"]])
     columns.to_csv(folder / LISTING, index=False, lineterminator="\n")
 
 

@@ -88,6 +88,8 @@ def _of_photographs(folder: Path, source: Path, split: Split | None, reading: Re
 def _chosen_split(source: Path, wanted: Split | None, splits: Sequence[str], notes: list[str]) -> str:
     """Return the split to take, of those that photographs have; an empty one is none."""
     there = [split for split in PREFERRED if split in splits]
+    if wanted is None and there and "" in splits:
+        notes.append("Some photographs have a split and others none: all are scored; --split test takes those of test.")
     if wanted == "all" or (wanted is None and (not there or "" in splits)):
         return "all"
     if wanted is None:

@@ -74,7 +74,10 @@ def find(source: Path, reading: Reading | None = None, min_classes: int = 2) -> 
         raise FlowersError(f"`{source}` does not exist; name {FORM}")
     photographs, notes = _from_folder(source, reading) if source.is_dir() else _from_table(source, reading)
     if reading.split == "redo":
-        photographs = [replace(photograph, split="") for photograph in photographs if photograph.label]
+        labelled = [replace(photograph, split="") for photograph in photographs if photograph.label]
+        if unlabelled := len(photographs) - len(labelled):
+            notes.append(f"{unlabelled:,} images of test have no label and are left out, as the splits are made anew.")
+        photographs = labelled
     photographs = _with_sound_names(photographs, reading.merge_names, notes)
     if len(classes := {photograph.label for photograph in photographs} - {""}) < min_classes:
         told = f"`{source}` has {len(classes)} classes with pictures; it needs at least {min_classes}, as {FORM}"
@@ -100,6 +103,8 @@ def _from_table(source: Path, reading: Reading) -> tuple[list[Photograph], list[
 def _with_sound_names(photographs: list[Photograph], merge: bool, notes: list[str]) -> list[Photograph]:
     """Give each class a name without odd spaces, and tell of those that differ in spelling only."""
     labels = [" ".join(photograph.label.split()) for photograph in photographs]
+    if len(set(labels)) < len({photograph.label for photograph in photographs}):
+        notes.append("Names of classes that differ in spaces only are one class.")
     chosen = names.variants([label for label in labels if label])
     if chosen:
         notes.append(names.variants_note(chosen, merge))

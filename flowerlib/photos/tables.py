@@ -4,6 +4,7 @@ import csv
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path, PureWindowsPath
 
 from flowerlib.config import FlowersError
@@ -59,7 +60,7 @@ def read(
         columns: the names of the columns of path, label and, perhaps, split; or their numbers, from 1, in a file
             without a header. Recognized unless given.
         root: the folder that paths lie below; that of the file unless given.
-        ignore_splits: whether a column of splits is passed over.
+        ignore_splits: whether a split that is none is passed over, instead of an error.
 
     Raises:
         FlowersError: it is no such file, a column is missing, a row lacks a value, lists a file twice or names no
@@ -67,14 +68,16 @@ def read(
     """
     notes: list[str] = []
     text = _text(source, notes)
+    if columns and len(columns) not in (2, 3):
+        raise FlowersError(
+            f"--columns {','.join(columns)} must name two or three columns: PATH,LABEL or PATH,LABEL,SPLIT"
+        )
     table = _table(source, text, list(columns), notes)
-    if ignore_splits:
-        table.columns.pop("split", None)
-    rows = list(_rows(source, table))
-    place = _Paths(root or source.parent, rows[0].id) if rows else None
-    if place and place.dropped:
-        notes.append(f"Paths begin with `{place.dropped}`, in place of which `{place.root}` is taken.")
-    rows = [Row(row.line, row.id, place.find(row.id), row.label, row.split) for row in rows if place]
+    rows = list(_rows(source, table, ignore_splits))
+    place = _Paths(root or source.parent, [row.id for row in rows])
+    if place.dropped:
+        notes.append(f"Paths begin with `{'/'.join(place.dropped)}`, in place of which `{place.root}` is taken.")
+    rows = [Row(row.line, row.id, place.find(row.id), row.label, row.split) for row in rows]
     if rows and not any(row.path.exists() for row in rows):
         raise FlowersError(
             f"`{source}` line {rows[0].line}: `{rows[0].path}` does not exist, nor does any other of its files; name "
@@ -156,12 +159,12 @@ def _numbered(source: Path, lines: list[str], separator: str, skipped: int) -> I
         raise FlowersError(f"`{source}` line {skipped + reader.line_num}: {error}; is it a CSV file?") from None
 
 
-def _rows(source: Path, table: _Table) -> Iterator[Row]:
+def _rows(source: Path, table: _Table, ignore_splits: bool) -> Iterator[Row]:
     line_of: dict[str, int] = {}
     for line, cells in table.rows:
         value = {kind: cells[at] if at < len(cells) else "" for kind, at in table.columns.items()}
         split = SPLIT_NAMES.get(value.get("split", "").lower(), "")
-        if value.get("split") and not split:
+        if value.get("split") and not split and not ignore_splits:
             raise FlowersError(
                 f"`{source}` line {line}: {value['split']!r} is no split; write train, val or test, or use --split redo"
             )
@@ -181,15 +184,20 @@ class _Paths:
 
     Attributes:
         root: the folder that the files lie below.
-        dropped: what every path begins with, and is left out.
+        dropped: the folders that every path begins with, and that are left out.
     """
 
-    def __init__(self, root: Path, example: str) -> None:
-        self.root, self.dropped, self._num_dropped = root, "", 0
-        parts = _parts(example)
-        for number in range(len(parts)):
-            if self._existing(parts[number:]) and not Path(file_name(example)).is_file():
-                self._num_dropped, self.dropped = number, "/".join(parts[:number])
+    def __init__(self, root: Path, paths: Sequence[str]) -> None:
+        self.root = root
+        self.dropped: tuple[str, ...] = ()
+        if any((root / file_name(path)).is_file() for path in paths):
+            return
+        every = [tuple(_parts(path)) for path in paths]
+        levels = zip(*(parts[:-1] for parts in every), strict=False)
+        shared = [names[0] for names in takewhile(lambda names: len(set(names)) == 1, levels)]
+        for number in range(len(shared) + 1):
+            if any(self._existing(parts[number:]) for parts in every):
+                self.dropped = tuple(shared[:number])
                 break
 
     def find(self, path: str) -> Path:
@@ -197,7 +205,7 @@ class _Paths:
         as_it_is = self.root / file_name(path)
         if as_it_is.is_file():
             return as_it_is
-        parts = _parts(path)[self._num_dropped :]
+        parts = _parts(path)[len(self.dropped) :]
         return self._existing(parts) or self.root.joinpath(*parts)
 
     def _existing(self, parts: Sequence[str]) -> Path | None:

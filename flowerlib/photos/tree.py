@@ -4,7 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
@@ -158,7 +158,17 @@ def classify(
                 f"`{source / Path(*parts)}` lies outside the folders of the classes; move it into one, or away"
             )
         places.append(Place(parts, label_of(folders) if folders else "", split))
-    return places, notes
+    return _without_labels_of_test(places, notes), notes
+
+
+def _without_labels_of_test(places: list[Place], notes: list[str]) -> list[Place]:
+    """Take the folders within `test` for no classes where none of them is one of train, such as `test/images`."""
+    trained = {place.label.casefold() for place in places if place.split == "train"}
+    tested = {place.label.casefold() for place in places if place.split == "test"} - {""}
+    if not tested or tested & trained:
+        return places
+    notes.append("No folder within that of test is a class of train: images of test have no label.")
+    return [replace(place, label="") if place.split == "test" else place for place in places]
 
 
 def _folder_around(pictures: list[tuple[str, ...]]) -> int:

@@ -36,7 +36,8 @@ def one_line(done):
     ("content", "reason"),
     [
         (b'{"username": "someone"', "Expecting ',' delimiter"), (b"[]", "username and key are missing"),
-        (b'"x"', "x"), (b"", "Expecting value"), (b"\xff\xfe{", "codec can't decode"),
+        (b'"KGAT_secret"', "username and key are missing"), (b"", "Expecting value"),
+        (b"\xff\xfe{", "codec can't decode"),
         (b'{"username": "someone"}', "username and key are missing"),
     ],
 )  # fmt: skip
@@ -46,6 +47,7 @@ def test_damaged_credentials_are_named(tmp_path, content, reason):
     line = one_line(flowerlib("kaggle", "quota", home=tmp_path))
     assert f"`{tmp_path}/kaggle/kaggle.json` is damaged (" in line
     assert reason in line
+    assert "secret" not in line
     assert "kaggle auth login" in line
 
 

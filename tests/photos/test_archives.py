@@ -122,9 +122,7 @@ def test_whatever_byte_is_damaged_the_files_are_right_or_it_is_told(tmp_path, na
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
     bomb = zipped(tmp_path / "a.zip", {"rose/1.jpg": bytes(300 << 20)}, compression=zipfile.ZIP_DEFLATED)
     assert bomb.stat().st_size < 400_000
-    with pytest.raises(
-        FlowersError, match=r"has 0.3 MB and would unpack to 315 MB or more in 1 files"
-    ):
+    with pytest.raises(FlowersError, match=r"has 0.3 MB and would unpack to 315 MB or more in 1 files"):
         archives.unpack(bomb, tmp_path / "out")
 
 

@@ -62,7 +62,7 @@ def test_one_photograph_more_changes_no_split(source, tmp_path):
     picture(900).save(tmp_path / "in/aster/new.png")
     os.remove(tmp_path / "in/daisy/more/05.png")
     summary = convert(tmp_path / "in", tmp_path / "out")
-    assert "Updated: 1 files more, 1 fewer; all others keep their split." in summary
+    assert "Updated: 1 files more, 1 fewer, 0 with other content; all others keep their split." in summary
     convert(tmp_path / "in", tmp_path / "anew")
     for out in ("out", "anew"):
         after = {name: row["split"] for name, row in read_listing(tmp_path / out).items()}
@@ -73,17 +73,50 @@ def test_one_photograph_more_changes_no_split(source, tmp_path):
 
 
 def test_a_dataset_of_an_earlier_version_is_made_again_with_its_splits(source, tmp_path):
-    """Until version 0.3 the choices in folder.json had no names, and another rule divided."""
+    """Before version 0.2 the choices in folder.json had no names, and another rule divided."""
     convert(source, tmp_path / "out")
     recipe = json.loads((tmp_path / "out/folder.json").read_text())
     recipe |= {"version": 1, "division": 2, "choices": [SIZE, 0.15, 0.15, "crop", 0, False]}
     (tmp_path / "out/folder.json").write_text(json.dumps(recipe))
-    listed = (tmp_path / "out/files.csv").read_text()
-    swapped = listed.replace(",val,", ",x,").replace(",test,", ",val,").replace(",x,", ",test,")
-    (tmp_path / "out/files.csv").write_text(swapped)
+    swap = {"val": "test", "test": "val"}
+    rows = [row | {"split": swap.get(row["split"], row["split"])} for row in read_listing(tmp_path / "out").values()]
+    with open(tmp_path / "out/files.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ("id", "label", "split", "note"), extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
     convert(source, tmp_path / "out")
-    splits = [row["split"] for row in read_listing(tmp_path / "out").values()]
-    assert splits == [line.split(",")[2] for line in swapped.splitlines()[1:]]
+    assert [row["split"] for row in read_listing(tmp_path / "out").values()] == [row["split"] for row in rows]
+
+
+def test_photographs_of_the_same_names_and_other_content_are_others(source, tmp_path):
+    """Cameras number from the beginning again."""
+    shutil.copytree(source, tmp_path / "in")
+    convert(tmp_path / "in", tmp_path / "out")
+    picture(950).save(tmp_path / "in/daisy/02.png")
+    assert "Updated: 0 files more, 0 fewer, 1 with other content" in convert(tmp_path / "in", tmp_path / "out")
+    before = read_listing(tmp_path / "out")
+    for number, name in enumerate(before):
+        picture(4000 + number).save(tmp_path / "in" / name)
+    with pytest.raises(FlowersError, match="holds something else: other photographs"):
+        convert(tmp_path / "in", tmp_path / "out")
+    assert read_listing(tmp_path / "out") == before
+
+
+def test_splits_made_anew_have_no_leakage_whatever_the_dataset_had(tmp_path):
+    make_splits(tmp_path / "in", "train", "val", "test")
+    shutil.copy(tmp_path / "in/val/rose/0.png", tmp_path / "in/train/rose/copy.png")
+    assert "Data leakage: 1 images" in convert(tmp_path / "in", tmp_path / "out")
+    assert "Data leakage" not in convert(tmp_path / "in", tmp_path / "out", reading=Reading(split="redo"))
+    rows = read_listing(tmp_path / "out")
+    assert rows["val/rose/0.png"]["split"] == rows["train/rose/copy.png"]["split"]
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", '{"choices": 3}', "no json"])
+def test_a_folder_with_another_folder_json_is_something_else(source, tmp_path, content):
+    (tmp_path / "folder.json").write_text(content)
+    (tmp_path / "files.csv").write_text("id,label,split,note\n")
+    with pytest.raises(FlowersError, match="holds something else; name another folder"):
+        convert(source, tmp_path)
 
 
 def test_other_choices_and_other_photographs_do_not_replace_a_dataset(source, converted, tmp_path):

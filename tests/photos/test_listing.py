@@ -39,8 +39,9 @@ def test_splits_are_kept_or_redone(tmp_path):
         "val/rose/3.jpg": ("rose", "val"),
         "test/4.jpg": ("", "test"),
     }
-    redone = listing.find(tmp_path, Reading(split="redo")).photographs
-    assert {item.id: (item.label, item.split) for item in redone} == {
+    redone = listing.find(tmp_path, Reading(split="redo"))
+    assert any(note.startswith("1 images of test have no label and are left out") for note in redone.notes)
+    assert {item.id: (item.label, item.split) for item in redone.photographs} == {
         "train/rose/1.jpg": ("rose", ""),
         "train/iris/2.jpg": ("iris", ""),
         "val/rose/3.jpg": ("rose", ""),
@@ -54,6 +55,13 @@ def test_names_that_differ_in_spelling_are_told_and_merged_if_asked(tmp_path):
     assert any("--merge-names makes them one" in note for note in found.notes)
     merged = listing.find(tmp_path, Reading(merge_names=True))
     assert [item.label for item in merged.photographs] == ["rose", "iris", "rose", "rose"]
+
+
+def test_names_that_differ_in_spaces_only_are_one_class_and_told(tmp_path):
+    touch(tmp_path, "red rose/1.jpg", "red  rose/2.jpg", "iris/3.jpg")
+    found = listing.find(tmp_path)
+    assert sorted(item.label for item in found.photographs) == ["iris", "red rose", "red rose"]
+    assert found.notes == ["Names of classes that differ in spaces only are one class."]
 
 
 def test_names_of_any_bytes_become_text(tmp_path):

@@ -81,8 +81,9 @@ def test_a_column_of_splits_is_kept_and_columns_that_are_not_used_are_named(plac
     rows, notes = read(place, text)
     assert rows == [("a/1.jpg", "rose", "train"), ("b/2.jpg", "iris", "val"), ("a b.jpg", "", "test")]
     assert notes == ["Columns that are not used: `photographer`, `date`."]
-    with pytest.raises(FlowersError, match=r"line 4: .* needs a path and a label"):
-        read(place, text, ignore_splits=True)
+    with pytest.raises(FlowersError, match=r"line 3: 'new' is no split"):
+        read(place, text.replace("Valid", "new"))
+    assert read(place, text.replace("Valid", "new"), ignore_splits=True)[0] == [rows[0], (*rows[1][:2], ""), rows[2]]
 
 
 @pytest.mark.parametrize(
@@ -98,6 +99,17 @@ def test_paths_of_another_machine_are_found_below_the_root(place, paths, dropped
     rows, [note] = read(place, f"path,label\n{paths[0]},rose\n{paths[1]},iris\n", root=place / "root")
     assert rows == [("root/a/1.jpg", "rose", ""), ("root/b/2.jpg", "iris", "")]
     assert note == f"Paths begin with `{dropped}`, in place of which `{place / 'root'}` is taken."
+
+
+def test_only_folders_that_all_paths_begin_with_are_left_out(place):
+    """Else two paths could lead to one file, with two labels."""
+    touch(place, "1.jpg")
+    rows, notes = read(place, "path,label\ncats/1.jpg,cat\ndogs/1.jpg,dog\na/1.jpg,rose\n")
+    assert [row[0] for row in rows] == ["cats/1.jpg", "dogs/1.jpg", "a/1.jpg"]
+    assert notes == []
+    rows, [note] = read(place, "path,label\nx/y/a/9.jpg,cat\nx/y/a/1.jpg,dog\n")  # the first is missing
+    assert [row[0] for row in rows] == ["a/9.jpg", "a/1.jpg"]
+    assert note.startswith("Paths begin with `x/y`")
 
 
 def test_an_absolute_path_that_exists_is_taken_as_it_is(place):
@@ -140,6 +152,8 @@ def test_what_is_wrong_is_named_with_its_line(place, text, message):
     [
         (("3", "9"), "has 2 columns; --columns 3,9 names others"),
         (("path", "kind"), "has no column 'kind'; it has path"),
+        (("path",), "--columns path must name two or three columns"),
+        (("1", "2", "3", "4"), "--columns 1,2,3,4 must name two or three columns"),
     ],
 )
 def test_a_column_that_there_is_not_is_named(place, columns, message):

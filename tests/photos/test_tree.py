@@ -32,8 +32,8 @@ def test_a_folder_for_each_class():
     ],
 )
 def test_folders_of_splits_around_the_classes_are_kept_whatever_their_names(train, val, test):
-    labels, [note] = classified(f"{train}/rose/1.jpg", f"{val}/rose/2.jpg", f"{test}/iris/3.jpg")
-    assert labels == ["train:rose", "val:rose", "test:iris"]
+    labels, [note] = classified(f"{train}/rose/1.jpg", f"{train}/iris/2.jpg", f"{val}/rose/2.jpg", f"{test}/iris/3.jpg")
+    assert labels == ["train:rose", "train:iris", "val:rose", "test:iris"]
     told = ", ".join(f"`{name}`" for name in sorted([train, val, test]))
     assert note == f"The folders {told} are taken for the splits; --split redo divides anew."
 
@@ -59,6 +59,14 @@ def test_folders_around_it_all_are_looked_into():
     labels, notes = classified("flowers/train/rose/1.jpg", "flowers/val/iris/2.jpg")
     assert labels == ["train:rose", "val:iris"]
     assert len(notes) == 2
+
+
+@pytest.mark.parametrize("folder", ["images", "test", "unknown"])
+def test_folders_within_test_that_are_no_classes_of_train_are_none(folder):
+    paths = ("train/rose/1.jpg", "train/iris/2.jpg", "val/rose/3.jpg", f"test/{folder}/4.jpg", f"test/{folder}/5.jpg")
+    labels, notes = classified(*paths)
+    assert labels == ["train:rose", "train:iris", "val:rose", "test:", "test:"]
+    assert notes[1:] == ["No folder within that of test is a class of train: images of test have no label."]
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,10 @@ def test_json_is_known_without_its_type(service, photograph, expected, kind):
 COMMANDS = re.findall(r"^    (.*curl .*/predict\S*)", (Path(__file__).parents[2] / "docs/serving.md").read_text(), re.M)
 
 
+def test_the_documentation_has_a_command_for_each_way():
+    assert len(COMMANDS) == 3
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_commands_of_the_documentation_work(service, photograph, tmp_path, command):
     for name in ("rose.jpg", "iris.jpg", "rose.heic"):  # a file is known by what is in it
