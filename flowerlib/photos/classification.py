@@ -1,11 +1,13 @@
 """Classify photographs with the model that a run saved."""
 
 import csv
+import hashlib
 import io
 import json
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -30,6 +32,7 @@ from flowerlib.photos.tree import printable
 from flowerlib.training import gallery as galleries
 from flowerlib.training.gallery import Gallery
 
+MAX_NAME = 200  # bytes: file systems take 255, of which a temporary name needs some
 STDIN = Path("-")  # an image on standard input
 BATCH_SIZE = 32  # 64 takes a small network 250 MB more, and is no faster on a CPU
 File = TypeVar("File", Path, BinaryIO)
@@ -282,7 +285,7 @@ def report(
         FlowersError: some images could not be read; each has been named on stderr, the others were classified.
     """
     files, notes = find_images(paths)
-    num_failed = 0
+    num_failed, explained = 0, Counter[str]()
     for note in notes:
         print(note, file=sys.stderr)
     if classifier.record["smoke_test"]:
@@ -298,7 +301,7 @@ def report(
             classes = [(name, value) for name, value in classifier.top(result, top) if value >= threshold]
             _print_prediction(printable(str(file)), classes, form)
             if explain:
-                _explain(classifier, file, int(result.argmax()), explain)
+                _explain(classifier, file, int(result.argmax()), explain, explained)
     if num_failed:
         raise FlowersError(f"{num_failed} of {len(files)} images could not be read; they are named above")
 
@@ -312,14 +315,26 @@ def _standard_input() -> bytes:
     return sys.stdin.buffer.read()  # which can be read once only
 
 
-def _explain(classifier: Classifier, file: Path, label: int, folder: Path) -> None:
-    """Write an image, bright where it supports the class, as `<name of the file>-<class>.png`."""
+def _explain(classifier: Classifier, file: Path, label: int, folder: Path, explained: Counter[str]) -> None:
+    """Write an image, bright where it supports the class, as `<name of the file>-<class>.png`.
+
+    `explained` counts the names that were written: files in several folders may have the same one.
+    """
     image = _pixels(classifier, file)
     lit = figures.lit_by_map(image, classifier.activation_map(image).values[..., label])
-    name = classifier.classes[label].replace("/", "-")
-    name = os.fsdecode(name.encode("utf-8", "replace"))  # in any locale
-    with atomic_write(folder / f"{file.name}-{name}.png") as temporary:
+    name = _file_name(f"{file.name}-{classifier.classes[label].replace('/', '-')}")
+    explained[name] += 1
+    number = f"-{explained[name]}" if explained[name] > 1 else ""
+    with atomic_write(folder / f"{name}{number}.png") as temporary:
         Image.fromarray(lit).save(temporary, "PNG")
+
+
+def _file_name(name: str) -> str:
+    """Return a name that any file system takes, in any locale: at most 200 bytes, a long one with a hash at its end."""
+    encoded = name.encode("utf-8", "surrogateescape")
+    if len(encoded) > MAX_NAME:
+        encoded = encoded[: MAX_NAME - 9] + f"-{hashlib.sha256(encoded).hexdigest()[:8]}".encode()
+    return os.fsdecode(encoded)
 
 
 def _print_prediction(file: str, predictions: list[tuple[str, float]], form: str) -> None:

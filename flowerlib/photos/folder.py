@@ -90,7 +90,11 @@ def convert(
     if archives.is_archive(source):
         folder_of_photographs = workspace / f"unpacked-{hashlib.sha256(_state(source).encode()).hexdigest()[:16]}"
         archives.unpack(source, folder_of_photographs)
-    found = listing.find(folder_of_photographs, reading)
+    try:
+        found = listing.find(folder_of_photographs, reading)
+    except FlowersError as error:
+        shutil.rmtree(workspace, ignore_errors=True)
+        raise FlowersError(str(error).replace(str(folder_of_photographs), str(source))) from None
     recipe = _recipe(found.photographs, choices, [skip_broken, *map(str, asdict(reading).values())])
     former = _former(out, recipe)
     if former is None:
@@ -298,7 +302,7 @@ def _summary(table: pd.DataFrame, out: Path) -> str:
         NOTE_BROKEN: "cannot be read and are left out",
         splitting.NOTE_SIMILAR: "duplicates or near-duplicates, kept in the split of the image they are like",
         splitting.NOTE_TOO_FEW: f"of classes with fewer than {splitting.MIN_PER_CLASS} different photographs, in train",
-        splitting.NOTE_MISSING_SPLIT: "of classes that val or test lacks, as near-duplicates stay together",
+        splitting.NOTE_MISSING_SPLIT: "of classes that val or test lacks",
     }
     for note, words in meaning.items():
         rows = table["note"].str.startswith(note)

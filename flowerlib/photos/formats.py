@@ -18,6 +18,7 @@ _RAW_SUFFIXES = (
 )
 
 
+_UNFINISHED = (".part", ".crdownload", ".partial", ".download")  # what browsers call a download that is under way
 READABLE_SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
 SUFFIXES = READABLE_SUFFIXES | {".heic", ".heif", ".hif", ".jxl", ".avif", *_RAW_SUFFIXES.split()}
 
@@ -26,6 +27,8 @@ def is_picture(path: Path) -> bool:
     """Return whether a file is a picture by its suffix, or by its first bytes; whether it can be read, is not asked."""
     if path.suffix.lower() in SUFFIXES:
         return True
+    if path.suffix.lower() in _UNFINISHED:
+        return False
     try:
         if not path.is_file():  # to open a pipe would wait for ever
             return False
@@ -55,6 +58,12 @@ def unknown_format(head: bytes) -> str:
             return f"is {name}, for which {PLUGINS[name][0]} is missing: pip install '.[photos]' in flowerlib's folder"
     if head.startswith(_RAW_SIGNATURES) or head[4:12] == b"ftypcrx ":
         return RAW_MESSAGE
+    if not head:
+        return "is empty"
+    if head.startswith(b"PK"):
+        return "is a zip file; unpack it, and name the folder"
+    if head.lstrip().startswith(b"<"):
+        return "is a web page or other markup, and no image"
     return "is no image that Pillow knows"
 
 

@@ -173,12 +173,14 @@ def count_leaks(table: pd.DataFrame) -> int:
 
 
 def note_missing_splits(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with a note at each image whose class is missing from val or test."""
+    """Return the table with a note at each image whose class is missing from val or test, where these have labels."""
     table = table.copy()
     num_groups = _label_of_group(table).value_counts()
-    for label, rows in table[~table["broken"] & (table["label"] != "")].groupby("label"):
-        missing = [split for split in ("val", "test") if split not in set(rows["split"])]
-        note = f"{NOTE_MISSING_SPLIT}{' or '.join(missing)}: near-duplicates stay together"
+    labelled = table[~table["broken"] & (table["label"] != "")]
+    splits = [split for split in ("val", "test") if split in set(labelled["split"])]
+    for label, rows in labelled.groupby("label"):
+        missing = [split for split in splits if split not in set(rows["split"])]
+        note = f"{NOTE_MISSING_SPLIT}{' or '.join(missing)}"
         if len(missing) == 2 and num_groups.get(label, 0) < MIN_PER_CLASS:
             note = NOTE_TOO_FEW
         table.loc[rows.index[(rows["note"] == "") & bool(missing)], "note"] = note

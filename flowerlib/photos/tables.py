@@ -2,10 +2,12 @@
 
 import csv
 import re
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path, PureWindowsPath
+from urllib.parse import unquote
 
 from flowerlib.config import FlowersError
 from flowerlib.photos import formats
@@ -88,6 +90,8 @@ def read(
 
 def _text(source: Path, notes: list[str]) -> str:
     content = source.read_bytes()
+    if content[:2] == b"PK" and not zipfile.is_zipfile(source):
+        raise FlowersError(f"`{source}` is a zip file that is damaged or cut short; download it again")
     if content[:2] == b"PK" or content[:4] == b"\xd0\xcf\x11\xe0":
         raise FlowersError(f"`{source}` is a workbook of Excel; save it as CSV")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -125,12 +129,30 @@ def _table(source: Path, text: str, columns: list[str], notes: list[str]) -> _Ta
             raise FlowersError(f"`{source}` has no column {missing[0]!r}; it has {', '.join(rows[0][1])}")
         return _Table(rows[1:], dict(zip(NAMES, map(header.index, given), strict=False)))
     found = {kind: next((header.index(name) for name in names if name in header), -1) for kind, names in NAMES.items()}
+    if found["path"] >= 0 and found["label"] < 0 and (one_hot := _one_hot(rows, found, notes)):
+        return one_hot
     if found["path"] < 0 or found["label"] < 0:
         return _without_header(source, rows, notes)
     unused = [name for at, name in enumerate(rows[0][1]) if at not in found.values()]
     if unused:
         notes.append(f"Columns that are not used: {listed(unused, 10)}.")
     return _Table(rows[1:], {kind: at for kind, at in found.items() if at >= 0})
+
+
+def _one_hot(rows: list[tuple[int, list[str]]], found: dict[str, int], notes: list[str]) -> _Table | None:
+    """Read a column for each class, 1 in that of the photograph; None where the columns are others."""
+    classes = {at: name for at, name in enumerate(rows[0][1]) if at not in found.values()}
+    labelled = []
+    for line, cells in rows[1:]:
+        ones = [at for at in classes if at < len(cells) and cells[at] == "1"]
+        if len(ones) != 1 or any(cells[at] not in ("0", "1") for at in classes if at < len(cells)):
+            return None
+        labelled.append((line, [*cells, classes[ones[0]]]))
+    if len(classes) < 2 or not labelled:
+        return None
+    notes.append(f"Its columns {listed(classes.values())} are taken for classes, 1 in that of the photograph.")
+    width = len(rows[0][1])
+    return _Table(labelled, {kind: at for kind, at in found.items() if at >= 0} | {"label": width})
 
 
 def _without_header(source: Path, rows: list[tuple[int, list[str]]], notes: list[str]) -> _Table:
@@ -167,6 +189,10 @@ def _rows(source: Path, table: _Table, ignore_splits: bool) -> Iterator[Row]:
         if value.get("split") and not split and not ignore_splits:
             raise FlowersError(
                 f"`{source}` line {line}: {value['split']!r} is no split; write train, val or test, or use --split redo"
+            )
+        if re.match(r"(https?|ftp|s3|gs)://", value["path"]):
+            raise FlowersError(
+                f"`{source}` line {line}: {value['path']} is an address; download it, and write where the file is"
             )
         if not value["path"] or not (value["label"] or split == "test"):
             raise FlowersError(f"`{source}` line {line}: {','.join(cells)} needs a path and a label")
@@ -216,6 +242,8 @@ class _Paths:
 
 def _parts(path: str) -> list[str]:
     """Split a path of any system; a backslash divides."""
+    if path.startswith("file://"):
+        path = re.sub(r"^/(?=[A-Za-z]:)", "", unquote(path.removeprefix("file://")))
     path = file_name(path)
     if "\\" in path or re.match(r"[A-Za-z]:", path):
         return [part for part in PureWindowsPath(path).parts if not part.endswith(("\\", ":"))]

@@ -282,6 +282,16 @@ def test_an_image_on_standard_input_gets_the_probabilities_of_its_file(run, imag
     assert capsys.readouterr().out == of_file.replace(str(path), "-")
 
 
+def test_explanations_of_long_and_of_equal_names_are_all_kept(run, images, tmp_path, capsys):
+    model, content = classification.load(run[0]), next(iter(images.iterdir())).read_bytes()
+    names = ("a/0.jpg", "b/0.jpg", f"a/{'z' * 235}.jpg", f"a/{'z' * 234}y.jpg", f"a/{'ö' * 120}.jpg")
+    for name in names:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(content)
+    classification.report(model, [tmp_path / "in"], 1, "text", explain=tmp_path / "out")
+    assert len(list((tmp_path / "out").iterdir())) == len(names)
+
+
 def test_explanations_are_images_lit_by_the_map_of_the_most_probable_class(run, images, tmp_path, capsys):
     path, model = next(iter(images.iterdir())), classification.load(run[0])
     classification.report(model, [path], 1, "text", explain=tmp_path)

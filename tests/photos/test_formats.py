@@ -79,7 +79,21 @@ def test_pictures_are_known_by_their_suffix(tmp_path, name):
     assert formats.is_picture(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.xmp", "a.db", "a.mov", "a.mpg", "a.pdf", "a.svg", "a.h5", "a"])
+@pytest.mark.parametrize("name", ["a.txt", "a.xmp", "a.db", "a.mov", "a.mpg", "a.svg", "a.h5", "a", "a.jpg.part"])
 def test_what_is_no_picture_by_name_and_content_is_none(tmp_path, name):
-    (tmp_path / name).write_bytes(b"nothing")
+    (tmp_path / name).write_bytes(b"\xff\xd8\xff\xe0" if name.endswith("part") else b"nothing")
     assert not formats.is_picture(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "is empty"),
+        (b"PK\3\4 of files", "is a zip file; unpack it, and name the folder"),
+        (b"\n<!DOCTYPE html><title>404</title>", "is a web page or other markup, and no image"),
+        (b"what is this", "is no image that Pillow knows"),
+    ],
+)
+def test_what_else_a_file_may_be_is_told(content, told):
+    with pytest.raises(FlowersError, match=f"^{told}"):
+        photo.read(io.BytesIO(content), SIZE)

@@ -112,12 +112,12 @@ def test_of_a_moving_image_the_first_frame_is_taken():
 
 
 BROKEN = {
-    "empty": (b"", "is no image that Pillow knows"),
+    "empty": (b"", "is empty"),
     "text": (b"a rose is a rose", "is no image that Pillow knows"),
     "truncated JPEG": (saved(halves(), "JPEG").getvalue()[:-200], "cannot be read: "),
     "truncated PNG": (saved(halves(), "PNG").getvalue()[:-60], "cannot be read: "),
     "JPEG without data": (saved(halves(), "JPEG").getvalue()[:300], "cannot be read: "),
-    "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is no image that Pillow knows"),
+    "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is a web page or other markup"),
 }
 
 

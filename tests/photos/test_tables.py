@@ -92,6 +92,7 @@ def test_a_column_of_splits_is_kept_and_columns_that_are_not_used_are_named(plac
         (("D:\\photos\\in\\a\\1.jpg", "D:\\photos\\in\\b\\2.jpg"), "photos/in"),
         (("/home/else/in/a/1.jpg", "/home/else/in/b/2.jpg"), "home/else/in"),
         (("flowers/a/1.jpg", "flowers/b/2.jpg"), "flowers"),
+        (("file:///C:/J%C3%B6rg/a/1.jpg", "file:///C:/J%C3%B6rg/b/2.jpg"), "Jörg"),
     ],
 )
 def test_paths_of_another_machine_are_found_below_the_root(place, paths, dropped):
@@ -99,6 +100,16 @@ def test_paths_of_another_machine_are_found_below_the_root(place, paths, dropped
     rows, [note] = read(place, f"path,label\n{paths[0]},rose\n{paths[1]},iris\n", root=place / "root")
     assert rows == [("root/a/1.jpg", "rose", ""), ("root/b/2.jpg", "iris", "")]
     assert note == f"Paths begin with `{dropped}`, in place of which `{place / 'root'}` is taken."
+
+
+def test_a_column_for_each_class_is_read(place):
+    """As Roboflow exports it."""
+    rows, [note] = read(place, "filename, iris, rose\na/1.jpg, 0, 1\nb/2.jpg, 1, 0\n")
+    assert rows == TWO
+    assert note == "Its columns `iris`, `rose` are taken for classes, 1 in that of the photograph."
+    for cells in ("0, 0", "1, 1", "0, 2"):
+        with pytest.raises(FlowersError, match="is no header with the columns path,label"):
+            read(place, f"filename, iris, rose\na/1.jpg, 0, 1\nb/2.jpg, {cells}\n")
 
 
 def test_only_folders_that_all_paths_begin_with_are_left_out(place):
@@ -138,7 +149,9 @@ def test_what_lacks_a_file_is_left_to_be_named_with_the_others(place):
         ("path,label\nz/1.jpg,x\n", r"line 2: `.*z/1.jpg` does not exist, nor does any other .* --root"),
         ("where,what\na,b\n", r"line 1: where, what is no header with the columns path,label; .* --columns 1,2"),
         ("", r"is empty"),
-        (b"PK\x03\x04 a workbook", r"is a workbook of Excel; save it as CSV"),
+        (b"\xd0\xcf\x11\xe0 a workbook", r"is a workbook of Excel; save it as CSV"),
+        (b"PK\x03\x04 half a download", r"is a zip file that is damaged or cut short; download it again"),
+        ("path,label\nhttps://example.org/1.jpg,x\n", r"line 2: https://\S+ is an address; download it"),
         (b"path,label\na/1.jpg,\0\n" + b" " * 300, r"CSV|label"),
     ],
 )
