@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ from flowerlib.photos import names, tables, tree
 from flowerlib.photos.tree import ClassFrom
 
 SplitRule = Literal["keep", "redo"]
+MAX_TABLES_TOLD = 3
 FORM = "a folder with a folder for each class, a CSV file of path,label, or a zip or tar file of such a folder"
 
 
@@ -72,7 +74,19 @@ def find(source: Path, reading: Reading | None = None, min_classes: int = 2) -> 
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(source)):
             raise FlowersError(f"`{source}` is an address; download it, then name the file or folder")
         raise FlowersError(f"`{source}` does not exist; name {FORM}")
-    photographs, notes = _from_folder(source, reading) if source.is_dir() else _from_table(source, reading)
+    if not source.is_dir():
+        return _listed(source, *_from_table(source, reading), reading, min_classes)
+    try:
+        return _listed(source, *_from_folder(source, reading), reading, min_classes)
+    except FlowersError as error:
+        tables = [f"`{tree.printable(str(path))}`" for path in islice(source.rglob("*.[ct]sv"), MAX_TABLES_TOLD)]
+        hint = f"\nif {' or '.join(tables)} holds the labels, name that file" if tables else ""
+        raise FlowersError(f"{error}{hint}") from None
+
+
+def _listed(
+    source: Path, photographs: list[Photograph], notes: list[str], reading: Reading, min_classes: int
+) -> Listing:
     if reading.split == "redo":
         labelled = [replace(photograph, split="") for photograph in photographs if photograph.label]
         if unlabelled := len(photographs) - len(labelled):

@@ -82,6 +82,7 @@ def test_names_of_any_bytes_become_text(tmp_path):
         (lambda source: [(source / "one").mkdir(parents=True), picture(0).save(source / "one/a.png")], "has 1 classes"),
         (lambda source: [source.mkdir(), picture(0).save(source / "a.png")], "lies outside the folders of the classes"),
         (lambda source: touch(source, "rose/1.jpg", " /2.jpg"), "has a name of spaces only"),
+        (lambda source: touch(source, "images/1.jpg", "train.csv"), r"\nif `\S+/in/train.csv` holds the labels, name "),
     ],
 )
 def test_a_folder_of_another_form_is_refused(tmp_path, make, message):
