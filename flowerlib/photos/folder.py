@@ -54,8 +54,9 @@ def convert(
     """Convert the photographs of `source` into a dataset in `out`; do nothing if `out` already holds exactly that.
 
     `out` gets `tfrecords-jpeg-<S>x<S>/{train,val,test}`, `classes.json`, `files.csv` (one line per file: `id`, `label`,
-    `split` and a `note`; the only place with the labels of test) and `preview.png`; for later calls, `folder.json` and
-    `preprocessing.json`. The folder appears whole or not at all. An interrupted call resumes.
+    `split`, a `note` and the SHA-256 of its `content`; the only place with the labels of test) and `preview.png`; for
+    later calls, `folder.json` and `preprocessing.json`. The folder appears whole or not at all. An interrupted call
+    resumes.
 
     The splits that the source has are kept; otherwise they are stratified by class. Copies and near-duplicates stay in
     one split. Where `out` holds a dataset of the same photographs and some more or fewer, it is updated: each
