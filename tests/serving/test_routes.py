@@ -103,7 +103,7 @@ def test_what_does_not_exist_is_not_found(service, path):
 
 BAD = {
     "no image": ([("a.jpg", b"hello")], 400, "`a.jpg` is no image"),
-    "nothing": ([("a.jpg", b"")], 400, "`a.jpg` is no image"),
+    "nothing": ([("a.jpg", b"")], 400, "`a.jpg` is empty"),
     "cut short": ([("a.png", image_of(500)[:-100])], 400, "`a.png` cannot be read"),
     "one of two": ([("a.png", image_of(50)), ("b.txt", b"hello")], 400, "`b.txt` is no image"),
     "too many pixels": ([("a.png", image_of(5000))], 400, "has 25,000,000 pixels, more than 20,000,000"),

@@ -112,7 +112,7 @@ COMMANDS = re.findall(r"^    (.*curl .*/predict\S*)", (Path(__file__).parents[2]
 
 
 def test_the_documentation_has_a_command_for_each_way():
-    assert len(COMMANDS) == 3
+    assert len(COMMANDS) == 4
 
 
 @pytest.mark.parametrize("command", COMMANDS)
