@@ -12,6 +12,7 @@ import math
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -94,7 +95,10 @@ def convert(
     try:
         found = listing.find(folder_of_photographs, reading)
     except FlowersError as error:
-        shutil.rmtree(workspace, ignore_errors=True)
+        if folder_of_photographs != source:
+            shutil.rmtree(folder_of_photographs, ignore_errors=True)
+        with suppress(OSError):
+            workspace.rmdir()  # unless it holds what a stopped call had prepared
         raise FlowersError(str(error).replace(str(folder_of_photographs), str(source))) from None
     recipe = _recipe(found.photographs, choices, [skip_broken, *map(str, asdict(reading).values())])
     former = _former(out, recipe)

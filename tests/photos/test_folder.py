@@ -62,6 +62,13 @@ def test_an_archive_of_archives_is_named_and_leaves_nothing(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all.zip", "in"]
 
 
+def test_a_call_that_is_refused_keeps_what_a_stopped_one_had_prepared(tmp_path):
+    touch(tmp_path, "in/one/1.jpg", ".out.preparing/of a stopped call/00000.tfrec")
+    with pytest.raises(FlowersError, match="has 1 classes"):
+        convert(tmp_path / "in", tmp_path / "out")
+    assert (tmp_path / ".out.preparing/of a stopped call/00000.tfrec").exists()
+
+
 def test_one_photograph_more_changes_no_split(source, tmp_path):
     """As an update, and as a dataset made anew; nor do photographs that go."""
     shutil.copytree(source, tmp_path / "in")
