@@ -17,7 +17,7 @@ from flowerlib.photos import jpeg as jpegs
 Fit = Literal["crop", "pad"]
 Memory = Callable[[int], AbstractContextManager[object]]  # a number of pixels -> reserves the memory to decode them
 MAX_PIXELS = 178_956_970  # Pillow's own limit, beyond which it suspects a decompression bomb
-# How many times the memory of other formats a decoder takes: peak of a process, 4096 x 4096 pixels, by 4 bytes; rounded.
+# How many times the memory of other formats a decoder takes: peak of a process, 4096 x 4096 px, by 4 bytes; rounded.
 DECODER_MEMORY = {"AVIF": 3, "HEIF": 2, "JPEG2000": 6, "JXL": 3, "WEBP": 4}
 MAX_SCANS = 100  # of a JPEG: ten are usual; each further one costs 14 bytes, and a pass over the whole image to decode
 
