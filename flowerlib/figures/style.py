@@ -10,10 +10,13 @@ import textwrap
 import unicodedata
 from collections.abc import Callable, Sequence
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
 
 from flowerlib.figures.lettering import legible
 
@@ -29,6 +32,12 @@ _watermark: list[str] = []  # none or one
 
 class Picture(Figure):
     """A figure that a notebook's last expression shows; matplotlib's own shows itself only under pyplot."""
+
+    def draw(self, renderer: RendererBase) -> None:
+        """Draw the figure, each text with all fonts that `legible` has found: it may be older than the last of them."""
+        for text in self.findobj(Text):
+            text.set_fontfamily(matplotlib.rcParams["font.family"])
+        super().draw(renderer)
 
     def _repr_png_(self) -> bytes:
         file = io.BytesIO()

@@ -90,6 +90,18 @@ def test_characters_that_are_no_letters(text, shown, monkeypatch):
     assert lettering.legible(text) == shown
 
 
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_font_that_is_found_for_a_name_draws_it(name, monkeypatch, tmp_path):
+    """In every text, also of axes that were made before; a glyph that is missing is a warning, an error here."""
+    path = tmp_path / "names.ttf"
+    make_font(path, "Names of flowers", [character for character in "".join(NAMES) if not character.isascii()])
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", list(font_manager.fontManager.ttflist))
+    font_manager.fontManager.addfont(path)
+    monkeypatch.setattr(lettering, "_families", lambda: (("Names of flowers", str(path)),))
+    assert DRAWN[name]()._repr_png_()
+    assert matplotlib.rcParams["font.family"] == ["sans-serif", "Names of flowers"]
+
+
 def test_a_font_that_has_the_character_is_taken(monkeypatch, tmp_path):
     """A font is made that has one ideograph, as this machine may have none."""
     path = tmp_path / "peony.ttf"
