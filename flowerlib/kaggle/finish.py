@@ -8,7 +8,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flowerlib import series as local_series
 from flowerlib.config import FlowersError, atomic_write
 from flowerlib.kaggle.errors import SUBMISSION_HINT, RateLimited, Unreachable
 from flowerlib.kaggle.jobs import Job, State
@@ -127,13 +126,15 @@ def _write_json(path: Path, content: dict) -> None:
 def _make_recap(series: Series) -> None:
     """Run the ensemble's notebook here, over the runs of the kernels that are complete."""
     recap = series.outputs.folder / "recap"
+    from flowerlib.series import execution  # which takes a second or two
+
     shutil.rmtree(recap, ignore_errors=True)
     for job in series.jobs.values():
         if job.state == State.COMPLETE:
             _copy_runs(series.outputs.kernel_folder(job.name), recap / "input" / job.name)
     if recap.exists():
         os.environ["FLOWERS_KAGGLE"] = str(recap.resolve())  # the notebook reads these runs only
-        local_series.run([ENSEMBLE], out=recap)
+        execution.run([ENSEMBLE], out=recap)
 
 
 def _copy_runs(source: Path, target: Path) -> None:
