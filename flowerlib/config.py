@@ -31,6 +31,7 @@ PATH_VARIABLES = (
     "JAX_COMPILATION_CACHE_DIR",
 )
 COMPETITION = "tpu-getting-started"  # its slug on Kaggle
+WITHOUT_ACCELERATOR = "this session started without its accelerator"  # by which `kaggle run` knows it from the log
 # The machine and the process that make it, and what it is to be.
 TEMPORARY = re.compile(r"\.flowerlib-(.*?)-(\d+)\.(.+?)(\.former)?")
 STALE_SECONDS = 24 * 3600  # seconds without a change, after which another machine's temporary counts as abandoned

@@ -4,14 +4,14 @@ import platform
 
 from flowerlib import __version__, accelerator, data
 from flowerlib.accelerator import keras
-from flowerlib.config import FlowersError
+from flowerlib.config import WITHOUT_ACCELERATOR, FlowersError
 
 
 def start(*, devices: int | None = None, kind: str | None = None) -> None:
     """Stop in seconds where the machine is not the one that was asked for; print device, versions and data.
 
     Kaggle puts a job whose settings it does not understand on a plain CPU without a word, and a TPU's work takes
-    days there.
+    days there. Some sessions start without their TPU for no reason.
 
     Args:
         devices: how many there must be, such as 8 for a TPU v5e-8; any number unless given.
@@ -24,8 +24,9 @@ def start(*, devices: int | None = None, kind: str | None = None) -> None:
     if devices not in (None, device.num_replicas) or kind not in (None, device.kind):
         wanted = f"{devices} devices" if devices else f"a {str(kind).upper()}"
         raise FlowersError(
-            f"this notebook was sent to run on {wanted} but only {device} is here; choose the accelerator in the "
-            "notebook's settings (Session options), or build it for another with `flowerlib kaggle build --accelerator`"
+            f"{WITHOUT_ACCELERATOR}: the notebook was sent to run on {wanted} but only {device} is here; run it again, "
+            "or choose the accelerator in the notebook's settings (Session options), or build it for another with "
+            "`flowerlib kaggle build --accelerator`"
         )
     print(f"flowerlib {__version__}, Keras {keras.__version__}, Python {platform.python_version()}")
     print(device, data.find(), sep="\n")

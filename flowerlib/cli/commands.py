@@ -93,7 +93,7 @@ def run(
 
     Without a TPU or GPU, the large networks are smoke-tested: the real network, a few steps on tiny images.
     """
-    from flowerlib import series
+    from flowerlib.series import execution
 
     chosen = {"FLOWERS_PROFILE": profile or ("full" if full else None), "FLOWERS_FORCE": "1" if force else None}
     chosen |= {"FLOWERS_EXPECT": device, "KERAS_BACKEND": backend}
@@ -104,7 +104,7 @@ def run(
     draw = [sys.executable, "-m", "flowerlib", "sample", str(sample_dir())]
     if sample and not there and subprocess.run(draw).returncode:
         raise typer.Exit(1)
-    series.run(notebooks or (), data=data, out=out, parameters=parameter or (), name=name, jobs=jobs)
+    execution.run(notebooks or (), data=data, out=out, parameters=parameter or (), name=name, jobs=jobs)
 
 
 @app.command("list", epilog="Example: flowerlib list")

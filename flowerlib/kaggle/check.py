@@ -12,7 +12,14 @@ from slugify import slugify
 
 from flowerlib.config import FlowersError
 from flowerlib.kaggle.build import BuiltKernel
-from flowerlib.kaggle.kernels import ACCELERATORS, METADATA, PLACEHOLDER_OWNER, RETIRED_ACCELERATORS, read
+from flowerlib.kaggle.kernels import (
+    ACCELERATORS,
+    METADATA,
+    PLACEHOLDER_OWNER,
+    REFUSED_ACCELERATORS,
+    RETIRED_ACCELERATORS,
+    read,
+)
 
 METADATA_TYPES = {
     "id": str,
@@ -161,6 +168,8 @@ def _check_names(ref: str, title: str) -> Iterator[str]:
 def _check_machine(machine: str, tpu: bool, gpu: bool) -> Iterator[str]:
     if machine in RETIRED_ACCELERATORS:
         yield f"`machine_shape` (={machine}) is retired; use {RETIRED_ACCELERATORS[machine]}"
+    elif machine in REFUSED_ACCELERATORS:
+        yield f"`machine_shape` (={machine}) {REFUSED_ACCELERATORS[machine]}"
     elif machine and machine not in ACCELERATORS:
         nearest = difflib.get_close_matches(machine, ACCELERATORS, 1, 0.0)[0]
         yield f"`machine_shape` (={machine}) is unknown; did you mean {nearest}?"

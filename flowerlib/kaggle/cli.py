@@ -134,6 +134,19 @@ def run(
     submit: Annotated[
         bool, typer.Option("--submit", help="Submit the ensemble's predictions to the competition.")
     ] = False,
+    models: Annotated[
+        bool, typer.Option("--models", help="Download all that kernels leave; only what the recap needs unless given.")
+    ] = False,
+    ignore_quota: Annotated[
+        bool, typer.Option("--ignore-quota", help="Push even if the week's hours seem too few; they are estimated.")
+    ] = False,
+    delete_overdue: Annotated[
+        bool,
+        typer.Option(
+            "--delete-overdue",
+            help="Delete kernels that run beyond their time limit, with all their versions; asks before each.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Build and check, print what would be pushed and its hours, push nothing.")
     ] = False,
@@ -158,11 +171,22 @@ def run(
             online=online,
             hours=hours(timeout),
             submit=submit,
+            models=models,
+            ignore_quota=ignore_quota,
+            confirm_deletion=_confirm if delete_overdue else None,
             poll=poll,
         )
     except KeyboardInterrupt:
         print("\nStopped waiting. Kernels that were pushed go on at Kaggle; the same command resumes.")
         raise typer.Exit(130) from None
+
+
+def _confirm(question: str) -> bool:
+    """Ask a question; where nobody can answer, the answer is no."""
+    try:
+        return typer.confirm(question)
+    except typer.Abort:
+        return False
 
 
 @app.command(epilog="Example: flowerlib kaggle status")
@@ -204,15 +228,16 @@ def quota() -> None:
     for kind in ("tpu", "gpu"):
         if left := service.quota(kind):
             until = f", until {left.refresh:%A %d %B, %H:%M} UTC" if left.refresh else ""
-            print(f"{kind.upper()}: {left.remaining:.1f} h of {left.total:.0f} h left{until}")
+            reserved = f", {left.reserved:.1f} h set aside by running sessions" if left.reserved else ""
+            print(f"{kind.upper()}: {left.remaining:.1f} h of {left.total:.0f} h left{reserved}{until}")
         else:
             print(f"{kind.upper()}: Kaggle does not say")
 
 
 @app.command(epilog="Example: flowerlib kaggle output 14_efficientnetv2xl --out outputs/kaggle")
 def output(notebooks: Notebooks = None, user: User = None, out: OutputFolder = DEFAULT_OUTPUT) -> None:
-    """Download the output of the newest run of each kernel."""
-    from flowerlib.config import atomic_write
+    """Download the output of the newest run of each kernel, models too."""
+    from flowerlib.kaggle.outputs import Outputs
     from flowerlib.kaggle.service import COMPLETE_STATES, FAILED_STATES
 
     def download(service: "Service", kernel: "Kernel", ref: str) -> None:
@@ -220,9 +245,9 @@ def output(notebooks: Notebooks = None, user: User = None, out: OutputFolder = D
             raise RuntimeError(f"{ref} is not on Kaggle; `flowerlib kaggle push {kernel.notebook}` pushes it")
         if (state := service.status(ref, remote.version)[0]) not in (*COMPLETE_STATES, *FAILED_STATES):
             raise RuntimeError(f"version {remote.version} of {ref} has not ended ({state}); nothing was downloaded")
-        with atomic_write(out / "input" / kernel.notebook) as temporary:
-            service.output(ref, remote.version, temporary)
-        print(out / "input" / kernel.notebook)
+        outputs = Outputs(out, service, models=True)
+        outputs.fetch(kernel.notebook, ref, remote.version, remote.content)
+        print(outputs.kernel_folder(kernel.notebook))
 
     _for_each_kernel(notebooks, user, download)
 

@@ -3,16 +3,23 @@
 The `kaggle` package answers a refusal with an ordinary return value, or prints it and exits with code 0.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from requests import Response
 from requests.exceptions import HTTPError, ProxyError, RequestException, SSLError
 
 from flowerlib.config import FlowersError
 
 LOGIN_HINT = "log in with `kaggle auth login`, or put an API token from kaggle.com/settings/api into KAGGLE_API_TOKEN"
+# How Kaggle words that an account has as many sessions as it may, and that its week's hours are used up. Source: the
+# CI of unslothai/unsloth on Kaggle, 2026-09, which met them; the status of some is 409 or 412.
+CAPACITY = re.compile(r"maximum .*session|session count|TooManyAssignments|precondition failed", re.IGNORECASE)
+CAPACITY_STATUSES = (409, 412)
+NO_QUOTA = re.compile(r"no accelerator quota|no quota for", re.IGNORECASE)
 SUBMISSION_HINT = "check your submissions on the competition's page; `flowerlib kaggle submit` submits it again"
 
 
@@ -22,6 +29,10 @@ class Unreachable(RuntimeError):
 
 class RateLimited(Unreachable):
     """Kaggle's rate limit was reached and nothing was done; try again later."""
+
+
+class Refused(RuntimeError):
+    """Kaggle refused it, in words that are not known."""
 
 
 class QueueFull(RuntimeError):
@@ -35,14 +46,15 @@ def readable_errors() -> Iterator[None]:
     Raises:
         Unreachable: trying again may help.
         FlowersError: the credentials are refused, or there are no certificates where the environment says.
-        RuntimeError: any other error.
+        QueueFull: as many sessions run as Kaggle allows.
+        RuntimeError: any other error; `Refused` if Kaggle says so in words that are not known.
     """
     try:
         yield
     except FlowersError:
         raise
     except HTTPError as error:
-        raise _refusal(error) from None
+        raise _readable(error) from None
     except RequestException as error:  # no connection, a timeout, or a response that is truncated or garbled
         raise Unreachable(f"Kaggle cannot be reached: {_reason(error)}") from None
     except OSError as error:
@@ -50,7 +62,7 @@ def readable_errors() -> Iterator[None]:
             raise FlowersError(f"{_bundle()} names no file of certificates; correct it, or unset it") from None
         raise RuntimeError(f"{error}; make room, or name another folder") from None
     except ValueError as error:
-        raise _refusal(error) from None
+        raise _readable(error) from None
     except (KeyError, TypeError, AttributeError) as error:
         raise RuntimeError(f"the kaggle package does not understand Kaggle's response: {error!r}") from error
 
@@ -75,7 +87,9 @@ def _bundle() -> str:
     return f"`{name}` (={os.environ.get(name, '')})"
 
 
-def _refusal(error: Exception) -> Exception:
+def _readable(error: Exception) -> Exception:
+    if _is_page(error):
+        return Unreachable("Kaggle sends a page instead of data: it limits requests for a while")
     code = status_code(error)
     if code == 401:
         return FlowersError(f"Kaggle refuses these credentials ({error}): {LOGIN_HINT}")
@@ -83,17 +97,46 @@ def _refusal(error: Exception) -> Exception:
         return RateLimited(f"Kaggle rate limit reached ({error})")
     if code >= 500:
         return Unreachable(f"Kaggle has a server error ({error})")
-    return RuntimeError(f"Kaggle says: {error}")
+    return refusal(str(error), code)
+
+
+def refusal(text: str, code: int = 0, speaker: str = "Kaggle says") -> RuntimeError:
+    """Return the exception for a refusal.
+
+    Args:
+        text: Kaggle's words.
+        code: the HTTP status; 0 if the refusal came in an ordinary response.
+        speaker: what the message begins with.
+    """
+    if NO_QUOTA.search(text):
+        return RuntimeError(
+            f"{speaker}: {text}; wait for the next week (`flowerlib kaggle quota` says when it begins), or choose "
+            "another kind of `--accelerator`"
+        )
+    if code in CAPACITY_STATUSES or CAPACITY.search(text):
+        return QueueFull(text)
+    return Refused(f"{speaker}: {text}")
 
 
 def status_code(error: Exception) -> int:
     """Return the HTTP status behind an error of the package, which turns some into a ValueError; 0 if there is none."""
-    for cause in (error, error.__context__):
-        if isinstance(cause, HTTPError) and cause.response is not None:
-            return cause.response.status_code
-    return 0
+    response = _response(error)
+    return 0 if response is None else response.status_code
+
+
+def _response(error: Exception) -> Response | None:
+    causes = (cause for cause in (error, error.__context__) if isinstance(cause, HTTPError))
+    return next((cause.response for cause in causes if cause.response is not None), None)
+
+
+def _is_page(error: Exception) -> bool:
+    """Return whether the response was a page for people: so Kaggle answers, with any status, who asks too often."""
+    if isinstance(error, json.JSONDecodeError):
+        return error.doc.lstrip().startswith("<")
+    response = _response(error)
+    return response is not None and response.headers.get("Content-Type", "").startswith("text/html")
 
 
 def is_missing(error: HTTPError) -> bool:
     """Return whether what was asked for does not exist; of what belongs to nobody or to another, Kaggle says 403."""
-    return status_code(error) in (403, 404)
+    return status_code(error) in (403, 404) and not _is_page(error)

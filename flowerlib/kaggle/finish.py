@@ -3,19 +3,20 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
-from flowerlib import series as local_series
 from flowerlib.config import FlowersError, atomic_write
 from flowerlib.kaggle.errors import SUBMISSION_HINT, RateLimited, Unreachable
-from flowerlib.kaggle.jobs import Job, Series, State
-from flowerlib.kaggle.loop import print_line
+from flowerlib.kaggle.jobs import Job, State
+from flowerlib.kaggle.loop import print_line, retry
+from flowerlib.kaggle.outputs import RECAP_FILES
+from flowerlib.kaggle.steps import Series
 
 ENSEMBLE = "20_ensemble"
 NUM_LOG_LINES = 20  # shown of a failed kernel's log
-RECAP_FILES = ("run.json", "predictions.npz", "curves.png")  # of each run
 
 
 def finish(series: Series, console: Console, *, submit: bool) -> Path | None:
@@ -25,13 +26,14 @@ def finish(series: Series, console: Console, *, submit: bool) -> Path | None:
         The submission's path; None if there is none.
 
     Raises:
-        RuntimeError: a kernel or one of these steps failed; the other steps were done.
+        RuntimeError: a kernel failed or is overdue, or one of these steps failed; the other steps were done.
     """
     failed = [job for job in series.jobs.values() if job.state == State.FAILED]
     for job in failed:
         _print_log(series.outputs.log_file(job.name), console)
     print_line(console, f"The outputs of the kernels: {series.outputs.folder / 'input'}")
     errors = [_describe_failures(failed, series.outputs.folder)] if failed else []
+    errors += [f"{job.name} is overdue: {job.note}" for job in series.jobs.values() if job.state == State.OVERDUE]
     submission = None
     try:
         submission = _copy_submission(series, console)
@@ -48,6 +50,20 @@ def finish(series: Series, console: Console, *, submit: bool) -> Path | None:
     return submission
 
 
+def delete_overdue(series: Series, console: Console, confirm: Callable[[str], bool]) -> None:
+    """Delete the kernels that are overdue, which is the only way to end their sessions, if `confirm` agrees to each."""
+    for job in series.jobs.values():
+        if job.state == State.OVERDUE and confirm(
+            f"Delete {job.ref} from Kaggle, with all its versions (the newest is {job.version}) and their outputs?"
+        ):
+            retry(series, console, series.service.delete, job.ref)
+            if retry(series, console, series.service.newest_version, job.ref):
+                job.note += "; Kaggle did not delete it"
+            else:
+                series.outputs.forget(job.name)
+                job.note += "; it was deleted, and the same command sends it again"
+
+
 def _print_log(log: Path, console: Console) -> None:
     if log.exists():
         lines = log.read_text("utf-8").splitlines()[-NUM_LOG_LINES:]
@@ -56,7 +72,8 @@ def _print_log(log: Path, console: Console) -> None:
 
 def _describe_failures(failed: list[Job], out: Path) -> str:
     names = f"{failed[0].name}: {failed[0].note}" if len(failed) == 1 else ", ".join(job.name for job in failed)
-    return f"failed: {names}. The outputs of the others are in {out}; the same command runs only what failed"
+    rest = f"The outputs of the others are in {out}; the same command runs only what failed"
+    return f"failed: {names.removesuffix('.')}. {rest}"
 
 
 def _copy_submission(series: Series, console: Console) -> Path | None:
@@ -109,13 +126,15 @@ def _write_json(path: Path, content: dict) -> None:
 def _make_recap(series: Series) -> None:
     """Run the ensemble's notebook here, over the runs of the kernels that are complete."""
     recap = series.outputs.folder / "recap"
+    from flowerlib.series import execution  # which takes a second or two
+
     shutil.rmtree(recap, ignore_errors=True)
     for job in series.jobs.values():
         if job.state == State.COMPLETE:
             _copy_runs(series.outputs.kernel_folder(job.name), recap / "input" / job.name)
     if recap.exists():
         os.environ["FLOWERS_KAGGLE"] = str(recap.resolve())  # the notebook reads these runs only
-        local_series.run([ENSEMBLE], out=recap)
+        execution.run([ENSEMBLE], out=recap)
 
 
 def _copy_runs(source: Path, target: Path) -> None:

@@ -16,20 +16,42 @@ FLAGSHIP = "14_efficientnetv2xl"  # what the repository's own kernel-metadata.js
 PLACEHOLDER_OWNER = "username"  # its owner until it is built
 WEIGHTS_SLUG = "flowerlib-weights"
 
-# Name -> number of JAX devices, None where unknown. Source: Kaggle/kaggle-cli, docs/kernels.md, 2026-09.
+# Name -> number of JAX devices, None where unknown. Source: Kaggle/kaggle-cli, docs/kernels.md and issue 1196, 2026-09.
 ACCELERATORS = {
     "TpuV5E8": 8,
     "TpuV6E8": 8,
-    "NvidiaTeslaT4": None,
-    "NvidiaTeslaT4Highmem": None,
+    "NvidiaTeslaT4": 2,  # the pool of single ones is closed
     "NvidiaL4": None,
     "NvidiaL4X1": None,
     "NvidiaTeslaA100": None,
     "NvidiaH100": None,
     "NvidiaRtxPro6000": None,
 }
+# Retired names -> what Kaggle gives instead, according to the kaggle package 2.2.5.
 RETIRED_ACCELERATORS = {"TpuV38": "TpuV5E8", "Tpu1VmV38": "TpuV5E8", "NvidiaTeslaP100": "NvidiaTeslaT4"}
-GPU_SLOWDOWN = 9  # in the work this series started from: 220 s per epoch on a GPU, 25 s on a TPU v3-8
+# Names that Kaggle knows, but that bring no accelerator -> the reason and the remedy.
+REFUSED_ACCELERATORS = {
+    "NvidiaTeslaT4Highmem": "is for Kaggle's admins only; use NvidiaTeslaT4",
+    "TpuV232": "is retired, and Kaggle puts it on a CPU without a word; use TpuV5E8",
+    "TpuV2256": "is retired, and Kaggle puts it on a CPU without a word; use TpuV5E8",
+}
+EPOCH = 12_753 + 3_712 / 3  # images of the competition: all of train, and val, which costs a third: no gradients
+VIEWS = 6 * 12_753 + 2 * (3_712 + 7_382)  # that 14 extracts features of
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a notebook computes on an accelerator, of which `duration.minutes` makes its time.
+
+    Attributes:
+        images: how many pass through the network.
+        operations: 10^9 for each, as `python -m benchmarks tpu` counts them.
+        layers: those with weights that are compiled for training; a third of them where there are no gradients.
+    """
+
+    images: float
+    operations: float
+    layers: float
 
 
 @dataclass(frozen=True)
@@ -39,10 +61,8 @@ class Kernel:
     Attributes:
         notebook: its name in `notebooks/`.
         title: 5 to 50 characters; Kaggle derives the slug from it.
-        minutes: the expected duration of a run, to compare with the weekly quota. For those that train: 20 epochs at
-            the speed of the work this series started from on a TPU v3-8, half as much again, and a quarter of an hour
-            for the rest; for 03, which it did not have, a guess. Never measured on a v5e-8.
-        accelerated: whether it needs a TPU or GPU; the others run on a CPU and use no quota.
+        work: what it computes on a TPU or GPU; the others run on a CPU and use no quota.
+        minutes: the expected duration on a CPU; a guess, never measured on Kaggle.
         pretrained: whether it needs pretrained weights.
         packages: what it imports that Kaggle's TPU image lacks.
         sources: the notebooks whose outputs it reads.
@@ -50,8 +70,8 @@ class Kernel:
 
     notebook: str
     title: str
-    minutes: int
-    accelerated: bool = False
+    work: Work | None = None
+    minutes: int = 0
     pretrained: bool = False
     packages: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
@@ -61,28 +81,39 @@ class Kernel:
         """The last part of its address."""
         return slugify(self.title)
 
+    @property
+    def accelerated(self) -> bool:
+        """Whether it needs a TPU or GPU."""
+        return self.work is not None
 
-_BACKBONE: dict[str, Any] = {"accelerated": True, "pretrained": True}
-_EFFICIENTNET: dict[str, Any] = {**_BACKBONE, "packages": ("keras-efficientnet-v2",)}
+
+_EFFICIENTNET: dict[str, Any] = {"pretrained": True, "packages": ("keras-efficientnet-v2",)}
+_LITE0 = Work(24 * EPOCH, 1.77, 99)  # at 192 px; the others at 512, 30 at 224
+_DENSENET = Work(20 * EPOCH, 135.0, 402)
+_XCEPTION = Work(20 * EPOCH, 144.6, 81)
+_RESNET = Work(20 * EPOCH, 342.9, 307)
+_B7 = Work(20 * EPOCH, 167.3, 437)
+_V2XL = Work(VIEWS, 187.4, 717 / 3)
+_SPEED = Work(4 * EPOCH, 25.6, 402)
 _MEMBERS = (  # of the ensemble
-    Kernel("00_quickstart", "Flowers 00: quickstart on a CPU", 20, pretrained=True),
-    Kernel("03_finetune", "Flowers 03: EfficientNet-Lite0, fine-tuned", 20, **_BACKBONE),
-    Kernel("10_densenet201", "Flowers 10: DenseNet201", 50, **_BACKBONE),
-    Kernel("11_xception", "Flowers 11: Xception", 45, **_BACKBONE),
-    Kernel("12_resnet152v2", "Flowers 12: ResNet152V2", 45, **_BACKBONE),
-    Kernel("13_efficientnetb7", "Flowers 13: EfficientNetB7", 70, **_EFFICIENTNET),
-    Kernel("14_efficientnetv2xl", "Flowers 14: EfficientNetV2XL", 45, **_EFFICIENTNET),
+    Kernel("00_quickstart", "Flowers 00: quickstart on a CPU", minutes=20, pretrained=True),
+    Kernel("03_finetune", "Flowers 03: EfficientNet-Lite0, fine-tuned", _LITE0, pretrained=True),
+    Kernel("10_densenet201", "Flowers 10: DenseNet201", _DENSENET, pretrained=True),
+    Kernel("11_xception", "Flowers 11: Xception", _XCEPTION, pretrained=True),
+    Kernel("12_resnet152v2", "Flowers 12: ResNet152V2", _RESNET, pretrained=True),
+    Kernel("13_efficientnetb7", "Flowers 13: EfficientNetB7", _B7, **_EFFICIENTNET),
+    Kernel("14_efficientnetv2xl", "Flowers 14: EfficientNetV2XL", _V2XL, **_EFFICIENTNET),
 )
 _ENSEMBLE = Kernel(
     "20_ensemble",
     "Flowers 20: ensemble of all networks",
-    10,
+    minutes=10,
     sources=tuple(kernel.notebook for kernel in _MEMBERS),
 )
 _OTHERS = (
-    Kernel("01_eda", "Flowers 01: exploratory data analysis", 20),
-    Kernel("02_augmentation", "Flowers 02: augmentation", 10),
-    Kernel("30_tpu_vs_gpu", "Flowers 30: TPU or GPU?", 20, accelerated=True),
+    Kernel("01_eda", "Flowers 01: exploratory data analysis", minutes=20),
+    Kernel("02_augmentation", "Flowers 02: augmentation", minutes=10),
+    Kernel("30_tpu_vs_gpu", "Flowers 30: TPU or GPU?", _SPEED),
 )
 SERIES = {kernel.notebook: kernel for kernel in (*_MEMBERS, _ENSEMBLE, *_OTHERS)}  # sources first
 
@@ -127,6 +158,20 @@ def owner(root: Path = ROOT) -> str:
     return str(read(root / METADATA).get("id", PLACEHOLDER_OWNER)).split("/")[0]
 
 
+def current_accelerator(name: str) -> str:
+    """Return the accelerator that Kaggle gives for a name: the name itself, or what has taken its place.
+
+    Raises:
+        FlowersError: Kaggle does not know it, or gives none for it.
+    """
+    if name in REFUSED_ACCELERATORS:
+        raise FlowersError(f"`accelerator` (={name}) {REFUSED_ACCELERATORS[name]}")
+    current = RETIRED_ACCELERATORS.get(name, name)
+    if current not in ACCELERATORS:
+        raise FlowersError(f"`accelerator` (={name}) must be one of {', '.join(ACCELERATORS)}")
+    return current
+
+
 def metadata(
     kernel: Kernel, shared: dict, user: str, *, accelerator: str | None = None, online: bool | None = None
 ) -> dict:
@@ -141,16 +186,11 @@ def metadata(
             the user's dataset `flowerlib-weights`.
 
     Raises:
-        FlowersError: `accelerator` is unknown or retired, or `shared` lacks something.
+        FlowersError: `accelerator` is unknown, or brings none, or `shared` lacks something.
     """
     if missing := [key for key in ("machine_shape", "enable_internet", "dataset_sources") if key not in shared]:
         raise FlowersError(f"`{METADATA}` lacks `{missing[0]}`; `git checkout {METADATA}` brings it back")
-    accelerator = accelerator or shared["machine_shape"]
-    if accelerator not in ACCELERATORS:
-        instead = (
-            f"; it is retired, use {RETIRED_ACCELERATORS[accelerator]}" if accelerator in RETIRED_ACCELERATORS else ""
-        )
-        raise FlowersError(f"`accelerator` (={accelerator}) must be one of {', '.join(ACCELERATORS)}{instead}")
+    accelerator = current_accelerator(accelerator or shared["machine_shape"])
     machine = accelerator if kernel.accelerated else ""
     online = shared["enable_internet"] if online is None else online
     weights = f"{user}/{WEIGHTS_SLUG}"

@@ -1,6 +1,5 @@
 """Wait for the kernels: retries, the weekly quota, polling until all have ended, and the progress display."""
 
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TypeVar
@@ -11,10 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from flowerlib.config import FlowersError
-from flowerlib.kaggle import kernels
+from flowerlib.kaggle import duration
 from flowerlib.kaggle.errors import Unreachable
-from flowerlib.kaggle.jobs import MAX_ATTEMPTS, MAX_BACKOFF, Job, Series
-from flowerlib.kaggle.service import Service
+from flowerlib.kaggle.jobs import Job
+from flowerlib.kaggle.service import Quota
+from flowerlib.kaggle.steps import MAX_ATTEMPTS, MAX_BACKOFF, Series
 
 T = TypeVar("T")
 
@@ -24,46 +24,43 @@ def print_line(console: Console, text: str) -> None:
     console.print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
-def retry(console: Console, interval: float, request: Callable[..., T], *arguments: object) -> T:
+def retry(series: Series, console: Console, request: Callable[..., T], *arguments: object) -> T:
     """Repeat a request while Kaggle is unreachable, at most `MAX_ATTEMPTS` times with exponential backoff."""
     for attempt in range(MAX_ATTEMPTS - 1):
         try:
             return request(*arguments)
         except Unreachable as error:
-            pause = interval * 2**attempt
+            pause = series.interval * 2**attempt
             print_line(console, f"{error}; trying again in {pause:.0f} s ({attempt + 1} of {MAX_ATTEMPTS - 1})")
-            time.sleep(pause)
+            series.clock.sleep(pause)
     return request(*arguments)
 
 
-def expected_hours(jobs: list[Job], kind: str) -> float:
-    """Return about how many hours the jobs take together on a kind of accelerator."""
-    slowdown = kernels.GPU_SLOWDOWN if kind == "gpu" else 1
-    return slowdown * sum(job.built.kernel.minutes for job in jobs) / 60
-
-
-def require_quota(pending: list[Job], service: Service, console: Console, interval: float) -> None:
+def require_quota(series: Series, console: Console, pending: list[Job], *, ignore: bool) -> None:
     """Compare the expected hours of the pending jobs with this week's quota.
 
     Raises:
-        FlowersError: the quota is too small; Kaggle would stop the series half-way.
+        FlowersError: the quota is too small, and `ignore` is not set; Kaggle would stop the series half-way.
     """
-    for kind in ("tpu", "gpu"):
-        jobs = [job for job in pending if job.kind == kind]
-        if not jobs:
-            continue
-        hours = expected_hours(jobs, kind)
-        if (quota := retry(console, interval, service.quota, kind)) is None:
-            print_line(console, f"{kind.upper()}: about {hours:.1f} h needed; Kaggle does not say how many are left.")
-            continue
-        figures = f"about {hours:.1f} h to run {len(jobs)}, {quota.remaining:.1f} h of {quota.total:.0f} h left"
-        if hours > quota.remaining:
-            refresh = f" until {quota.refresh:%A %d %B, %H:%M} UTC" if quota.refresh else ""
-            remedy = "or wait" if hours <= quota.total else "and the others in later weeks"
-            raise FlowersError(
-                f"{kind.upper()} hours do not suffice: {figures}{refresh}; name fewer notebooks, {remedy}"
-            )
-        print_line(console, f"{kind.upper()}: {figures} this week.")
+    for kind, total in duration.WEEKLY_HOURS.items():
+        if jobs := [job for job in pending if job.kind == kind]:
+            hours = duration.hours(job.built for job in jobs)
+            quota = retry(series, console, series.service.quota, kind)
+            if quota and hours > quota.remaining and not ignore:
+                raise FlowersError(_too_little(kind, hours, len(jobs), quota))
+            left = f"{quota.remaining:.1f} h of {quota.total:.0f} h left" if quota else f"Kaggle gives {total} h"
+            print_line(console, f"{kind.upper()}: about {hours:.1f} h to run {len(jobs)}, {left} this week.")
+
+
+def _too_little(kind: str, hours: float, count: int, quota: Quota) -> str:
+    refresh = f" until {quota.refresh:%A %d %B, %H:%M} UTC" if quota.refresh else ""
+    reserved = f", {quota.reserved:.1f} h set aside by running sessions" if quota.reserved else ""
+    left = f"{quota.remaining:.1f} h of {quota.total:.0f} h left{reserved}{refresh}"
+    remedy = "or wait" if hours <= quota.total else "and the others in later weeks"
+    return (
+        f"{kind.upper()} hours do not suffice: about {hours:.1f} h to run {count}, {left}; name fewer notebooks, "
+        f"{remedy}, or send them all the same with `--ignore-quota`"
+    )
 
 
 def wait_until_ended(series: Series, console: Console) -> None:
@@ -80,7 +77,7 @@ def wait_until_ended(series: Series, console: Console) -> None:
                 return
             failing = bool(series.connection_error)
             pause = min(2 * pause, MAX_BACKOFF * series.interval) if failing else series.interval
-            time.sleep(pause)
+            series.clock.sleep(pause)
 
 
 def _step_all(series: Series) -> None:
@@ -94,10 +91,10 @@ def _step_all(series: Series) -> None:
 
 
 def _print_changes(series: Series, shown: dict[str, str], console: Console) -> None:
-    """Print a line for each job whose state is not the one in `shown`, and update that."""
+    """Print a line for each job whose state and remark are not those in `shown`, and update that."""
     for job in series.jobs.values():
-        if shown[job.name] != job.state:
-            shown[job.name] = job.state
+        if shown[job.name] != (text := f"{job.state} {job.remark}"):
+            shown[job.name] = text
             print_line(console, str(job))
     if series.connection_error:
         print_line(console, f"{series.connection_error}; trying again")
@@ -107,5 +104,5 @@ def _table(series: Series) -> Table:
     caption = f"{series.connection_error}; trying again" if series.connection_error else ""
     table = Table("notebook", "state", "", "", box=None, caption=Text(caption))
     for job in series.jobs.values():
-        table.add_row(job.name, job.state, job.duration, Text(job.note))
+        table.add_row(job.name, job.state, job.duration, Text(job.remark))
     return table

@@ -12,12 +12,25 @@ Notebooks = Annotated[
 User = Annotated[
     str | None, typer.Option(metavar="NAME", help="Kaggle user name of the owner; default: the logged-in user.")
 ]
+
+
+def _current_accelerator(name: str | None) -> str | None:
+    """Put what Kaggle gives for a retired accelerator in its place, and say so on stderr."""
+    from flowerlib.kaggle.kernels import current_accelerator
+
+    current = current_accelerator(name) if name else None
+    if current != name:
+        typer.echo(f"{name} is retired; Kaggle gives {current} in its place.", err=True)
+    return current
+
+
 Accelerator = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Accelerator of the kernels that train, such as TpuV5E8 or NvidiaTeslaT4; the others need none. Default: "
-        "that in kernel-metadata.json.",
+        callback=_current_accelerator,
+        help="Accelerator of the kernels that train, such as TpuV5E8 or NvidiaTeslaT4 (two of them); the others need "
+        "none. Default: that in kernel-metadata.json.",
     ),
 ]
 Online = Annotated[
@@ -33,8 +46,8 @@ Timeout = Annotated[
     str,
     typer.Option(
         metavar="TIME",
-        help="Maximum run time of a kernel, such as 9h or 90min; Kaggle allows 9 hours with a TPU. A kernel that is "
-        "stopped by it leaves no output: stay above the notebook's HOURS.",
+        help="Maximum run time of a kernel, such as 9h or 90min; Kaggle allows 9 hours with a TPU or GPU. A kernel "
+        "that is stopped by it leaves no output: stay above the notebook's HOURS.",
     ),
 ]
 OutputFolder = Annotated[Path, typer.Option(file_okay=False, metavar="FOLDER", help="Output folder.")]

@@ -1,20 +1,20 @@
 """Run the series on Kaggle: push the kernels, sources first, wait for them, download their outputs."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from flowerlib.config import FlowersError, exclusive_lock
-from flowerlib.kaggle import build, check, client, kernels
-from flowerlib.kaggle.finish import ENSEMBLE, finish
-from flowerlib.kaggle.jobs import Job, Series, State
-from flowerlib.kaggle.loop import expected_hours, print_line, require_quota, retry, wait_until_ended
+from flowerlib.kaggle import build, check, client, duration, kernels
+from flowerlib.kaggle.clock import Clock
+from flowerlib.kaggle.finish import ENSEMBLE, delete_overdue, finish
+from flowerlib.kaggle.jobs import Job, State
+from flowerlib.kaggle.loop import print_line, require_quota, retry, wait_until_ended
 from flowerlib.kaggle.outputs import Outputs
 from flowerlib.kaggle.service import Service
-
-SESSION_HOURS = 9.0  # Kaggle's limit for a session with an accelerator
+from flowerlib.kaggle.steps import Series
 
 
 def run(
@@ -24,9 +24,13 @@ def run(
     out: Path = Path("outputs/kaggle"),
     accelerator: str | None = None,
     online: bool | None = None,
-    hours: float = SESSION_HOURS,
+    hours: float = duration.SESSION_HOURS,
     submit: bool = False,
+    models: bool = False,
+    ignore_quota: bool = False,
+    confirm_deletion: Callable[[str], bool] | None = None,
     poll: float = 30.0,
+    clock: Clock | None = None,
     root: Path = kernels.ROOT,
 ) -> Path | None:
     """Build, check and push kernels, wait for them, download their outputs, and make the recap here.
@@ -37,12 +41,17 @@ def run(
     Args:
         notebooks: their names; all unless given. The kernels whose outputs they read are added.
         user: the owner on Kaggle; the logged-in user unless given.
-        out: gets `input/<notebook>/` (the output of a kernel), `logs/`, `recap/` and `submission.csv`.
+        out: gets `input/<notebook>/` (of a kernel's output, what the recap needs), `logs/`, `recap/` and
+            `submission.csv`.
         accelerator: as in `build.build`.
         online: as in `build.build`.
         hours: the maximum run time of a kernel.
         submit: also submit the ensemble's predictions to the competition, each version once.
+        models: download all that kernels leave, models too.
+        ignore_quota: push the kernels even if the week's hours seem too few for them.
+        confirm_deletion: asked before a kernel that is overdue is deleted; none is deleted unless given.
         poll: seconds between two polls of a kernel; pauses grow from it while Kaggle refuses or cannot be reached.
+        clock: the time; this machine's unless given.
         root: the folder of the repository.
 
     Returns:
@@ -51,7 +60,7 @@ def run(
     Raises:
         FlowersError: no credentials, an invalid notebook or metadata, too little quota, or another `run` is at work
             in `out`; nothing was pushed.
-        RuntimeError: a kernel failed; the outputs of the others have been downloaded.
+        RuntimeError: a kernel failed or is overdue; the outputs of the others have been downloaded.
     """
     names = [kernel.notebook for kernel in kernels.select(notebooks, with_sources=True)]
     if submit and ENSEMBLE not in names:
@@ -59,7 +68,8 @@ def run(
     service, console = Service(), Console()
     built = build.make_all(names, user=user or service.user, accelerator=accelerator, online=online, root=root)
     check.require_built(built)
-    series = Series([Job(kernel) for kernel in built], service, Outputs(out, service), int(3600 * hours), poll)
+    jobs, outputs = [Job(kernel) for kernel in built], Outputs(out, service, models=models)
+    series = Series(jobs, service, outputs, int(3600 * hours), poll, clock or Clock())
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -69,8 +79,10 @@ def run(
         raise FlowersError(f"process {process} is another `run` at work in {out}; wait until it ends, or stop it")
 
     with exclusive_lock(out / ".lock", refuse):
-        _prepare(series, console)
+        _prepare(series, console, ignore_quota=ignore_quota)
         wait_until_ended(series, console)
+        if confirm_deletion:
+            delete_overdue(series, console, confirm_deletion)
         return finish(series, console, submit=submit)
 
 
@@ -96,20 +108,22 @@ def dry_run(
     for each in built:
         machine = each.metadata["machine_shape"] or "CPU"
         sources = ", ".join(each.kernel.sources)
-        table.add_row(each.kernel.notebook, machine, f"{each.kernel.minutes} min", sources)
+        minutes = duration.minutes(each.kernel, each.metadata["machine_shape"])
+        table.add_row(each.kernel.notebook, machine, f"{minutes} min", sources)
     console = Console()
     console.print(table)
-    for kind in ("tpu", "gpu"):
+    for kind, total in duration.WEEKLY_HOURS.items():
         if jobs := [job for job in map(Job, built) if job.kind == kind]:
-            print_line(console, f"{kind.upper()}: about {expected_hours(jobs, kind):.1f} h.")
+            hours = duration.hours(job.built for job in jobs)
+            print_line(console, f"{kind.upper()}: about {hours:.1f} h, of {total} h a week.")
 
 
-def _prepare(series: Series, console: Console) -> None:
+def _prepare(series: Series, console: Console, *, ignore_quota: bool) -> None:
     """Adopt what Kaggle already has; make sure that the rest can be pushed."""
-    jobs, interval = list(series.jobs.values()), series.interval
-    retry(console, interval, series.service.require_datasets, [job.built.metadata for job in jobs])
+    jobs = list(series.jobs.values())
+    retry(series, console, series.service.require_datasets, [job.built.metadata for job in jobs])
     for job in jobs:
-        retry(console, interval, series.poll_version, job)
+        retry(series, console, series.poll_version, job)
         if job.note and job.state == State.PENDING:
             print_line(console, f"{job.name}: {job.note}, and is pushed again")
-    require_quota([job for job in jobs if job.state == State.PENDING], series.service, console, interval)
+    require_quota(series, console, [job for job in jobs if job.state == State.PENDING], ignore=ignore_quota)

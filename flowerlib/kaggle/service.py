@@ -1,8 +1,9 @@
 """Requests to Kaggle for one user, through the official `kaggle` package; every refusal is an exception."""
 
+import io
 import json
-import re
 from collections.abc import Callable, Iterable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import wraps
@@ -17,7 +18,7 @@ import flowerlib
 from flowerlib.config import COMPETITION, FlowersError
 from flowerlib.kaggle.build import BuiltKernel, write
 from flowerlib.kaggle.client import connect
-from flowerlib.kaggle.errors import QueueFull, is_missing, readable_errors, status_code
+from flowerlib.kaggle.errors import is_missing, readable_errors, refusal, status_code
 from flowerlib.kaggle.kernels import WEIGHTS_SLUG
 from flowerlib.kaggle.remote import RemoteKernel
 
@@ -34,9 +35,17 @@ SOURCE_KINDS = ("dataset", "competition", "kernel", "model")
 
 @dataclass(frozen=True)
 class Quota:
-    """This week's hours of accelerator time: remaining and in total; `refresh` is when the next week begins."""
+    """This week's hours of accelerator time.
+
+    Attributes:
+        remaining: what may be used yet.
+        reserved: what running sessions have set aside, which is not among the remaining.
+        total: all of them.
+        refresh: when the next week begins.
+    """
 
     remaining: float
+    reserved: float
     total: float
     refresh: datetime | None
 
@@ -72,16 +81,14 @@ class Service:
 
         Raises:
             QueueFull: no version was made; push it again later.
-            RuntimeError: Kaggle refused it, or dropped some of its sources.
+            RuntimeError: Kaggle refused it, or dropped some of its sources, or has no quota left.
         """
         name = built.kernel.notebook
         with TemporaryDirectory() as temporary:
             write(built, folder := Path(temporary, name))
             response = self.api.kernels_push(str(folder), timeout=str(timeout))
-        if response.error and re.search(r"session count of \d+ reached", response.error):
-            raise QueueFull(response.error)
         if response.error:
-            raise RuntimeError(f"Kaggle refused {name}: {response.error}")
+            raise refusal(response.error, speaker=f"Kaggle refused {name}")
         _require_all_sources(name, response)
         return response.version_number
 
@@ -106,6 +113,19 @@ class Service:
         """Return the state of a version's run, such as RUNNING or COMPLETE, and Kaggle's message about a failure."""
         response = self.api.kernels_status(f"{ref}/{version}")
         return response.status.name, response.failure_message or ""
+
+    @_request
+    def delete(self, ref: str) -> None:
+        """Delete a kernel, with all its versions and their outputs; that ends its sessions.
+
+        Kaggle answers alike of a kernel that is gone and of one that may not be deleted: look for it afterwards.
+        """
+        try:
+            with redirect_stdout(io.StringIO()):  # the package says so itself
+                self.api.kernels_delete(ref, no_confirm=True)
+        except HTTPError as error:
+            if not is_missing(error):
+                raise
 
     @_request
     def output(self, ref: str, version: int, folder: Path, pattern: str | None = None) -> None:
@@ -142,8 +162,8 @@ class Service:
         if quota is None or quota.total_time_allowed is None:
             return None
         total = quota.total_time_allowed / timedelta(hours=1)
-        used = (quota.time_used or timedelta()) / timedelta(hours=1)
-        return Quota(max(0.0, total - used), total, response.quota_refresh_time)
+        used, reserved = ((time or timedelta()) / timedelta(hours=1) for time in (quota.time_used, quota.time_reserved))
+        return Quota(max(0.0, total - used - reserved), reserved, total, response.quota_refresh_time)
 
     @_request
     def submit(self, ref: str, version: int, message: str) -> str:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from datetime import UTC, datetime, timedelta
 
 import clone
 import pytest
@@ -13,6 +14,8 @@ from kaggle_server import KaggleServer
 
 from flowerlib import predictions
 from flowerlib.kaggle import build
+from flowerlib.kaggle import run as kaggle_run
+from flowerlib.kaggle.clock import Clock
 
 
 @pytest.fixture
@@ -36,6 +39,42 @@ def kaggle(server, folder, tmp_path):
 
     def run(*arguments, **environment):
         return clone.flowerlib(folder, "kaggle", *arguments, **server.environment(tmp_path) | environment)
+
+    return run
+
+
+class QuickClock(Clock):
+    """A clock that goes on by as long as it is asked to sleep, at once."""
+
+    def __init__(self):
+        self.time = datetime.now(UTC)
+
+    def now(self):
+        return self.time
+
+    def sleep(self, seconds):
+        self.time += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clock():
+    """Return a clock that a test can read, and that waits for nobody."""
+    return QuickClock()
+
+
+@pytest.fixture
+def here(server, tmp_path, monkeypatch):
+    """Have this process speak to the stand-in."""
+    for name, value in server.environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def run_here(here, clock, tmp_path):
+    """Return `run_here(*notebooks, **options)`, which runs them in this process, by the clock, a poll every 10 min."""
+
+    def run(*notebooks, **options):
+        return kaggle_run.run(notebooks, out=tmp_path / "out", poll=600, clock=clock, **options)
 
     return run
 

@@ -24,10 +24,11 @@ from urllib.parse import quote, unquote, urlsplit
 USER, KEY = "someone", "fake"
 COMPETITION = "tpu-getting-started"
 QUEUE_FULL = "Maximum batch {} session count of {} reached."
+PAGE = b"<!DOCTYPE html><html><title>Kaggle</title>Too many requests</html>"
 FAILURE = "Notebook Threw Exception"
 LOG = ["All is well.\n"]
 LOG_OF_AN_ERROR = ["Traceback (most recent call last):\n", "ValueError: all is not well\n"]
-FAULTS = {"error": 2, "http": 3, "cut": 1, "lost": 1, "stall": 1}  # kind -> length of the tuple
+FAULTS = {"error": 2, "http": 3, "page": 2, "cut": 1, "lost": 1, "stall": 1}  # kind -> length of the tuple
 
 
 class Refusal(Exception):
@@ -72,7 +73,9 @@ class KaggleServer:
         arrivals: when they arrived, by the monotonic clock.
         unknown: what was asked for that does not exist here.
         polls: answers QUEUED (the first) and RUNNING (the others) that GetKernelSessionStatus gives before the end.
-        ends: slug of a kernel -> status at the end: COMPLETE unless given, ERROR or CANCEL_ACKNOWLEDGED.
+        ends: slug of a kernel -> status at the end: COMPLETE unless given, ERROR or CANCEL_ACKNOWLEDGED; or a list
+            with that of each session, in order.
+        stuck: slug of a kernel -> status that its sessions get instead of going on.
         outputs: slug of a kernel -> {name: bytes}, or a function from the saved body to that, called at the end.
         logs: slug of a kernel -> lines of its log.
         max_sessions: SaveKernel refuses while so many sessions have not ended.
@@ -82,6 +85,8 @@ class KaggleServer:
         page_size: the most files in one answer.
         dataset_polls: answers to GetDatasetStatus, after each new version, before it is ready.
         quota: `tpu`, `gpu` -> (used hours, total hours); None for what the answer leaves out.
+        reserved: `tpu`, `gpu` -> hours that running sessions have set aside.
+        deleted: slugs of deleted kernels.
         submissions: bodies of CreateCodeSubmission.
         token: what a login (not a key) has to show, None where none is known.
         renewals: how many times a login was exchanged for a new one.
@@ -97,11 +102,13 @@ class KaggleServer:
         self.ends, self.outputs, self.logs = {}, {}, {}
         self.kernels, self.datasets, self.competitions = {}, {}, {COMPETITION}
         self.quota, self.quota_refresh = {"tpu": (0, 20), "gpu": (0, 30)}, datetime(2030, 1, 5)
+        self.reserved, self.stuck, self.deleted = {}, {}, []
         self.faults = {}
         self._uploads = {}  # token -> [name, bytes or None]
         self._methods = {
             "kernels.KernelsApiService/SaveKernel": self._save_kernel,
             "kernels.KernelsApiService/GetKernel": self._get_kernel,
+            "kernels.KernelsApiService/DeleteKernel": self._delete_kernel,
             "kernels.KernelsApiService/GetKernelSessionStatus": self._kernel_status,
             "kernels.KernelsApiService/ListKernelSessionOutput": self._kernel_output,
             "kernels.KernelsApiService/GetAcceleratorQuotaStatistics": self._quota,
@@ -136,6 +143,7 @@ class KaggleServer:
         """Have the next calls of a method fail, one fault each; `files` and `uploads` name the downloads and uploads.
 
         A fault is ("error", text): an answer that tells of the error; ("http", status, text): an HTTP error;
+        ("page", status): a page for people, as Kaggle sends to those who ask too often;
         ("cut",): no answer, nothing done; ("lost",): all done, yet no answer; ("stall",): all done, and then silence.
         """
         if method not in {"files", "uploads"} | {path.split("/")[1] for path in self._methods}:
@@ -159,6 +167,8 @@ class KaggleServer:
                         return _json(200, {"error": text, "status": "error"})  # a kernel's has no status: it is ignored
                     case ("http", status, text):
                         raise Refusal(status, text)
+                    case ("page", status):
+                        return status, {"Content-Type": "text/html; charset=utf-8"}, PAGE
                     case ("cut",):
                         return None
                 reply = answer()
@@ -236,16 +246,25 @@ class KaggleServer:
         if session.state:
             return {"status": session.state}
         if session.ended is None:
-            if session.polls >= self.polls:
+            if session.polls and session.slug in self.stuck:
+                session.status = self.stuck[session.slug]
+            elif session.polls >= self.polls:
                 self._end(session)
             else:
                 session.status = "RUNNING" if session.polls else "QUEUED"
                 session.polls += 1
         return {"status": session.status} | ({"failureMessage": FAILURE} if session.status == "ERROR" else {})
 
+    def _delete_kernel(self, body):
+        session = self._session(body["userName"], body["kernelSlug"])
+        del self.kernels[session.slug]
+        self.deleted.append(session.slug)
+        return {}
+
     def _end(self, session):
         """End a session as the test has it; one that fails may have written files before."""
-        session.status = self.ends.get(session.slug, "COMPLETE")
+        end = self.ends.get(session.slug, "COMPLETE")
+        session.status = end[session.version - 1] if isinstance(end, list) else end
         outputs = self.outputs.get(session.slug, {})
         session.files = dict(outputs(session.body) if callable(outputs) else outputs)
         session.log = self.logs.get(session.slug, LOG_OF_AN_ERROR if session.status == "ERROR" else LOG)
@@ -271,7 +290,7 @@ class KaggleServer:
     def _quota(self, _):
         answer = {"quotaRefreshTime": f"{self.quota_refresh:%Y-%m-%dT%H:%M:%SZ}"}
         for kind, (used, total) in self.quota.items():
-            times = {"timeUsed": used, "totalTimeAllowed": total}
+            times = {"timeUsed": used, "timeReserved": self.reserved.get(kind), "totalTimeAllowed": total}
             answer[f"{kind}Quota"] = {name: f"{round(h * 3600)}s" for name, h in times.items() if h is not None}
         return answer
 

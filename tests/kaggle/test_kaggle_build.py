@@ -125,12 +125,28 @@ def test_an_accelerator_named_is_for_the_kernels_that_train_and_for_this_once(tm
         trains = name in TRAINED
         assert metadata["machine_shape"] == ("NvidiaTeslaT4" if trains else "")
         assert (metadata["enable_gpu"], metadata["enable_tpu"]) == (trains, False)
-        assert ('kernel.start(kind="gpu")' in first_code(folder, name)) == trains
+        assert ("kernel.start(devices=2)" in first_code(folder, name)) == trains
     flagship = json.loads((folder / "kernel-metadata.json").read_text())
     assert flagship["machine_shape"] == "TpuV5E8"
     assert "kernel.start(devices=8)" in (folder / flagship["code_file"]).read_text()
     build.build(["10_densenet201"], user="alice", root=folder)
     assert read_kernel(folder, "10_densenet201")[0]["machine_shape"] == "TpuV5E8"
+
+
+@pytest.mark.parametrize(
+    ("given", "machine", "start"),
+    [
+        ("TpuV38", "TpuV5E8", "devices=8"),
+        ("Tpu1VmV38", "TpuV5E8", "devices=8"),
+        ("NvidiaTeslaP100", "NvidiaTeslaT4", "devices=2"),
+        ("NvidiaL4", "NvidiaL4", 'kind="gpu"'),
+    ],
+)
+def test_a_retired_accelerator_becomes_what_kaggle_gives_for_it(tmp_path, given, machine, start):
+    folder = clone.make(tmp_path)
+    build.build(["10_densenet201"], user="alice", accelerator=given, root=folder)
+    assert read_kernel(folder, "10_densenet201")[0]["machine_shape"] == machine
+    assert f"kernel.start({start})" in first_code(folder, "10_densenet201")
 
 
 def test_offline_kernels_take_their_weights_from_the_dataset(tmp_path):
@@ -149,7 +165,12 @@ def test_offline_kernels_take_their_weights_from_the_dataset(tmp_path):
     [
         ({"user": "username"}, "the kernels need an owner: give `--user NAME`, or log in"),
         ({"user": "a/b"}, "`user` (=a/b) must be a Kaggle user name, as in the address of the profile"),
-        ({"accelerator": "TpuV38"}, "`accelerator` (=TpuV38) must be one of TpuV5E8, .*; it is retired, use TpuV5E8"),
+        ({"accelerator": "TpuV232"}, "`accelerator` (=TpuV232) is retired, and Kaggle puts it on a CPU without a word"),
+        ({"accelerator": "TpuV2256"}, "`accelerator` (=TpuV2256) is retired, .*; use TpuV5E8"),
+        (
+            {"accelerator": "NvidiaTeslaT4Highmem"},
+            "`accelerator` (=NvidiaTeslaT4Highmem) is for Kaggle's admins only; use NvidiaTeslaT4",
+        ),
         ({"accelerator": "T4"}, "`accelerator` (=T4) must be one of TpuV5E8, TpuV6E8, NvidiaTeslaT4, .*"),
         ({"notebooks": ["03_none"]}, "no notebook '03_none'; there are 00_quickstart, 01_eda, .*"),
     ],

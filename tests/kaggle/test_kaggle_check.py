@@ -79,6 +79,7 @@ def without(*names):
         (GOOD | {"id": "alice/a-b", "title": "A B!!!"}, "the slug must have at least 5 characters"),
         (GOOD | {"id": "alice/" + "a" * 51, "title": "a" * 51}, "has 51 characters, but must have 5 to 50"),
         (GOOD | {"machine_shape": "TpuV38"}, "`machine_shape` \\(=TpuV38\\) is retired; use TpuV5E8"),
+        (GOOD | {"machine_shape": "TpuV232"}, "`machine_shape` \\(=TpuV232\\) is retired, and Kaggle puts it on a CPU"),
         (GOOD | {"machine_shape": "TpuV5e8"}, "is unknown; did you mean TpuV5E8"),
         (GOOD | {"enable_gpu": True}, "contradict each other"),
         (GOOD | {"machine_shape": ""}, "contradict each other"),

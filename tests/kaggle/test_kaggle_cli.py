@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kaggle_helpers import POLL, REFS, assert_fails, pushed
 
-from flowerlib.kaggle import kernels
+from flowerlib.kaggle import duration, kernels
 
 
 def test_push_says_whether_it_was_sent(server, kaggle):
@@ -44,7 +44,7 @@ def test_push_status_output_submit(server, kaggle, folder):
     assert "01_eda: version 1, https://www.kaggle.com/code/someone/flowers-01-exploratory-data-analysis" in done.stdout
     assert [body["sessionTimeoutSeconds"] for method, body in server.requests if method == "SaveKernel"] == [1800, 1800]
     assert_fails(kaggle("output", "01_eda", "--out", "here"), "has not ended (QUEUED); nothing was downloaded")
-    server.outputs[REFS["01_eda"]] = {"submission.csv": b"id,label\n1,2\n"}
+    server.outputs[REFS["01_eda"]] = {"submission.csv": b"id,label\n1,2\n", "runs/a/model/model.keras": b"large"}
     server.kernels[REFS["01_eda"]][0].polls = 0
     for state in ("QUEUED", "RUNNING", "COMPLETE"):
         assert re.search(rf"01_eda +version 1, content [0-9a-f]{{16}}: {state}$", kaggle("status", "01_eda").stdout)
@@ -53,6 +53,7 @@ def test_push_status_output_submit(server, kaggle, folder):
     assert not (folder / "here/input/01_eda").exists()
     assert kaggle("output", "01_eda", "--out", "here").returncode == 0
     assert (folder / "here/input/01_eda/submission.csv").read_bytes() == b"id,label\n1,2\n"
+    assert (folder / "here/input/01_eda/runs/a/model/model.keras").read_bytes() == b"large"
     assert "Successfully submitted" in kaggle("submit", "01_eda", "--message", "a test").stdout
     assert server.submissions[0]["submissionDescription"] == "a test"
     for _ in range(3):
@@ -106,9 +107,17 @@ def test_a_dry_run_says_what_would_be_sent_and_sends_nothing(server, kaggle):
     assert done.returncode == 0, done.stderr
     rows = [line.split()[0] for line in done.stdout.splitlines()[1:] if line[:2].isdigit()]
     assert set(rows) == {"20_ensemble", "01_eda", *kernels.SERIES["20_ensemble"].sources}
-    minutes = sum(kernel.minutes for name, kernel in kernels.SERIES.items() if name in rows and kernel.accelerated)
-    assert f"TPU: about {minutes / 60:.1f} h." in done.stdout
+    on_tpu = [kernel for name, kernel in kernels.SERIES.items() if name in rows and kernel.accelerated]
+    minutes = sum(duration.minutes(kernel, "TpuV5E8") for kernel in on_tpu)
+    assert f"TPU: about {minutes / 60:.1f} h, of 20 h a week." in done.stdout
     assert pushed(server) == []
+
+
+def test_a_retired_accelerator_is_replaced_and_that_is_said(kaggle):
+    done = kaggle("run", "10", "--dry-run", "--accelerator", "TpuV38")
+    assert done.stderr == "TpuV38 is retired; Kaggle gives TpuV5E8 in its place.\n"
+    assert re.search(r"^10_densenet201 +TpuV5E8 +\d+ min", done.stdout, re.MULTILINE)
+    assert_fails(kaggle("run", "10", "--dry-run", "--accelerator", "TpuV2256"), "puts it on a CPU without a word; use")
 
 
 def test_logs_and_quota(server, kaggle):

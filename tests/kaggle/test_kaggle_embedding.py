@@ -10,6 +10,7 @@ import pytest
 from kaggle_helpers import files_in, first_code, read_all_files, read_kernel
 
 from flowerlib.kaggle import embedding, kernels
+from flowerlib.kaggle.outputs import NO_ACCELERATOR
 
 
 @pytest.mark.parametrize("name", sorted(kernels.SERIES))
@@ -71,7 +72,9 @@ def test_the_first_cell_unpacks_what_the_rest_imports(built_clone, tmp_path):
 def test_a_tpu_kernel_on_a_cpu_ends_with_the_reason(built_clone, tmp_path):
     done = unpack(built_clone, "14_efficientnetv2xl", tmp_path)
     assert done.returncode == 1
-    assert "FlowersError: this notebook was sent to run on 8 devices but only 1 x CPU" in done.stderr
+    assert "without its accelerator: the notebook was sent to run on 8 devices but only 1 x CPU" in done.stderr
+    assert NO_ACCELERATOR.search(done.stderr)  # by which `flowerlib kaggle run` sends it again
+    assert not NO_ACCELERATOR.search(first_code(built_clone, "14_efficientnetv2xl"))  # which a traceback may quote
 
 
 @pytest.mark.parametrize(

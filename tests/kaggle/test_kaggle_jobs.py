@@ -57,7 +57,7 @@ def test_a_kernel_that_was_there_and_is_not_shown_is_an_error(server, kaggle, fo
 def test_one_that_fails_leaves_the_others_and_is_all_that_is_sent_again(server, kaggle, folder, end):
     server.ends[REFS["13_efficientnetb7"]] = end
     server.logs[REFS["13_efficientnetb7"]] = [f"line {number}\n" for number in range(50)]
-    server.outputs[REFS["12_resnet152v2"]] = {"kept.txt": b"kept"}
+    server.outputs[REFS["12_resnet152v2"]] = {"submission.csv": b"kept"}
     done = kaggle("run", *NOTEBOOKS, *POLL)
     assert_fails(done, "failed: 13_efficientnetb7: ended in " + end, "the same command runs only what failed")
     assert "\nline 49\n" in done.stdout
@@ -65,7 +65,7 @@ def test_one_that_fails_leaves_the_others_and_is_all_that_is_sent_again(server, 
     assert re.search(r"^20_ensemble +skipped +needs 13_efficientnetb7$", done.stdout, re.MULTILINE)
     out = folder / "outputs/kaggle"
     assert (out / "logs/13_efficientnetb7.log").read_text().splitlines() == [f"line {number}" for number in range(50)]
-    assert (out / "input/12_resnet152v2/kept.txt").read_bytes() == b"kept"
+    assert (out / "input/12_resnet152v2/submission.csv").read_bytes() == b"kept"
     assert "20_ensemble" not in pushed(server)
 
     before = len(pushed(server))
@@ -175,6 +175,6 @@ def test_the_minutes_of_one_found_running_are_counted_from_its_start(server, kag
     server.polls = 10**6
     stopped(lambda: server.kernels, "01_eda")
     session = server.kernels[REFS["01_eda"]][0]
-    session.began, session.polls, server.polls = session.began - timedelta(hours=2), 0, 3
+    session.began, session.polls, server.polls = session.began - timedelta(hours=2), 1, 4
     done = kaggle("run", "01_eda", *POLL)
     assert re.search(r"^01_eda +running +120 min +version 1, found on Kaggle$", done.stdout, re.MULTILINE)

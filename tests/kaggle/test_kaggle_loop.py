@@ -8,8 +8,12 @@ import subprocess
 
 import clone
 import numpy as np
+import pytest
 from kaggle_helpers import POLL, arrivals, assert_fails, pushed
 from kaggle_server import Dataset
+
+from flowerlib.config import FlowersError
+from flowerlib.kaggle import duration, kernels
 
 
 def test_a_cut_connection_is_waited_out(server, kaggle):
@@ -53,27 +57,49 @@ def test_a_terminal_gets_one_live_line_a_kernel(server, folder, tmp_path):
     assert b"\x1b[1A" in written  # the table is drawn over itself
 
 
+def hours(machine, *notebooks):
+    """The hours that the notebooks, or all that need an accelerator, are expected to take."""
+    named = [kernels.SERIES[name] for name in notebooks or kernels.SERIES]
+    return sum(duration.minutes(kernel, machine) for kernel in named if kernel.accelerated) / 60
+
+
 def test_a_series_that_cannot_fit_is_refused_with_the_figures(server, kaggle):
     server.quota["tpu"] = (18.5, 20)
     assert_fails(
         kaggle("run", *POLL),
-        "TPU hours do not suffice: about 4.9 h to run 7, 1.5 h of 20 h left until Saturday 05 January, 00:00 UTC",
-        "; name fewer notebooks, or wait",
+        f"TPU hours do not suffice: about {hours('TpuV5E8'):.1f} h to run 7, 1.5 h of 20 h left until Saturday 05 Jan",
+        "; name fewer notebooks, or wait, or send them all the same with `--ignore-quota`",
     )
     assert pushed(server) == []
-    assert kaggle("run", "12_resnet152v2", *POLL).returncode == 0  # 45 minutes fit
-    server.quota["gpu"] = (24, 30)
+    assert kaggle("run", "12_resnet152v2", *POLL).returncode == 0  # 41 minutes fit
+    server.quota["gpu"] = (29, 30)
     assert_fails(
         kaggle("run", "11_xception", "--accelerator", "NvidiaTeslaT4", *POLL),
-        "GPU hours do not suffice: about 6.8 h to run 1, 6.0 h of 30 h left",  # 45 minutes, 9 times slower
+        f"GPU hours do not suffice: about {hours('NvidiaTeslaT4', '11_xception'):.1f} h to run 1, 1.0 h of 30 h left",
     )
+
+
+def test_what_running_sessions_have_set_aside_is_not_left(server, run_here, kaggle):
+    server.quota["tpu"], server.reserved["tpu"] = (10, 20), 9.5
+    aside = "0.5 h of 20 h left, 9.5 h set aside by running sessions"
+    with pytest.raises(FlowersError, match=f"TPU hours do not suffice: about 0.7 h to run 1, {aside} until"):
+        run_here("12_resnet152v2")
+    assert pushed(server) == []
+    assert f"TPU: {aside}, until Saturday" in kaggle("quota").stdout
+
+
+def test_who_knows_better_sends_all_the_same(server, kaggle):
+    server.quota["tpu"] = (20, 20)
+    done = kaggle("run", "12_resnet152v2", "--ignore-quota", *POLL)
+    assert "TPU: about 0.7 h to run 1, 0.0 h of 20 h left this week." in done.stdout
+    assert pushed(server) == ["12_resnet152v2"]
 
 
 def test_a_quota_that_is_not_told_refuses_nothing(server, kaggle):
     server.quota["tpu"] = (None, 20)  # what is not told is none, as everywhere in this format
     done = kaggle("run", "12_resnet152v2", *POLL)
-    assert "TPU: about 0.8 h to run 1, 20.0 h of 20 h left this week." in done.stdout
+    assert "TPU: about 0.7 h to run 1, 20.0 h of 20 h left this week." in done.stdout
     server.fail_next("GetAcceleratorQuotaStatistics", ("http", 404, "Not found"))
     done = kaggle("run", "11_xception", *POLL)
-    assert "TPU: about 0.8 h needed; Kaggle does not say how many are left." in done.stdout
+    assert "TPU: about 0.3 h to run 1, Kaggle gives 20 h this week." in done.stdout
     assert pushed(server) == ["12_resnet152v2", "11_xception"]

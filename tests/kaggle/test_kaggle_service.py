@@ -70,13 +70,13 @@ def test_a_changed_sdk_is_named_with_the_remedy(monkeypatch):
 
 def test_output_and_log_are_those_of_the_version(server, kaggle, folder, tmp_path):
     for text in ("old", "new"):
-        server.outputs[REFS["01_eda"]], server.logs[REFS["01_eda"]] = {"which.txt": text.encode()}, [text]
+        server.outputs[REFS["01_eda"]], server.logs[REFS["01_eda"]] = {"submission.csv": text.encode()}, [text]
         assert kaggle("run", "01_eda", *POLL).returncode == 0
         change_library(folder)
     code = f"from pathlib import Path; s.output('{REFS['01_eda']}', 1, Path('{tmp_path}/o'))"
     done = ask(server, tmp_path, f"{code}\nprint(s.log('{REFS['01_eda']}', 1), s.status('{REFS['01_eda']}', 1))")
     assert done.stdout == "old ('COMPLETE', '')\n", done.stderr
-    assert (tmp_path / "o/which.txt").read_text() == "old"
+    assert (tmp_path / "o/submission.csv").read_text() == "old"
 
 
 @pytest.mark.parametrize("late", [5, 45])  # minutes: the package itself renews after 30

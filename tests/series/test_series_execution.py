@@ -37,7 +37,7 @@ def test_notebooks_run_in_the_order_of_their_numbers_in_the_output_folder(notebo
     notebooks("10_b", "print(open('trace').read())")
     notebooks("00_a", "open('trace', 'w').write('from 00_a')")
     out = tmp_path / "out"
-    series.run(out=out, jobs=1)
+    execution.run(out=out, jobs=1)
     executed = nbformat.read(out / "10_b.ipynb", as_version=4)
     assert executed.cells[0].outputs[0]["text"] == "from 00_a\n"
     assert re.findall(r"^(\w+) +\d+ s$", capsys.readouterr().out, re.MULTILINE) == ["00_a", "10_b"]
@@ -60,10 +60,10 @@ def test_on_a_terminal_one_sees_how_far_a_notebook_is(notebooks, tmp_path, monke
         "import time; print('a third'); time.sleep(1)",
         "import sys; print('\\rextracting: 7%', end='\\r', file=sys.stderr); time.sleep(1)",
     )
-    series.run(out=tmp_path / "one", jobs=1)
+    execution.run(out=tmp_path / "one", jobs=1)
     assert "a third" not in capsys.readouterr().err  # where it goes into a file
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-    series.run(out=tmp_path / "two", jobs=1)
+    execution.run(out=tmp_path / "two", jobs=1)
     assert "\ra third" in terminal.getvalue()
     assert "extracting: 7%" in terminal.getvalue()
 
@@ -72,18 +72,18 @@ def test_a_second_call_into_the_same_folder_is_refused_with_the_first_ones_proce
     notebooks("00_a", "import time; time.sleep(600)")
     out = tmp_path / "out"
     first = (
-        "import pathlib, sys; from flowerlib import series\n"
-        "series.notebooks.NOTEBOOKS = pathlib.Path(sys.argv[1]); series.run(out=pathlib.Path(sys.argv[2]))"
+        "import pathlib, sys; from flowerlib.series import execution, notebooks\n"
+        "notebooks.NOTEBOOKS = pathlib.Path(sys.argv[1]); execution.run(out=pathlib.Path(sys.argv[2]))"
     )
     with subprocess.Popen([sys.executable, "-c", first, str(series.notebooks.NOTEBOOKS), str(out)]) as process:
         while not list(out.glob(".flowerlib-*")):
             time.sleep(0.05)
         with pytest.raises(FlowersError, match=f"process {process.pid} runs notebooks into `{out}`; .* with --out"):
-            series.run(out=out)
+            execution.run(out=out)
         process.kill()
     assert list(out.glob(".flowerlib-*"))  # it was killed
     notebooks("00_a", "1")
-    series.run(out=out)
+    execution.run(out=out)
     assert {path.name for path in out.iterdir()} == {"00_a.ipynb", "00_a.html", "index.html"}
 
 
@@ -105,14 +105,14 @@ def test_the_progress_line_tells_of_the_record_that_this_call_left(tmp_path):
 def test_an_unknown_notebook_is_named_and_nothing_is_made(notebooks, tmp_path):
     notebooks("00_a", "1")
     with pytest.raises(FlowersError, match=r"no notebook '00_b'; did you mean 00_a\? There are 00_a"):
-        series.run(["00_b"], out=tmp_path / "out")
+        execution.run(["00_b"], out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_what_the_user_can_put_right_comes_through_as_one_line_and_leaves_nothing(notebooks, tmp_path):
     notebooks("00_a", "from flowerlib.config import FlowersError\nraise FlowersError('no flowers; plant some')")
     with pytest.raises(FlowersError, match=r"^no flowers; plant some$"):
-        series.run(out=tmp_path / "out")
+        execution.run(out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -122,7 +122,7 @@ def test_a_notebook_that_breaks_stays_for_reading(notebooks, tmp_path):
     with pytest.raises(
         RuntimeError, match=rf"00_a stopped: ZeroDivisionError: division by zero; read {out}/00_a.ipynb"
     ):
-        series.run(out=out)
+        execution.run(out=out)
     assert "so far" in (out / "00_a.ipynb").read_text()
     assert sorted(path.name for path in out.iterdir()) == ["00_a.ipynb"]
 
@@ -144,7 +144,7 @@ def test_a_place_is_for_the_notebooks_where_it_is_for_the_caller(notebooks, tmp_
     for name, place in given.items():
         monkeypatch.setenv(name, place)
     notebooks("00_a", f"import json, os; print(json.dumps([os.environ[name] for name in {list(given)}]))")
-    series.run(data=data, out=tmp_path / "out")
+    execution.run(data=data, out=tmp_path / "out")
     executed = nbformat.read(tmp_path / "out/00_a.ipynb", as_version=4)
     there = {
         None: f"{tmp_path.parent}/elsewhere",
@@ -170,7 +170,7 @@ def test_notebooks_run_side_by_side_and_the_one_that_reads_them_afterwards(noteb
     notebooks(
         "20_ensemble", "import pathlib; assert all(map(pathlib.Path.exists, map(pathlib.Path, ['a-ended', 'b-ended'])))"
     )
-    series.run(out=tmp_path / "out", jobs=2)
+    execution.run(out=tmp_path / "out", jobs=2)
     lines = re.findall(r"^(\w+) +\d+ s$", capfd.readouterr().out, re.MULTILINE)
     assert (sorted(lines[:2]), lines[2:]) == (["00_a", "10_b"], ["20_ensemble"])
 
@@ -179,14 +179,14 @@ def test_of_two_side_by_side_the_one_that_breaks_is_named(notebooks, tmp_path):
     notebooks("00_a", "1 / 0")
     notebooks("10_b", "1")
     with pytest.raises(RuntimeError, match="00_a stopped: ZeroDivisionError"):
-        series.run(out=tmp_path / "out", jobs=2)
+        execution.run(out=tmp_path / "out", jobs=2)
 
 
 def test_parameters_and_a_name_make_a_variant_beside_the_plain_one(notebooks, tmp_path):
     notebooks("00_a", "print(NAME, EPOCHS)", parameters="NAME = '00_a'  # of the run\nEPOCHS = 3")
     out = tmp_path / "out"
-    series.run(["00"], out=out, jobs=1)
-    series.run(["a"], out=out, jobs=1, parameters=["EPOCHS=5"], name="longer")
+    execution.run(["00"], out=out, jobs=1)
+    execution.run(["a"], out=out, jobs=1, parameters=["EPOCHS=5"], name="longer")
     printed = {}
     for name in ("00_a", "longer"):
         cells = nbformat.read(out / f"{name}.ipynb", as_version=4).cells
@@ -196,7 +196,7 @@ def test_parameters_and_a_name_make_a_variant_beside_the_plain_one(notebooks, tm
 
 def test_seconds_and_memory_are_kept_with_the_notebook(notebooks, tmp_path):
     notebooks("00_a", "import time, numpy; held = numpy.ones(60_000_000); time.sleep(1.5)")  # 480 MB
-    series.run(out=tmp_path / "out", jobs=1)
+    execution.run(out=tmp_path / "out", jobs=1)
     measured = nbformat.read(tmp_path / "out/00_a.ipynb", as_version=4).metadata["flowerlib"]
     assert measured["seconds"] > 1.5
     assert 480e6 < measured["peak_memory_bytes"] < 900e6
@@ -220,7 +220,7 @@ def test_a_broken_kernel_spec_does_not_matter_as_the_own_python_is_the_kernel(sp
         (folder / "kernel.json").write_text(spec, encoding="utf-8")
     kept = os.environ.get("JUPYTER_PATH", "")
     monkeypatch.setenv("JUPYTER_PATH", f"{tmp_path / 'jupyter'}{os.pathsep}{kept}")
-    series.run(out=tmp_path / "out", jobs=1)
+    execution.run(out=tmp_path / "out", jobs=1)
     executed = nbformat.read(tmp_path / "out/00_a.ipynb", as_version=4)
     assert executed.cells[0].outputs[0]["text"] == f"{sys.executable}\n"
 
@@ -230,5 +230,5 @@ def test_a_place_whose_name_is_no_text_is_named(where, notebooks, tmp_path):
     notebooks("00_a", "1")
     places = {"out": tmp_path / "out"} | {where: tmp_path / os.fsdecode(b"caf\xe9")}
     with pytest.raises(FlowersError, match=r"caf\\xe9` is no text in this locale.*; rename it, or set LC_ALL"):
-        series.run(**{key: str(value) if key == "data" else value for key, value in places.items()})
+        execution.run(**{key: str(value) if key == "data" else value for key, value in places.items()})
     assert not (tmp_path / "out").exists()
