@@ -42,6 +42,14 @@ def make_certificate(folder):
     return folder
 
 
+def write_key_file(path, certificate):
+    """Write the key file of the account that may read private buckets of a server with that certificate."""
+    key = (certificate / "account.pem").read_text()
+    account = {"type": "service_account", "client_email": "reader@example.com", "client_id": "1"}
+    path.write_text(json.dumps(account | {"private_key": key, "private_key_id": "2"}))
+    return path
+
+
 def _openssl(*arguments):
     return subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
 
@@ -68,6 +76,7 @@ class StorageServer:
         self.before_read = lambda name: None
         self.released = threading.Event()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
+        self.port = self._http.server_port
 
     def __enter__(self):
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
@@ -79,11 +88,18 @@ class StorageServer:
         self._http.server_close()
 
     def environment(self, home):
-        """What a client's process needs in its environment: the proxy, the certificate, and no account of anybody."""
-        proxy = f"http://127.0.0.1:{self._http.server_port}"
-        proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), proxy)
-        proxies |= {"no_proxy": "127.0.0.1,localhost", "NO_PROXY": "127.0.0.1,localhost"}
-        return proxies | {"CURL_CA_BUNDLE": str(self.certificate / "cert.pem"), "HOME": str(home)}
+        """What a client's process needs in its environment, and (None) what it must not have.
+
+        The proxy, the certificate, no account of anybody, and no waiting between two attempts.
+        """
+        own = {"CURL_CA_BUNDLE": str(self.certificate / "cert.pem"), "HOME": str(home), "NO_PROXY": "", "no_proxy": ""}
+        own |= dict.fromkeys(
+            ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), f"http://127.0.0.1:{self.port}"
+        )
+        set_by_flowerlib = ("MAX_RETRIES", "CONNECTION_TIMEOUT_SECS", "IDLE_TIMEOUT_SECS")
+        unset = ("NO_GCE_CHECK", "GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_CONFIG", "GOOGLE_AUTH_TOKEN_FOR_TESTING")
+        unset += tuple(f"GCS_{kind}_{name}" for kind in ("RETRY_CONFIG", "REQUEST") for name in set_by_flowerlib)
+        return dict.fromkeys(unset) | own | {"GCS_RETRY_CONFIG_INIT_DELAY_TIME_US": "0"}
 
     def put(self, bucket, folder, at=""):
         """Put the files of a folder into a bucket, below `at`."""
@@ -110,13 +126,6 @@ class StorageServer:
         if len(waiting) == 2 and waiting[1] is ...:
             return waiting[0]
         return waiting.popleft()
-
-    def key_file(self, path):
-        """Write the key file of the account that may read private buckets."""
-        account = {"type": "service_account", "client_email": "reader@example.com", "client_id": "1"}
-        key = (self.certificate / "account.pem").read_text()
-        path.write_text(json.dumps(account | {"private_key": key, "private_key_id": "2"}))
-        return path
 
     def respond(self, method, host, target, headers, body):
         """The kind of a request, what it is about, and the answer as (status, headers, bytes)."""
@@ -219,6 +228,10 @@ class _Handler(BaseHTTPRequestHandler):
     def handle(self):
         with contextlib.suppress(ConnectionError, ssl.SSLError):  # a client that was killed or distrusts us
             super().handle()
+
+    def finish(self):
+        super().finish()
+        self.connection.close()
 
     def do_CONNECT(self):
         """Be the host that the client wants to be connected to, from here on in TLS."""
