@@ -31,11 +31,11 @@ def _choose_backend() -> str:
 
 
 def _bound_waiting_for_storage() -> None:
-    """Have TensorFlow tell of a `gs://` address that fails in minutes: by default it takes up to an hour of retries.
+    """Have TensorFlow tell soon of a `gs://` address that fails: by default it makes eleven attempts at each request.
 
-    It reads these variables once, when it is imported. On machines that are not Google's it does not ask Google's
-    metadata server for an account either, which is not there; where a proxy or a firewall stands for it, TensorFlow
-    would ask for minutes. Which machines are Google's is told as in google-auth (compute_engine/_metadata.py).
+    It reads these variables when it is imported. Where no key file is named it asks Google's metadata server for an
+    account, eleven times too where a proxy or a firewall stands for it: on machines that are not Google's it shall not.
+    Which ones are is told as in google-auth (compute_engine/_metadata.py).
     """
     for name, value in STORAGE_DEFAULTS.items():
         os.environ.setdefault(name, value)
@@ -52,11 +52,11 @@ def _jax_platform() -> str | None:
     return jax.default_backend()
 
 
-# What stands between the parts of a chain of retries: 1 + 2 + 4 + 8 s and up to a second each.
+# Of TensorFlow's gs:// file system (tsl/platform/cloud/gcs_file_system.cc).
 STORAGE_DEFAULTS = {
-    "GCS_RETRY_CONFIG_MAX_RETRIES": "4",  # instead of 10, which take over three minutes
-    "GCS_REQUEST_CONNECTION_TIMEOUT_SECS": "20",  # instead of 120
-    "GCS_REQUEST_IDLE_TIMEOUT_SECS": "30",  # seconds of silence, instead of 60
+    "GCS_RETRY_CONFIG_MAX_RETRIES": "4",  # after 1, 2, 4 and 8 s, and up to a second each; instead of 10, in 3 minutes
+    "GCS_REQUEST_CONNECTION_TIMEOUT_SECS": "20",  # instead of 120 s
+    "GCS_REQUEST_IDLE_TIMEOUT_SECS": "30",  # of silence, instead of 60 s
 }
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 _bound_waiting_for_storage()

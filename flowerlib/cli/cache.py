@@ -9,6 +9,7 @@ KINDS = {
     "features": "features of frozen networks",
     "records": "copies of remote data",
     "xla": "compiled programs",
+    "competition": "the competition's data, of `flowerlib data`",
     "sample": "the built-in sample",
 }
 
