@@ -69,8 +69,7 @@ def num_records(path: str) -> int:
 
 
 def find(image_size: int | None = None, path: str | None = None, *, nearest: bool = False) -> Flowers:
-    """Find the dataset: at `path`, else `FLOWERS_DATA`, else where Kaggle mounts it, else where `flowerlib data` puts
-    it, else the built-in sample.
+    """Find the dataset: at `path`, else `FLOWERS_DATA`, else Kaggle's, else that of `flowerlib data`, else the sample.
 
     A place that is named, by `path` or by `FLOWERS_DATA`, is the only one searched, and where `FLOWERS_KAGGLE` names
     what is mounted, what comes after is not: a slip in a name must not end in training on something else.
