@@ -73,6 +73,11 @@ def competition_mounts() -> tuple[Path, Path]:
     return kaggle_input() / "competitions" / COMPETITION, kaggle_input() / COMPETITION
 
 
+def competition_dir() -> Path:
+    """Return the folder in which `flowerlib data` keeps the competition's data."""
+    return cache_dir() / "competition"
+
+
 def find_files(folder: Path, name: str) -> list[Path]:
     """Return every file of that name below the folder, sorted.
 

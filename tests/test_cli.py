@@ -29,6 +29,7 @@ ALONE = (
     "compare",
     "doctor",
     "cache",
+    "data",
     "sample",
     "folder",
     "predict",
@@ -85,6 +86,14 @@ def test_run_draws_no_sample_where_kaggles_place_is_named(tmp_path):
     fails_in_one_line(done, f"`{tmp_path}/kg/input/tpu-getting-started`", "FLOWERS_KAGGLE")
     assert not (tmp_path / "cache/flowerlib").exists()
     assert not (tmp_path / "out").exists()
+
+
+def test_run_draws_no_sample_where_the_competitions_data_were_fetched(tmp_path):
+    train = tmp_path / "flowerlib/competition/tfrecords-jpeg-192x192/train"
+    train.mkdir(parents=True)
+    done = flowerlib("run", "01_eda", "--sample", "--out", tmp_path / "out", XDG_CACHE_HOME=str(tmp_path))
+    fails_in_one_line(done, f"`{train}` has no .tfrec files")
+    assert [path.name for path in (tmp_path / "flowerlib").iterdir()] == ["competition"]
 
 
 def test_run_on_a_damaged_file_names_it_and_writes_nothing(records, write_flowers, tmp_path):

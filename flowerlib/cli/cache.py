@@ -9,18 +9,19 @@ KINDS = {
     "features": "features of frozen networks",
     "records": "copies of remote data",
     "xla": "compiled programs",
+    "competition": "the competition's data, of `flowerlib data`",
     "sample": "the built-in sample",
 }
 
 
 def show() -> str:
     """Return a line for each kind of thing that is kept, with its size."""
-    lines = [f"{kind:<10} {_size(folders) / 1e6:>9,.1f} MB  {KINDS[kind]}" for kind, folders in _folders().items()]
+    lines = [f"{kind:<11} {_size(folders) / 1e6:>9,.1f} MB  {KINDS[kind]}" for kind, folders in _folders().items()]
     return "\n".join([*lines, f"in {cache_dir()}"])
 
 
 def clear(kind: str | None) -> str:
-    """Remove what is kept, or one kind of it; everything is made again when it is needed. Return what was freed.
+    """Remove what is kept, or one kind of it; all of it can be had again. Return what was freed.
 
     Raises:
         FlowersError: there is no such kind.

@@ -11,7 +11,7 @@ import typer
 
 from flowerlib import __version__
 from flowerlib.cli.options import Backend, ClassFrom, DeviceKind, Fit, Format, Profile, Split, SplitRule, seconds
-from flowerlib.config import FlowersError, competition_mounts, sample_dir
+from flowerlib.config import FlowersError, competition_dir, competition_mounts, sample_dir
 from flowerlib.kaggle import cli as kaggle
 from flowerlib.kaggle.options import renamed
 
@@ -99,7 +99,8 @@ def run(
     chosen |= {"FLOWERS_EXPECT": device, "KERAS_BACKEND": backend}
     os.environ |= {variable: str(value) for variable, value in chosen.items() if value}
     named = data or os.environ.get("FLOWERS_DATA") or os.environ.get("FLOWERS_KAGGLE")
-    there = named or any(mount.exists() for mount in competition_mounts())
+    fetched = any(competition_dir().glob("tfrecords-jpeg-*"))
+    there = named or fetched or any(mount.exists() for mount in competition_mounts())
     # In a process of its own: importing TensorFlow changes the environment that the notebooks would inherit.
     draw = [sys.executable, "-m", "flowerlib", "sample", str(sample_dir())]
     if sample and not there and subprocess.run(draw).returncode:
@@ -145,13 +146,43 @@ def doctor() -> None:
 @app.command(epilog="Example: flowerlib cache --clear features")
 def cache(
     clear: Annotated[
-        str | None, typer.Option(metavar="KIND", help="Remove one kind: features, records, xla, sample; or all.")
+        str | None,
+        typer.Option(metavar="KIND", help="Remove one kind: features, records, xla, competition, sample; or all."),
     ] = None,
 ) -> None:
     """Show what is kept on this machine, or remove it."""
     from flowerlib.cli import cache as kept
 
     print(kept.show() if clear is None else kept.clear(None if clear == "all" else clear))
+
+
+@app.command("data", epilog="Example: flowerlib data --size 224")
+def fetch_data(
+    to: Annotated[
+        Path | None,
+        typer.Option(file_okay=False, metavar="DIR", help="Folder to fill. Default: one that every command finds."),
+    ] = None,
+    size: Annotated[int, typer.Option(help="Side of the images in pixels: 192, 224, 331 or 512.")] = 192,
+) -> None:
+    """Fetch the competition's data from Kaggle, and check them.
+
+    Only the size that is asked for. Log in with `kaggle auth login`, and accept the competition's rules on its page,
+    before. A call that was stopped goes on where it was.
+    """
+    from flowerlib.kaggle import competition
+
+    def verify(root: Path) -> None:
+        from flowerlib import data as datasets
+
+        datasets.check(datasets.find(size, str(root)))
+
+    folder = to or competition_dir()
+    fetched = competition.fetch(size, folder, verify)
+    from flowerlib import data as datasets
+
+    print(f"{datasets.find(size, str(folder))}: {'every record is sound' if fetched else 'there already'}.")
+    if to:
+        print(f"Name it with --data {to} or FLOWERS_DATA={to}.")
 
 
 @app.command("sample", epilog="Example: flowerlib sample my-flowers --images 500 --seed 1")

@@ -1,6 +1,7 @@
 """The dataset: found, checked, and turned into batches of images.
 
-Read `dataset` first, then `batches`; `decoding` and `integrity` say what becomes of each record. Batches are images
+Read `dataset` first, then `batches`; `decoding` and `integrity` say what becomes of each record, `storage` how
+files elsewhere are read. Batches are images
 `(B, S, S, 3)` uint8 in [0, 255] with labels and ids.
 """
 
@@ -19,7 +20,7 @@ from flowerlib.data.batches import (
     train_batches,
     with_mirror_images,
 )
-from flowerlib.data.dataset import SPLITS, Flowers, find
+from flowerlib.data.dataset import SPLITS, Flowers, find, local_files
 from flowerlib.data.decoding import FEATURES, resize
 from flowerlib.data.integrity import check
 
@@ -38,6 +39,7 @@ __all__ = [
     "fitting_batch_size",
     "inverse_frequencies",
     "labels_and_ids",
+    "local_files",
     "prefetch",
     "resize",
     "shuffled_positions",

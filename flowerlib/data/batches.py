@@ -9,7 +9,7 @@ import numpy as np
 from flowerlib.accelerator import tf
 from flowerlib.config import FlowersError
 from flowerlib.data import host_calls
-from flowerlib.data.dataset import Flowers
+from flowerlib.data.dataset import Flowers, local_files
 from flowerlib.data.decoding import FEATURES, parse
 from flowerlib.tfrecords.records import Records
 
@@ -140,7 +140,7 @@ def prefetch(batches: tf.data.Dataset) -> tf.data.Dataset:
 
 def _on_disk(flowers: Flowers, split: str) -> Records:
     count = flowers.num_stored(split)
-    records = Records(flowers.shards[split], f"{flowers.fingerprint}-{split}")
+    records = Records(local_files(flowers, split))
     if len(records) != count:
         raise FlowersError(f"{len(records)} {split} records but the file names say {count}; run `flowerlib check`")
     return records
@@ -207,7 +207,7 @@ def decode_utf8(values: np.ndarray) -> np.ndarray:
 
 
 def _numbered(flowers: Flowers, split: str) -> tf.data.Dataset:
-    records = tf.data.TFRecordDataset(list(flowers.shards[split]))
+    records = tf.data.TFRecordDataset(local_files(flowers, split))
     records = records.apply(tf.data.experimental.assert_cardinality(flowers.num_stored(split)))
     return records.take(flowers.count(split)).enumerate()
 

@@ -10,16 +10,15 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from flowerlib.accelerator import tf
-from flowerlib.config import FlowersError, competition_mounts, sample_dir
-from flowerlib.data import classes
+from tqdm import tqdm
+
+from flowerlib.config import FlowersError, cache_dir, competition_dir, competition_mounts, sample_dir
+from flowerlib.data import classes, storage
 
 SPLITS = ("train", "val", "test")
-HASH_CHUNK_BYTES = 1 << 20  # bytes at a time
 PHOTOGRAPHS = (".jpg", ".jpeg", ".png", ".webp", ".heic", ".tif", ".tiff", ".gif", ".bmp")
 MAX_FILES_SEEN = 10_000
 SHARD = re.compile(r"\d+-(\d+)x\1-(\d+)\.tfrec")
@@ -34,6 +33,7 @@ class Flowers:
         image_size: S, the side in pixels of the stored JPEGs.
         classes: names in label order.
         shards: for each split the paths of its files, in the order of their names.
+        hashes: the path of each file -> the SHA-256 of its content.
         fingerprint: 12 hex digits of the SHA-256 over every shard's split, name and content.
         fit: how photographs became squares, `crop` or `pad`, as `preprocessing.json` tells, which `folder` leaves.
         limit: how many images of each split are used, the first ones; None for all.
@@ -43,6 +43,7 @@ class Flowers:
     image_size: int
     classes: tuple[str, ...]
     shards: dict[str, tuple[str, ...]]
+    hashes: dict[str, str]
     fingerprint: str
     fit: str = "crop"
     limit: int | None = None
@@ -68,10 +69,10 @@ def num_records(path: str) -> int:
 
 
 def find(image_size: int | None = None, path: str | None = None, *, nearest: bool = False) -> Flowers:
-    """Find the dataset: at `path`, else `FLOWERS_DATA`, else where Kaggle mounts it, else the built-in sample.
+    """Find the dataset: at `path`, else `FLOWERS_DATA`, else Kaggle's, else that of `flowerlib data`, else the sample.
 
     A place that is named, by `path` or by `FLOWERS_DATA`, is the only one searched, and where `FLOWERS_KAGGLE` names
-    what is mounted, the sample is not: a slip in a name must not end in training on something else.
+    what is mounted, what comes after is not: a slip in a name must not end in training on something else.
 
     Args:
         image_size: side in pixels of the stored images; the competition provides 192, 224, 331 and 512. None takes
@@ -81,7 +82,8 @@ def find(image_size: int | None = None, path: str | None = None, *, nearest: boo
 
     Raises:
         FlowersError: nothing found (every place searched is listed), the size is absent (those that are there are
-            listed), a split is empty, a file name does not fit the layout, or one file serves two splits.
+            listed), a split is empty, a file name does not fit the layout, one file serves two splits, or a place
+            cannot be read.
     """
     named = path or os.environ.get("FLOWERS_DATA")
     places, instead = _candidate_roots(named)
@@ -102,7 +104,15 @@ def find(image_size: int | None = None, path: str | None = None, *, nearest: boo
         raise FlowersError(f"`image_size` (={image_size}) must be one of {tuple(sizes)}, the sizes in `{root}`")
     folder = _join(root, f"tfrecords-jpeg-{image_size}x{image_size}")
     shards = {split: _shards(_join(folder, split), image_size) for split in SPLITS}
-    return Flowers(root, image_size, _classes(root), shards, _fingerprint(shards), _fit(root))
+    hashes = _hashes(shards)
+    return Flowers(root, image_size, _classes(root), shards, hashes, _fingerprint(shards, hashes), _fit(root))
+
+
+def local_files(flowers: Flowers, split: str) -> list[str]:
+    """Return the paths of a split's files on this machine; those elsewhere are fetched once, and kept in the cache."""
+    folder, paths = cache_dir() / "records" / f"{flowers.fingerprint}-{split}", flowers.shards[split]
+    shown = tqdm(paths, f"fetching {split}", leave=False, disable="://" not in flowers.root)
+    return [str(storage.local_copy(path, folder, flowers.hashes[path])) for path in shown]
 
 
 def _candidate_roots(named: str | None) -> tuple[list[str], str]:
@@ -112,8 +122,11 @@ def _candidate_roots(named: str | None) -> tuple[list[str], str]:
     mounts = [str(mount) for mount in competition_mounts()]
     if os.environ.get("FLOWERS_KAGGLE"):
         return mounts, ", or unset FLOWERS_KAGGLE"
-    draw = ", or use `flowerlib run --sample`, which draws a small synthetic dataset"
-    return [*mounts, str(sample_dir())], draw
+    instead = (
+        ", fetch the competition's with `flowerlib data`, or use `flowerlib run --sample`, which draws a small "
+        "synthetic dataset"
+    )
+    return [*mounts, str(competition_dir()), str(sample_dir())], instead
 
 
 def _refuse_lookalikes(place: str) -> None:
@@ -139,13 +152,15 @@ def _has_photographs(folder: Path) -> bool:
 
 
 def _why_unreadable(place: str) -> str:
-    """Why a place cannot be read, in brackets; nothing where it can."""
+    """Why nothing is found in a place, in brackets, where that can be told."""
+    if "://" in place:
+        return "" if storage.names(place) else " (not there)"
     try:
-        tf.io.gfile.stat(place)
-    except tf.errors.NotFoundError:
+        os.stat(place)
+    except FileNotFoundError:
         return " (not there)"
-    except tf.errors.OpError as error:
-        return f" ({' '.join(error.message.split())})"
+    except OSError as error:
+        return f" ({error.strerror})"
     return ""
 
 
@@ -153,18 +168,13 @@ def _join(root: str, *parts: str) -> str:
     return "/".join([root.rstrip("/"), *parts])
 
 
-def _list(folder: str) -> list[str]:
-    """Names in a folder, sorted, without the slash that object stores put behind a folder; none if it is not there."""
-    return sorted(name.rstrip("/") for name in tf.io.gfile.listdir(folder)) if tf.io.gfile.isdir(folder) else []
-
-
 def _sizes(root: str) -> list[int]:
-    matches = [re.fullmatch(r"tfrecords-jpeg-(\d+)x\1", name) for name in _list(root)]
+    matches = [re.fullmatch(r"tfrecords-jpeg-(\d+)x\1", name) for name in storage.names(root)]
     return sorted(int(match[1]) for match in matches if match)
 
 
 def _shards(folder: str, image_size: int) -> tuple[str, ...]:
-    names = [name for name in _list(folder) if name.endswith(".tfrec")]
+    names = [name for name in storage.names(folder) if name.endswith(".tfrec")]
     if not names:
         raise FlowersError(f"`{folder}` has no .tfrec files; each of {SPLITS} needs at least one")
     for name in names:
@@ -178,18 +188,15 @@ def _shards(folder: str, image_size: int) -> tuple[str, ...]:
 
 def _classes(root: str) -> tuple[str, ...]:
     path = _join(root, "classes.json")
-    if not tf.io.gfile.exists(path):
-        return classes.CLASSES
-    with tf.io.gfile.GFile(path, "rb") as file:
-        return classes.parse(file.read(), path)
+    content = storage.read(path)
+    return classes.CLASSES if content is None else classes.parse(content, path)
 
 
 def _fit(root: str) -> str:
     path = _join(root, "preprocessing.json")
-    if not tf.io.gfile.exists(path):
+    content = storage.read(path)
+    if content is None:
         return "crop"
-    with tf.io.gfile.GFile(path, "rb") as file:
-        content = file.read()
     try:
         fit = json.loads(content)["fit"]
     except (ValueError, KeyError, TypeError):
@@ -201,42 +208,22 @@ def _fit(root: str) -> str:
     return fit
 
 
-def _fingerprint(shards: dict[str, tuple[str, ...]]) -> str:
+def _hashes(shards: dict[str, tuple[str, ...]]) -> dict[str, str]:
+    paths = [path for split in SPLITS for path in shards[split]]
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(paths, pool.map(storage.sha256, paths), strict=True))
+
+
+def _fingerprint(shards: dict[str, tuple[str, ...]], hashes: dict[str, str]) -> str:
     """Return the fingerprint; refuse a file that stands in two splits."""
     places = [(split, path) for split in SPLITS for path in shards[split]]
-    with ThreadPoolExecutor() as pool:
-        contents = list(pool.map(_content, [path for _, path in places]))
     seen: dict[str, tuple[str, str]] = {}
-    for (split, path), content in zip(places, contents, strict=True):
-        other_split, other = seen.setdefault(content, (split, path))
+    for split, path in places:
+        other_split, other = seen.setdefault(hashes[path], (split, path))
         if other_split != split:
             raise FlowersError(
                 f"`{path}` is the same file as `{other}`: an image of one split must never enter another; "
                 "remove one of them"
             )
-    lines = [
-        f"{split}/{PurePosixPath(path).name} {content}" for (split, path), content in zip(places, contents, strict=True)
-    ]
+    lines = [f"{split}/{PurePosixPath(path).name} {hashes[path]}" for split, path in places]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
-
-
-def _content(path: str) -> str:
-    """The hash of a file, which is not read again while its length and the time of its change stay."""
-    if "://" in path:
-        about = tf.io.gfile.stat(path)
-        return _hash_of(path, about.length, about.mtime_nsec) if about.mtime_nsec else _hash(path)
-    about = os.stat(path)  # TensorFlow tells whole seconds only
-    return _hash_of(path, about.st_size, about.st_mtime_ns)
-
-
-@cache
-def _hash_of(path: str, length: int, changed: int) -> str:
-    return _hash(path)
-
-
-def _hash(path: str) -> str:
-    digest = hashlib.sha256()
-    with tf.io.gfile.GFile(path, "rb") as file:
-        while chunk := file.read(HASH_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

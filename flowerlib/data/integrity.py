@@ -9,6 +9,7 @@ from flowerlib.accelerator import tf
 from flowerlib.config import FlowersError
 from flowerlib.data.dataset import SPLITS, Flowers, num_records
 from flowerlib.data.decoding import decode_jpeg
+from flowerlib.data.storage import readable_errors
 
 
 def check(flowers: Flowers, progress: bool = True) -> None:
@@ -36,6 +37,11 @@ def check(flowers: Flowers, progress: bool = True) -> None:
 
 def _check_shard(flowers: Flowers, split: str, path: str) -> list[bytes]:
     """Return the ids of a shard's records, empty where a record has none."""
+    with readable_errors(path):
+        return _check_records(flowers, split, path)
+
+
+def _check_records(flowers: Flowers, split: str, path: str) -> list[bytes]:
     ids: list[bytes] = []
     try:
         for record in tf.data.TFRecordDataset(path).as_numpy_iterator():

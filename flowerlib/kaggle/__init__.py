@@ -18,6 +18,7 @@ What lives here, in the order to read it:
     loop: quota, polling and the progress display
     finish: the submission and the recap
     run: the series from push to submission
+    competition: the competition's data
     dataset: the pretrained weights as a dataset
     options, cli: the command line
 """

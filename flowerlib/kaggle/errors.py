@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from requests import Response
 from requests.exceptions import HTTPError, ProxyError, RequestException, SSLError
 
-from flowerlib.config import FlowersError
+from flowerlib.config import COMPETITION, FlowersError
 
 LOGIN_HINT = "log in with `kaggle auth login`, or put an API token from kaggle.com/settings/api into KAGGLE_API_TOKEN"
 # How Kaggle words that an account has as many sessions as it may, and that its week's hours are used up. Source: the
@@ -20,6 +20,8 @@ LOGIN_HINT = "log in with `kaggle auth login`, or put an API token from kaggle.c
 CAPACITY = re.compile(r"maximum .*session|session count|TooManyAssignments|precondition failed", re.IGNORECASE)
 CAPACITY_STATUSES = (409, 412)
 NO_QUOTA = re.compile(r"no accelerator quota|no quota for", re.IGNORECASE)
+RULES = f"https://www.kaggle.com/competitions/{COMPETITION}/rules"
+RULES_HINT = f"accept the competition's rules at {RULES}, and run the same command again"
 SUBMISSION_HINT = "check your submissions on the competition's page; `flowerlib kaggle submit` submits it again"
 
 
@@ -65,6 +67,21 @@ def readable_errors() -> Iterator[None]:
         raise _readable(error) from None
     except (KeyError, TypeError, AttributeError) as error:
         raise RuntimeError(f"the kaggle package does not understand Kaggle's response: {error!r}") from error
+
+
+@contextmanager
+def naming_the_rules() -> Iterator[None]:
+    """Turn a refusal of the competition's data into a line that says where its rules are accepted.
+
+    Raises:
+        FlowersError: the user may not have them.
+    """
+    try:
+        yield
+    except HTTPError as error:
+        if status_code(error) != 403:
+            raise
+        raise FlowersError(f"Kaggle says: {str(error).rstrip('.')}; {RULES_HINT}") from None
 
 
 def _reason(error: RequestException) -> str:

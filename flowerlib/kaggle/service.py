@@ -18,7 +18,7 @@ import flowerlib
 from flowerlib.config import COMPETITION, FlowersError
 from flowerlib.kaggle.build import BuiltKernel, write
 from flowerlib.kaggle.client import connect
-from flowerlib.kaggle.errors import is_missing, readable_errors, refusal, status_code
+from flowerlib.kaggle.errors import RateLimited, is_missing, naming_the_rules, readable_errors, refusal, status_code
 from flowerlib.kaggle.kernels import WEIGHTS_SLUG
 from flowerlib.kaggle.remote import RemoteKernel
 
@@ -170,6 +170,31 @@ class Service:
         """Submit the `submission.csv` of a kernel's version to the competition; return Kaggle's response."""
         options = {"quiet": True}
         return self.api.competition_submit_code("submission.csv", message, COMPETITION, ref, version, **options).message
+
+    @_request
+    def competition_files(self) -> dict[str, int]:
+        """Return the paths of the competition's files, with their sizes in bytes."""
+        files: dict[str, int] = {}
+        token = None
+        with naming_the_rules():
+            while True:
+                response = self.api.competition_list_files(COMPETITION, token, PAGE_SIZE)
+                files |= {file.name: file.total_bytes for file in response.files or () if file}
+                if not (token := response.next_page_token):
+                    return files
+
+    @_request
+    def download_competition_file(self, path: str, folder: Path) -> Path:
+        """Download one of the competition's files to its path below a folder; one that was cut off goes on there.
+
+        Raises:
+            RateLimited: Kaggle answered with something else.
+        """
+        with naming_the_rules():
+            self.api.competition_download_file(COMPETITION, path, str(folder), quiet=True, unzip=True)
+        if not (folder / path).exists():
+            raise RateLimited(f"Kaggle answered with a page instead of {path}")
+        return folder / path
 
     def require_datasets(self, metadata: Iterable[dict]) -> None:
         """Make sure that the datasets in the metadata of kernels can be attached.

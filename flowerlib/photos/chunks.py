@@ -87,6 +87,6 @@ def _load_chunk(chunk: Path) -> pd.DataFrame:
         return pd.DataFrame({**columns, "hash": hashes, "mirrored": mirrored})
 
 
-def open_jpegs(chunks: Sequence[Path], key: str) -> Records:
-    """Return the JPEGs of all chunks, to be fetched by the position of the photograph; `key` as in `Records`."""
-    return Records([str(chunk.with_suffix(".tfrec")) for chunk in chunks], key)
+def open_jpegs(chunks: Sequence[Path]) -> Records:
+    """Return the JPEGs of all chunks, to be fetched by the position of the photograph."""
+    return Records([str(chunk.with_suffix(".tfrec")) for chunk in chunks])

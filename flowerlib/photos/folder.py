@@ -114,7 +114,7 @@ def convert(
     notes += _assign_splits(table, kept, val, test, seed)
     table = splitting.note_missing_splits(table)
     with atomic_write(out) as folder:
-        images = chunks.open_jpegs(prepared, folder.name)
+        images = chunks.open_jpegs(prepared)
         _write_splits(table, images, folder, image_size, np.random.default_rng([seed, 1]), progress)
         _write_listing(table, folder)
         _write_preview(table, images, folder / "preview.png")

@@ -109,7 +109,7 @@ def _of_dataset(source: Path, split: Split | None, size: int) -> Labelled:
     ids, labels, images = [], [], []
     for each in PREFERRED if chosen == "all" else (chosen,):
         numbers, its_ids = data.labels_and_ids(flowers, each)
-        records = Records(flowers.shards[each], flowers.fingerprint)
+        records = Records(data.local_files(flowers, each))
         for position, (name, number) in enumerate(zip(its_ids.tolist(), numbers.tolist(), strict=True)):
             if label := listed.get(name, "") if each == "test" else flowers.classes[number]:
                 ids.append(name)

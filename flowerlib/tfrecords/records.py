@@ -6,26 +6,15 @@ checksum of the record (4 bytes). Source: tensorflow/core/lib/io/record_writer.h
 
 import os
 from collections.abc import Iterator, Sequence
-from functools import partial
-from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from flowerlib.accelerator import tf
-from flowerlib.config import atomic_write, cache_dir, make_once, write_checksum
-
 
 class Records:
-    """The records of several files, one after the other, left on disk.
+    """The records of several files of this machine, one after the other in their order, left on disk."""
 
-    Args:
-        paths: the files, in order. One that is not on this machine (`gs://...`) is fetched once and kept in
-            `records/<key>` in `config.cache_dir()`.
-        key: differs wherever the contents of the files do.
-    """
-
-    def __init__(self, paths: Sequence[str], key: str) -> None:
-        self.paths = [_local(path, cache_dir() / "records" / key) for path in paths]
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths = paths
         places = [(number, *place) for number, path in enumerate(self.paths) for place in _places(path)]
         self.places = np.array(places, np.int64).reshape(-1, 3)  # file, first byte, length
 
@@ -43,7 +32,7 @@ class Records:
         return found
 
 
-def _places(path: Path) -> Iterator[tuple[int, int]]:
+def _places(path: str) -> Iterator[tuple[int, int]]:
     """Yield the first byte and the length of each whole record."""
     with open(path, "rb", buffering=0) as file:
         size, at = os.fstat(file.fileno()).st_size, 0
@@ -52,17 +41,3 @@ def _places(path: Path) -> Iterator[tuple[int, int]]:
             if at + length + 16 <= size:
                 yield at + 12, length
             at += length + 16
-
-
-def _local(path: str, folder: Path) -> Path:
-    if os.path.exists(path):
-        return Path(path)
-    copy = folder / PurePosixPath(path).name
-    make_once(copy, partial(_fetch, path, copy))
-    return copy
-
-
-def _fetch(path: str, copy: Path) -> None:
-    with atomic_write(copy) as temporary:
-        tf.io.gfile.copy(path, str(temporary))
-        write_checksum(copy, temporary)

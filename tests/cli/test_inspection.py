@@ -58,14 +58,15 @@ def test_the_cache_is_counted_and_cleared_by_kind():
     for kind, size in (("features", 3_000_000), ("records", 2_000_000), ("sample-1", 1_000_000)):
         (cache_dir() / kind).mkdir(parents=True)
         (cache_dir() / kind / "file").write_bytes(bytes(size))
-    assert [line.split()[:2] for line in cache.show().splitlines()[:4]] == [
-        ["features", "3.0"], ["records", "2.0"], ["xla", "0.0"], ["sample", "1.0"],
+    assert [line.split()[:2] for line in cache.show().splitlines()[:5]] == [
+        ["features", "3.0"], ["records", "2.0"], ["xla", "0.0"], ["competition", "0.0"], ["sample", "1.0"],
     ]  # fmt: skip
     assert cache.clear("sample") == "1.0 MB freed"
     assert not (cache_dir() / "sample-1").exists()
     assert (cache_dir() / "features/file").exists()
     assert cache.clear(None) == "5.0 MB freed"
-    with pytest.raises(FlowersError, match="nothing is kept as 'models'; there are features, records, xla, sample"):
+    there = "features, records, xla, competition, sample"
+    with pytest.raises(FlowersError, match=f"nothing is kept as 'models'; there are {there}"):
         cache.clear("models")
 
 

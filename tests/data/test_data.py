@@ -14,7 +14,7 @@ from PIL import Image
 
 from flowerlib import augmentation, data
 from flowerlib.accelerator import keras, tf
-from flowerlib.config import FlowersError, sample_dir
+from flowerlib.config import FlowersError, competition_dir, sample_dir
 from flowerlib.data.classes import CLASSES
 
 SIZE = 24
@@ -83,11 +83,11 @@ def places(tmp_path, monkeypatch):
     return {
         "path": str(tmp_path / "mine"),
         "environment": str(tmp_path / "env"),
-        "unnamed": (*mounts, str(sample_dir())),
+        "unnamed": (*mounts, str(competition_dir()), str(sample_dir())),
     }
 
 
-def test_path_then_environment_then_kaggle_then_sample(places, records, write_flowers, monkeypatch):
+def test_path_then_environment_then_kaggle_then_fetched_then_sample(places, records, write_flowers, monkeypatch):
     for root in (places["path"], places["environment"], *places["unnamed"]):
         write_flowers(root, records)
     monkeypatch.setenv("FLOWERS_DATA", places["environment"])
@@ -95,18 +95,19 @@ def test_path_then_environment_then_kaggle_then_sample(places, records, write_fl
     assert data.find().root == places["environment"]
     monkeypatch.delenv("FLOWERS_DATA")
     for place in places["unnamed"]:
-        if place == str(sample_dir()):
+        if place == str(competition_dir()):
             monkeypatch.delenv("FLOWERS_KAGGLE")
         assert data.find().root == place
         Path(place).rename(f"{place} is gone")
     assert "no flowers found" in refusal(data.find)
 
 
-def test_where_kaggles_place_is_named_the_sample_is_no_substitute(places, records, write_flowers):
-    *mounts, sample = places["unnamed"]
+def test_where_kaggles_place_is_named_others_are_no_substitute(places, records, write_flowers):
+    *mounts, fetched, sample = places["unnamed"]
+    write_flowers(fetched, records)
     write_flowers(sample, records)
     message = refusal(data.find)
-    assert [place in message for place in (*mounts, sample)] == [True, True, False]
+    assert [place in message for place in (*mounts, fetched, sample)] == [True, True, False, False]
     assert "or unset FLOWERS_KAGGLE" in message
 
 
@@ -145,9 +146,10 @@ def test_the_error_lists_every_place_that_was_looked_at(monkeypatch):
     monkeypatch.delenv("FLOWERS_KAGGLE", raising=False)
     message = refusal(data.find)
     mounts = ("/kaggle/input/competitions/tpu-getting-started", "/kaggle/input/tpu-getting-started")
-    for place in (*mounts, sample_dir()):
+    for place in (*mounts, competition_dir(), sample_dir()):
         assert f"`{place}`" in message
     assert "--data or FLOWERS_DATA" in message
+    assert "`flowerlib data`" in message
     assert "flowerlib run --sample" in message
 
 

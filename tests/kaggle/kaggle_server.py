@@ -7,11 +7,15 @@ By hand: `python tests/kaggle_server.py --home DIR`, then `kaggle ...` in a shel
 import argparse
 import base64
 import contextlib
+import io
 import json
+import re
 import shlex
 import threading
 import time
 import uuid
+import zipfile
+import zlib
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,12 +27,14 @@ from urllib.parse import quote, unquote, urlsplit
 
 USER, KEY = "someone", "fake"
 COMPETITION = "tpu-getting-started"
+CHANGED = datetime(2020, 2, 1, tzinfo=UTC)  # the competition's data
 QUEUE_FULL = "Maximum batch {} session count of {} reached."
 PAGE = b"<!DOCTYPE html><html><title>Kaggle</title>Too many requests</html>"
 FAILURE = "Notebook Threw Exception"
 LOG = ["All is well.\n"]
 LOG_OF_AN_ERROR = ["Traceback (most recent call last):\n", "ValueError: all is not well\n"]
-FAULTS = {"error": 2, "http": 3, "page": 2, "cut": 1, "lost": 1, "stall": 1}  # kind -> length of the tuple
+RULES = "You must accept this competition's rules before you'll be able to download files."
+FAULTS = {"error": 2, "http": 3, "page": 2, "cut": 1, "lost": 1, "stall": 1, "part": 2}  # kind -> length of the tuple
 
 
 class Refusal(Exception):
@@ -87,6 +93,10 @@ class KaggleServer:
         quota: `tpu`, `gpu` -> (used hours, total hours); None for what the answer leaves out.
         reserved: `tpu`, `gpu` -> hours that running sessions have set aside.
         deleted: slugs of deleted kernels.
+        data_files: path of each file of the competition's data -> its bytes.
+        zipped: paths of those that are sent as an archive, as Kaggle sends some large ones.
+        data_sizes: path -> the size that the list tells, where it is not that of the bytes.
+        downloads: (path, first byte, bytes sent) of each answer with a part of these files, in order.
         submissions: bodies of CreateCodeSubmission.
         token: what a login (not a key) has to show, None where none is known.
         renewals: how many times a login was exchanged for a new one.
@@ -103,6 +113,7 @@ class KaggleServer:
         self.kernels, self.datasets, self.competitions = {}, {}, {COMPETITION}
         self.quota, self.quota_refresh = {"tpu": (0, 20), "gpu": (0, 30)}, datetime(2030, 1, 5)
         self.reserved, self.stuck, self.deleted = {}, {}, []
+        self.data_files, self.data_sizes, self.zipped, self.downloads = {}, {}, set(), []
         self.faults = {}
         self._uploads = {}  # token -> [name, bytes or None]
         self._methods = {
@@ -117,6 +128,8 @@ class KaggleServer:
             "datasets.DatasetApiService/CreateDatasetVersion": self._create_version,
             "blobs.BlobApiService/StartBlobUpload": self._start_upload,
             "competitions.CompetitionApiService/CreateCodeSubmission": self._submit,
+            "competitions.CompetitionApiService/ListDataFiles": self._list_data,
+            "competitions.CompetitionApiService/DownloadDataFile": self._download_data,
             "users.AccountService/GenerateAccessToken": self._renew,
         }
         self._http = ThreadingHTTPServer(("127.0.0.1", port), partial(_Handler, self))
@@ -140,13 +153,14 @@ class KaggleServer:
         return {"HOME": str(home), "KAGGLE_CONFIG_DIR": f"{home}/.kaggle"} | api | proxies
 
     def fail_next(self, method, *faults):
-        """Have the next calls of a method fail, one fault each; `files` and `uploads` name the downloads and uploads.
+        """Have the next calls of a method fail, one fault each; `files`, `data` and `uploads` name the transfers.
 
         A fault is ("error", text): an answer that tells of the error; ("http", status, text): an HTTP error;
         ("page", status): a page for people, as Kaggle sends to those who ask too often;
-        ("cut",): no answer, nothing done; ("lost",): all done, yet no answer; ("stall",): all done, and then silence.
+        ("cut",): no answer, nothing done; ("lost",): all done, yet no answer; ("stall",): all done, and then silence;
+        ("part", n): the first n bytes of a file of `data`.
         """
-        if method not in {"files", "uploads"} | {path.split("/")[1] for path in self._methods}:
+        if method not in {"files", "data", "uploads"} | {path.split("/")[1] for path in self._methods}:
             raise ValueError(f"no method {method}")
         if wrong := [fault for fault in faults if FAULTS.get(fault[0]) != len(fault)]:
             raise ValueError(f"not faults: {wrong}")
@@ -172,6 +186,8 @@ class KaggleServer:
                     case ("cut",):
                         return None
                 reply = answer()
+                if fault and fault[0] == "part":
+                    return self._part(*reply, fault[1])
             except Refusal as refusal:
                 return _json(refusal.status, {"code": refusal.status, "message": str(refusal)})
         if fault == ("stall",):
@@ -184,6 +200,8 @@ class KaggleServer:
         if host in (None, "localhost", "127.0.0.1"):
             if verb == "GET" and path.startswith("/files/"):
                 return "files", partial(self._file, unquote(path.removeprefix("/files/")))
+            if verb == "GET" and path.startswith("/data/"):
+                return "data", partial(self._data, unquote(path.removeprefix("/data/")), headers)
             if verb == "PUT" and path.startswith("/uploads/"):
                 arguments = path.removeprefix("/uploads/"), content, headers.get("Content-Range", "")
                 return "uploads", partial(self._upload, *arguments)
@@ -197,9 +215,13 @@ class KaggleServer:
                     f"Bearer {self.token}",
                 ):
                     raise Refusal(401, "Unauthenticated")
-                return method, lambda: _json(200, function(body))
+                return method, partial(self._call, function, body)
         self.unknown.append(f"{verb} {url}")
         raise Refusal(404, f"Not found: {verb} {url}")
+
+    def _call(self, function, body):
+        answer = function(body)
+        return answer if isinstance(answer, tuple) else _json(200, answer)
 
     # Kernels
 
@@ -349,6 +371,47 @@ class KaggleServer:
 
     # Competitions
 
+    def _require_rules(self, body):
+        if body["competitionName"] not in self.competitions:
+            raise Refusal(403, RULES)
+
+    def _list_data(self, body):
+        self._require_rules(body)
+        names, answer = _page(sorted(self.data_files), body, self.page_size)
+        sizes = {name: len(content) for name, content in self.data_files.items()} | self.data_sizes
+        return answer | {"files": [{"name": name, "totalBytes": sizes[name]} for name in names]}
+
+    def _download_data(self, body):
+        self._require_rules(body)
+        if body["fileName"] not in self.data_files:
+            raise Refusal(404, f"no file {body['fileName']}")
+        ending = ".zip" if body["fileName"] in self.zipped else ""
+        return 302, {"Location": f"http://localhost/data/{quote(body['fileName'])}{ending}?signature=1"}, b""
+
+    def _data(self, name, headers):
+        """A file, or what is asked for of it if it has not changed, as Google's storage answers."""
+        content, first = self._as_sent(name), 0
+        tag = f'"{zlib.crc32(content)}"'
+        if headers.get("If-Range", tag) == tag:
+            first = int(re.sub(r"\D", "", headers.get("Range", "")) or 0)
+        self.downloads.append((name, first, len(content) - first))
+        about = {"ETag": tag, "Accept-Ranges": "bytes", "Last-Modified": format_datetime(CHANGED, usegmt=True)}
+        return 206 if first else 200, about, content[first:]
+
+    def _as_sent(self, name):
+        if name in self.data_files:
+            return self.data_files[name]
+        inner, archive = name.removesuffix(".zip"), io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr(inner.rpartition("/")[2], self.data_files[inner])
+        return archive.getvalue()
+
+    def _part(self, status, headers, content, length):
+        """The beginning of an answer that promises more."""
+        name, first, _ = self.downloads[-1]
+        self.downloads[-1] = name, first, min(length, len(content))
+        return status, headers | {"Content-Length": str(len(content))}, content[:length]
+
     def _submit(self, body):
         if body["competitionName"] != COMPETITION:
             raise Refusal(404, f"no competition {body['competitionName']}")
@@ -395,10 +458,12 @@ class _Handler(BaseHTTPRequestHandler):
             return
         status, headers, content = reply
         self.send_response(status)
-        for name, value in (headers | {"Content-Length": str(len(content))}).items():
+        promised = headers.get("Content-Length", str(len(content)))
+        for name, value in (headers | {"Content-Length": promised}).items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
+        self.close_connection |= promised != str(len(content))
 
     do_GET = do_PUT = do_POST
 

@@ -1,4 +1,4 @@
-"""Records by their position: against TensorFlow's own reader, from files near and far."""
+"""Records by their position: against TensorFlow's own reader."""
 
 import os
 
@@ -23,7 +23,7 @@ def flat(contents):
 
 
 def written(folder, contents):
-    tf.io.gfile.makedirs(str(folder))
+    folder.mkdir(exist_ok=True)
     paths = [f"{folder}/{number}.tfrec" for number in range(len(contents))]
     for path, records in zip(paths, contents, strict=True):
         with tf.io.TFRecordWriter(path) as writer:
@@ -34,14 +34,14 @@ def written(folder, contents):
 
 def test_all_records_are_those_that_tensorflow_reads_in_the_order_of_the_files(contents, tmp_path):
     paths = written(tmp_path, contents)
-    records = Records(paths, "key")
+    records = Records(paths)
     assert len(records) == 9
     fetched = records.fetch(np.arange(9)).tolist()
     assert fetched == list(tf.data.TFRecordDataset(paths).as_numpy_iterator()) == flat(contents)
 
 
 def test_any_order_and_any_repetition_is_served(contents, tmp_path):
-    records, expected = Records(written(tmp_path, contents), "key"), flat(contents)
+    records, expected = Records(written(tmp_path, contents)), flat(contents)
     positions = [8, 0, 3, 3, 1]
     assert records.fetch(np.array(positions)).tolist() == [expected[position] for position in positions]
 
@@ -50,13 +50,13 @@ def test_any_order_and_any_repetition_is_served(contents, tmp_path):
 def test_a_record_that_is_cut_off_is_not_counted(contents, tmp_path, cut, left):
     last = written(tmp_path, contents)[-1]
     os.truncate(last, os.path.getsize(last) - cut)
-    assert len(Records([*written(tmp_path, contents[:-1]), last], "key")) == left
+    assert len(Records([*written(tmp_path, contents[:-1]), last])) == left
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="only Linux lists a process's open files")
 def test_no_file_stays_open(contents, tmp_path):
     before = len(os.listdir("/proc/self/fd"))
-    records = Records(written(tmp_path, contents), "key")
+    records = Records(written(tmp_path, contents))
     records.fetch(np.arange(9))
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -64,31 +64,10 @@ def test_no_file_stays_open(contents, tmp_path):
 def test_more_files_than_a_process_may_open_are_read(tmp_path):
     resource = pytest.importorskip("resource")  # not on Windows
     contents = [[str(number).encode()] for number in range(300)]
-    records = Records(written(tmp_path, contents), "key")
+    records = Records(written(tmp_path, contents))
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
     try:
         assert records.fetch(np.arange(300)).tolist() == flat(contents)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
-def test_files_elsewhere_are_fetched_once(contents, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    paths = written("ram://records", contents)
-    assert Records(paths, "key").fetch(np.arange(9)).tolist() == flat(contents)
-    tf.io.gfile.rmtree("ram://records")
-    assert Records(paths, "key").fetch(np.arange(9)).tolist() == flat(contents)
-    kept = [f"{number}.tfrec{end}" for number in range(3) for end in ("", ".sha256")]
-    assert sorted(os.listdir(tmp_path / "flowerlib/records/key")) == kept
-
-
-def test_a_copy_that_was_damaged_is_named_and_fetched_again(contents, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    paths = written("ram://damaged", contents)
-    copy = Records(paths, "key").paths[0]
-    whole = copy.read_bytes()
-    copy.write_bytes(whole[:50] + bytes([whole[50] ^ 1]) + whole[51:])
-    assert Records(paths, "key").fetch(np.arange(9)).tolist() == flat(contents)
-    printed = f"`{copy}` is damaged, or has no checksum: set aside as `.aside-1.0.tfrec`, and made again.\n"
-    assert capsys.readouterr().out == printed
