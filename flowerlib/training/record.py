@@ -21,7 +21,7 @@ from flowerlib.predictions import Predictions
 from flowerlib.training import gallery
 from flowerlib.training.checkpoints import History, resume_file
 from flowerlib.training.features import Features
-from flowerlib.training.loop import best_epoch, forced, longer_run
+from flowerlib.training.loop import best_epoch, forced, longer_run, planned_epochs
 from flowerlib.training.run import Run
 
 
@@ -115,7 +115,7 @@ def _record(run: Run, model: keras.Model, history: History) -> dict:
         "trainable_parameters": count_trainable(model),
         "layers": count_layers(model),
         **timing(history["seconds"], history["compiled"]),
-        "complete": len(history["loss"]) == config.epochs,
+        "complete": len(history["loss"]) == planned_epochs(run, history),
         "submission": str(config.submission),
         "best_epoch": best_epoch(history),
         "history": history,
@@ -126,8 +126,9 @@ def headline(record: dict) -> str:
     """Return a record's result in one line."""
     mark = "SMOKE TEST, ignore: " if record["smoke_test"] else ""
     scores = "macro F1 {val_macro_f1:.4f}, accuracy {val_accuracy:.4f}, log loss {val_loss:.4f} on val"
-    stopped = "" if record["complete"] else f" of {record['config']['epochs']}: it was stopped"
-    return f"{mark}{record['name']}: {scores.format(**record)} after {record['epochs']} epochs{stopped}"
+    of_all = "" if record["epochs"] == (planned := record["config"]["epochs"]) else f" of {planned}"
+    why = "" if not of_all else ", for which there was time" if record["complete"] else ": it was stopped"
+    return f"{mark}{record['name']}: {scores.format(**record)} after {record['epochs']} epochs{of_all}{why}"
 
 
 def device_record(device: Device) -> dict:
