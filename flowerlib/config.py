@@ -53,6 +53,10 @@ RENAMED_KEYS = {
 class FlowersError(ValueError):
     """Something the user can put right; the message names the thing, its value and the remedy."""
 
+    def _render_traceback_(self) -> list[str]:
+        """Return what a notebook shows, as IPython asks for it: the message, and no traceback around it."""
+        return [f"error: {self}"]
+
 
 def absolute(place: str) -> str:
     """Return a place as one calls it from any folder: `~` expanded, a relative path absolute, an address as it is."""

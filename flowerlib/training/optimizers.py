@@ -86,6 +86,7 @@ def optimizer(run: Run) -> keras.optimizers.Optimizer:
 
 def move_end(optimizer: keras.optimizers.Optimizer, total_steps: int) -> bool:
     """Let the learning rate of an optimizer reach 0 at another step; return whether it is one of `optimizer`'s."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of float16, whose loss is scaled
     ours = isinstance(optimizer, _AdamW)
     if ours:
         optimizer.schedule.total_steps.assign(total_steps)

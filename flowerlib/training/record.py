@@ -2,17 +2,15 @@
 
 import json
 import math
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from flowerlib import figures, predictions
+from flowerlib import figures, machine, predictions
 from flowerlib.accelerator import Device, keras
 from flowerlib.config import atomic_write, find_files, kaggle_input, read_record
 from flowerlib.data import Flowers
@@ -132,21 +130,13 @@ def headline(record: dict) -> str:
 
 
 def device_record(device: Device) -> dict:
-    """Return what ran and on what: `device`, `precision` (Keras' policy) and `versions`."""
-    packages = ("keras", "tensorflow", "tensorflow-cpu", "jax", "keras-efficientnet-v2", "numpy")
-    found = {name: version for name in packages if (version := _version(name))}
+    """Return what ran and on what: `device`, `precision` (Keras' policy), `versions` and `machine`."""
     return {
         "device": {name: getattr(device, name) for name in ("kind", "name", "num_replicas", "backend")},
         "precision": keras.config.dtype_policy().name,
-        "versions": {"python": platform.python_version(), **found},
+        "versions": machine.versions(),
+        "machine": machine.facts(),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def timing(seconds: Sequence[float], compiled: Sequence[float]) -> dict[str, Any]:
