@@ -54,8 +54,8 @@ class FlowersError(ValueError):
     """Something the user can put right; the message names the thing, its value and the remedy."""
 
     def _render_traceback_(self) -> list[str]:
-        """Return what a notebook shows, as IPython asks for it: the message, and no traceback around it."""
-        return [f"error: {self}"]
+        """Return what a notebook shows, as IPython asks for it: the message without a traceback."""
+        return [f"{type(self).__name__}: {self}"]
 
 
 def absolute(place: str) -> str:

@@ -140,6 +140,14 @@ assert all((one == other).all() for one, other in zip(after, still, strict=True)
 assert optimizers.move_end(whole.optimizer, 100)
 assert all((one != other).any() for one, other in zip(trained(), still, strict=True))
 
+# Float16, whose loss is scaled, trains to the loss of float32.
+if keras.config.dtype_policy().name == "mixed_float16":
+    assert type(whole.optimizer).__name__ == "LossScaleOptimizer"
+    keras.config.set_dtype_policy("float32")
+    plain, history = fit(run.with_config(name="float32"))
+    np.testing.assert_allclose(undisturbed["loss"], history["loss"], rtol=5e-3)
+    assert undisturbed["loss"] != history["loss"]
+
 # A head on features: 35 rows are no multiple of 8.
 with device.scope():
     head = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, activation="softmax")])
@@ -160,9 +168,10 @@ assert outputs.shape == (1, 8, 1280) and np.isfinite(outputs).all()
 """
 
 
-@pytest.mark.parametrize("backend", ["jax", "tensorflow"])
-def test_resume_and_heads_on_8_devices(backend, flowers):
-    assert "Resuming after epoch 1" in tiny.run_on_8_devices(backend, RESUME_ON_8, flowers.root)
+@pytest.mark.parametrize(("backend", "precision"), [("jax", "mixed_float16"), ("tensorflow", "float32")])
+def test_resume_and_heads_on_8_devices(backend, precision, flowers):
+    printed = tiny.run_on_8_devices(backend, RESUME_ON_8, flowers.root, FLOWERS_PRECISION=precision)
+    assert "Resuming after epoch 1" in printed
 
 
 @pytest.fixture(scope="module")
