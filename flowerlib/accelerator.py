@@ -11,8 +11,9 @@ import os
 import platform
 import re
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from flowerlib.config import FlowersError, cache_dir, suppress_native_stderr
 
@@ -22,6 +23,8 @@ def _choose_backend() -> str:
     # Kaggle sometimes puts the text of a warning here, on which libtpu stops.
     if not re.fullmatch(r"[\w.:,-]*", os.environ.get("TPU_WORKER_HOSTNAMES", "")):
         del os.environ["TPU_WORKER_HOSTNAMES"]
+    # JAX takes 75 % of a GPU's memory unless told otherwise before it is imported: of a T4, 11 GB instead of 13.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
     backend = os.environ.get("KERAS_BACKEND") or ("jax" if _jax_platform() in ("tpu", "gpu") else "tensorflow")
     if backend not in ("jax", "tensorflow"):
         raise FlowersError(f"`KERAS_BACKEND` (={backend}) must be jax or tensorflow, or unset to let flowerlib choose")
@@ -45,11 +48,24 @@ def _bound_waiting_for_storage() -> None:
 
 
 def _jax_platform() -> str | None:
+    return _first_device().platform if importlib.util.find_spec("jax") else None
+
+
+def _first_device() -> Any:
+    """Return JAX's first device.
+
+    Raises:
+        FlowersError: there is an accelerator which cannot be used, such as a TPU that another process holds.
+    """
+    import jax
+
     try:
-        import jax
-    except ImportError:
-        return None
-    return jax.default_backend()
+        return jax.devices()[0]
+    except RuntimeError as error:
+        raise FlowersError(
+            f"the accelerator cannot be used ({str(error).splitlines()[0]}); a TPU serves one process at a time: end "
+            "other notebooks that use it, then restart this one; if there are none, begin a new session"
+        ) from None
 
 
 # Of TensorFlow's gs:// file system (tsl/platform/cloud/gcs_file_system.cc).
@@ -71,6 +87,8 @@ if keras.backend.backend() == "jax":
     tf.config.set_visible_devices([], "GPU")  # TensorFlow only reads images here: all GPU memory is JAX's
 
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
+TENSOR_CORES = (7, 0)  # compute capability of the first GPUs with matrix units: V100, T4; they compute in float16
+BFLOAT16_CORES = (8, 0)  # and of the first whose matrix units compute in bfloat16 too: A100, L4, H100
 XLA_CACHE_BYTES = 4 * 2**30  # bytes of compiled programs that are kept, of those used last
 
 
@@ -83,12 +101,14 @@ class Device:
         name: the maker's name for one of them.
         num_replicas: how many process a part of every batch each; the global batch size must be a multiple of it.
         backend: the Keras backend that drives them.
+        policy: Keras' policy for it, which says in what precision networks compute.
     """
 
     kind: str
     name: str
     num_replicas: int
     backend: str
+    policy: str = "float32"
     strategy: "tf.distribute.Strategy | None" = field(default=None, repr=False)
 
     def scope(self) -> AbstractContextManager:
@@ -101,14 +121,14 @@ class Device:
         return re.sub(r"[^a-z0-9]+", "-", f"{self.num_replicas}x {self.name}".lower()).strip("-")
 
     def __str__(self) -> str:
-        return f"{self.num_replicas} x {self.kind.upper()} ({self.name}), Keras {keras.__version__} on {self.backend}"
+        software = f"Keras {keras.__version__} on {self.backend}, {self.policy}"
+        return f"{self.num_replicas} x {self.kind.upper()} ({self.name}), {software}"
 
 
 def setup() -> Device:
     """Take hold of every device, once, before the first model is built.
 
-    On TPU and GPU this also sets Keras' policy to mixed_bfloat16: the matrix units are made for it and, with
-    float32's range, it needs no loss scaling. `FLOWERS_PRECISION` names another policy, on any device.
+    This also sets Keras' policy, as `best_policy` says for the device, or as `FLOWERS_PRECISION` does.
 
     Raises:
         FlowersError: `FLOWERS_EXPECT` is no kind of device, or asks for another than the one found. A TPU job that
@@ -128,25 +148,42 @@ def setup() -> Device:
             f"`FLOWERS_EXPECT` (={expected}) asks for that kind of device but only {device} is here; "
             "choose the accelerator in the notebook's settings, or unset FLOWERS_EXPECT"
         )
-    policy = os.environ.get("FLOWERS_PRECISION") or ("float32" if device.kind == "cpu" else "mixed_bfloat16")
+    policy = os.environ.get("FLOWERS_PRECISION") or device.policy
     if policy not in POLICIES:
         raise FlowersError(f"`FLOWERS_PRECISION` (={policy}) must be one of {', '.join(POLICIES)}, or unset")
     keras.config.set_dtype_policy(policy)
-    return device
+    return replace(device, policy=policy)
+
+
+def best_policy(kind: str, compute_capability: tuple[int, ...] = ()) -> str:
+    """Return Keras' policy for a kind of device; for a GPU by its compute capability, such as (7, 5) for a T4.
+
+    A TPU and GPUs from the A100 on compute bfloat16 in their matrix units, which has float32's range. GPUs before them
+    have float16 only; Keras scales the loss, so that small gradients do not vanish. Others are no faster so.
+    """
+    if kind == "tpu" or compute_capability >= BFLOAT16_CORES:
+        return "mixed_bfloat16"
+    return "mixed_float16" if compute_capability >= TENSOR_CORES else "float32"
+
+
+def _capability(version: str) -> tuple[int, ...]:
+    """Read a compute capability such as `7.5`; empty for what other makers than NVIDIA call their GPUs."""
+    return tuple(map(int, version.split("."))) if re.fullmatch(r"\d+\.\d+", version) else ()
 
 
 def _jax_device() -> Device:
     import jax
 
-    devices = jax.devices()
+    first, devices = _first_device(), jax.devices()
     if len(devices) > 1:
         # auto_shard_dataset would give each *process* its part of the files; here one process feeds all devices.
         keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
-    kind = devices[0].platform
+    kind = first.platform
     if kind != "cpu":  # which differ from machine to machine, and compile in little time what is run on them
         enable_compilation_cache()
-    name = cpu_name() if kind == "cpu" else devices[0].device_kind
-    return Device(kind, name, len(devices), "jax")
+    name = cpu_name() if kind == "cpu" else first.device_kind
+    policy = best_policy(kind, _capability(str(getattr(first, "compute_capability", ""))))
+    return Device(kind, name, len(devices), "jax", policy)
 
 
 def enable_compilation_cache() -> None:
@@ -170,12 +207,14 @@ def enable_compilation_cache() -> None:
 
 def _tensorflow_device() -> Device:
     if strategy := _tpu_strategy():
-        return Device("tpu", "TPU", strategy.num_replicas_in_sync, "tensorflow", strategy)
-    kind = "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
+        return Device("tpu", "TPU", strategy.num_replicas_in_sync, "tensorflow", best_policy("tpu"), strategy)
+    gpus = tf.config.list_physical_devices("GPU")
+    kind, details = ("gpu", tf.config.experimental.get_device_details(gpus[0])) if gpus else ("cpu", {})
     devices = tf.config.list_logical_devices(kind.upper())
     strategy = tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else None
-    name = cpu_name() if kind == "cpu" else _gpu_name()
-    return Device(kind, name, len(devices), "tensorflow", strategy)
+    name = details.get("device_name", "GPU") if gpus else cpu_name()
+    policy = best_policy(kind, details.get("compute_capability", ()))
+    return Device(kind, name, len(devices), "tensorflow", policy, strategy)
 
 
 def _tpu_strategy() -> "tf.distribute.TPUStrategy | None":
@@ -186,11 +225,6 @@ def _tpu_strategy() -> "tf.distribute.TPUStrategy | None":
         return tf.distribute.TPUStrategy(resolver)
     except (ValueError, tf.errors.OpError):
         return None
-
-
-def _gpu_name() -> str:
-    physical = tf.config.list_physical_devices("GPU")[0]
-    return tf.config.experimental.get_device_details(physical).get("device_name", "GPU")
 
 
 def cpu_name() -> str:

@@ -54,6 +54,10 @@ RENAMED_KEYS = {
 class FlowersError(ValueError):
     """Something the user can put right; the message names the thing, its value and the remedy."""
 
+    def _render_traceback_(self) -> list[str]:
+        """Return what a notebook shows, as IPython asks for it: the message without a traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 def absolute(place: str) -> str:
     """Return a place as one calls it from any folder: `~` expanded, a relative path absolute, an address as it is."""

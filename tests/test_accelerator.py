@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 
+from flowerlib import accelerator
+
 # Trains the same network from the same weights on the same batches, first as Keras does it alone on one device, then
 # within the scope of what `setup` returns. Prints what the tests look at as the last line.
 TRAINING = """
@@ -164,7 +166,7 @@ def test_eight_devices_are_eight_replicas_and_each_has_the_weights(run):
     kind, num_replicas, backend, description = run["device"]
     assert (kind, num_replicas, backend) == ("cpu", 8, run["backend"])
     assert description.startswith("8 x CPU (")
-    assert description.endswith(f" on {backend}")
+    assert description.endswith(f" on {backend}, float32")
     assert run["copies"] == 8
 
 
@@ -226,3 +228,42 @@ def test_a_compiled_program_is_read_by_the_next_process(tmp_path):
         assert float(total) == 64**3
         assert (int(read) > 0) == bool(hits), done.stderr
     assert list((tmp_path / "flowerlib/xla").iterdir())
+
+
+@pytest.mark.parametrize("backend", ["", "jax"])
+def test_an_accelerator_that_cannot_be_used_is_one_line_that_says_what_to_do(backend):
+    """As on a machine whose TPU is busy: JAX is told that there is one, and cannot reach it."""
+    environment = os.environ | {"JAX_PLATFORMS": "tpu", "KERAS_BACKEND": backend}
+    code = "from flowerlib import accelerator; accelerator.setup()"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(
+        "flowerlib.config.FlowersError: the accelerator cannot be used (Unable to initialize backend 'tpu': "
+    )
+    assert "end other notebooks that use it, then restart this one; if there are none, begin a new session" in last
+
+
+@pytest.mark.parametrize(
+    ("kind", "capability", "policy"),
+    [
+        ("tpu", (), "mixed_bfloat16"), ("cpu", (), "float32"),
+        ("gpu", (9, 0), "mixed_bfloat16"), ("gpu", (8, 0), "mixed_bfloat16"),  # H100, A100
+        ("gpu", (7, 5), "mixed_float16"), ("gpu", (7, 0), "mixed_float16"),  # T4, V100
+        ("gpu", (6, 0), "float32"), ("gpu", (10, 0), "mixed_bfloat16"), ("gpu", (), "float32"),  # P100, B200, AMD
+    ],
+)  # fmt: skip
+def test_each_device_gets_the_precision_that_its_matrix_units_have(kind, capability, policy):
+    assert accelerator.best_policy(kind, capability) == policy
+
+
+@pytest.mark.parametrize(("told", "capability"), [("7.5", (7, 5)), ("10.0", (10, 0)), ("gfx90a", ()), ("", ())])
+def test_compute_capabilities_are_read_as_jax_tells_them(told, capability):
+    assert accelerator._capability(told) == capability
+
+
+def test_jax_may_take_nine_tenths_of_a_gpu_unless_it_is_told_otherwise():
+    code = "import flowerlib.accelerator, os; print(os.environ['XLA_PYTHON_CLIENT_MEM_FRACTION'])"
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_PYTHON_CLIENT_MEM_FRACTION"}
+    for own, expected in (({}, "0.9"), ({"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5"}, "0.5")):
+        done = subprocess.run([sys.executable, "-c", code], env=environment | own, capture_output=True, text=True)
+        assert done.stdout.strip() == expected, done.stderr

@@ -5,22 +5,18 @@ import platform
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
-from flowerlib import __version__
+from flowerlib import __version__, machine
 from flowerlib.config import FlowersError, cache_dir
 
 if TYPE_CHECKING:
     from flowerlib.networks.weights import WeightsFile
 
-PACKAGES = (
-    *("keras", "tensorflow", "tensorflow-cpu", "jax", "jaxlib", "numpy", "pillow", "opencv-python-headless"),
-    *("keras-efficientnet-v2", "kaggle", "fastapi", "onnxruntime"),
-)
+PACKAGES = ("kaggle", "fastapi", "onnxruntime")  # beside those that results depend on
 
 
 def report() -> str:
@@ -39,13 +35,8 @@ def _machine() -> Iterator[tuple[str, str]]:
 
 
 def _versions() -> Iterator[tuple[str, str]]:
-    found = []
-    for name in PACKAGES:
-        try:
-            found.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            continue
-    yield "packages", ", ".join(found)
+    found = machine.versions() | machine.versions(PACKAGES)
+    yield "packages", ", ".join(f"{name} {version}" for name, version in found.items())
 
 
 def _device() -> Iterator[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """Train: validation after each epoch, checkpoints, the time budget."""
 
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -12,10 +13,12 @@ from flowerlib import predictions
 from flowerlib.accelerator import Device, keras, tf
 from flowerlib.config import FlowersError, exclusive_lock, read_record
 from flowerlib.networks import fused_norm
+from flowerlib.training import optimizers
 from flowerlib.training.checkpoints import Checkpoint, History, resume_file
 from flowerlib.training.run import Batches, Run, eval_batches
 
 CHECKPOINT_SECONDS = 120.0  # of training that a run which is killed may lose, where epochs are shorter
+MARGIN = 1.05  # by which later epochs may take longer than the one that the plan is made of
 
 
 class _Clock(keras.callbacks.Callback):
@@ -26,40 +29,86 @@ class _Clock(keras.callbacks.Callback):
         self.seconds: list[float] = []
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        self.began = time.monotonic()
+        self.began = self.first_step_ended = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if batch == 0:
+            self.first_step_ended = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        self.seconds.append(time.monotonic() - self.began)
+        now, steps = time.monotonic(), self.params["steps"]
+        self.seconds.append(now - self.began)
+        # Without the first step, which may have compiled.
+        self.without_compiling = (now - self.first_step_ended) * steps / (steps - 1) if steps > 1 else now - self.began
 
 
 class _EpochEnd(keras.callbacks.Callback):
-    """Validate, write a checkpoint, and stop while there is time to leave the results."""
+    """Validate, write a checkpoint, and have training end while there is time to leave the results."""
 
     def __init__(self, run: Run, val: tf.data.Dataset, checkpoint: Checkpoint, history: History, clock: _Clock) -> None:
         super().__init__()
-        self.config, self.val, self.checkpoint, self.history, self.clock = run.config, val, checkpoint, history, clock
-        hours = self.config.hours
-        self.deadline = time.monotonic() + 3600 * (float("inf") if hours is None else hours)
+        self.run, self.val, self.checkpoint, self.history, self.clock = run, val, checkpoint, history, clock
+        hours = run.config.hours
+        self.deadline = time.monotonic() + 3600 * (math.inf if hours is None else hours)
+        self.planned = planned_epochs(run, history)
         self.last_checkpoint = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
+        began = time.monotonic()
         self._validate(logs)
         now = time.monotonic()
-        last = epoch + 1 == self.config.epochs
-        if not last and now + 1.2 * (now - self.clock.began) > self.deadline:
-            print(f"Stopping after epoch {epoch + 1}: another would not fit into the time budget.")
-            self.model.stop_training = last = True
-        if not self.config.smoke_test and (last or now > self.last_checkpoint + CHECKPOINT_SECONDS):
+        self._plan(epoch + 1, now - began)
+        self.history.setdefault("planned_epochs", []).append(self.planned)
+        ended = self.model.stop_training
+        if not self.run.config.smoke_test and (ended or now > self.last_checkpoint + CHECKPOINT_SECONDS):
             self.checkpoint.write(self.history)
             self.last_checkpoint = now
 
+    def _plan(self, done: int, validation: float) -> None:
+        """Have the learning rate reach 0 where the time budget ends, or stop where it has no room for another epoch.
+
+        Args:
+            done: epochs.
+            validation: seconds of the last one. The final predictions take a multiple of them.
+        """
+        config, session = self.run.config, len(self.clock.seconds)
+        epoch = MARGIN * (self.clock.without_compiling + validation)
+        left = self.deadline - time.monotonic() - validation * final_validations(self.run)
+        fit = int(max(0, min(left / epoch, config.epochs)))
+        if not fit and done < self.planned:
+            print(f"Stopping after epoch {done}: another would not fit into the time budget.")
+            self.model.stop_training = True
+        elif session > 1:  # the first validation compiles
+            self._move_end(min(done + fit, config.epochs if session == 2 else self.planned))
+        if done == self.planned:
+            self.model.stop_training = True
+
+    def _move_end(self, planned: int) -> None:
+        if planned != self.planned and optimizers.move_end(self.model.optimizer, planned * self.run.steps_per_epoch):
+            self.planned = planned
+            epochs = f"{planned} of {self.run.config.epochs} epochs"
+            print(f"The time budget has room for {epochs}: the learning rate reaches 0 by then.")
+
     def _validate(self, logs: dict) -> None:
         """Add the scores on val to the logs, and all of them to the history."""
-        val = predictions.predict(self.model, self.val, self.config.eval_batch_size)
+        val = predictions.predict(self.model, self.val, self.run.config.eval_batch_size)
         logs |= {f"val_{name}": value for name, value in val.scores().items()}
         compiled = len(self.clock.seconds) == 1  # the first epoch of a session
         for name, value in {**logs, "seconds": self.clock.seconds[-1], "compiled": compiled}.items():
             self.history.setdefault(name, []).append(float(value))
+
+
+def planned_epochs(run: Run, history: History) -> int:
+    """Return how many epochs a training has in all, as planned last: fewer than `epochs` where time is short."""
+    return int(history.get("planned_epochs", [run.config.epochs])[-1])
+
+
+def final_validations(run: Run) -> float:
+    """Return how many times as long as a validation the final predictions take: val and test, in every view."""
+    config, val = run.config, run.flowers.count("val")
+    size = config.eval_size or config.image_size
+    views = (1 + config.tta_flip) * sum((each / size) ** 2 for each in config.tta_sizes or (size,))
+    return views * (val + run.flowers.count("test")) / val
 
 
 @contextmanager
@@ -84,6 +133,10 @@ def fit(
     `runs/<name>/resume.npz`, after each epoch or, where those are short, every two minutes; the batches already used
     are not made again. What is kept of another training, or was damaged, is set aside.
 
+    Where `hours` do not suffice for all epochs and the final predictions, the schedule of `optimizer` is shortened once
+    the second epoch has shown what one takes, so that training ends on its smallest learning rate. Each session plans
+    anew with the hours it has.
+
     Args:
         run: as `start` returns it.
         model: inputs as in the batches, outputs probabilities `(B, num_classes)`.
@@ -92,8 +145,9 @@ def fit(
         verbose: 1 for a progress bar an epoch, 0 for none, as in Keras.
 
     Returns:
-        For each of loss, accuracy, val_loss, val_accuracy, val_macro_f1, seconds (of training alone) and compiled (1
-        where those include compilation, in the first epoch of a session, else 0), one number an epoch.
+        For each of loss, accuracy, val_loss, val_accuracy, val_macro_f1, seconds (of training alone), compiled (1
+        where those include compilation, in the first epoch of a session, else 0) and planned_epochs (of the whole
+        training, as it was planned then), one number an epoch.
 
     Raises:
         FlowersError: another process trains in the same folder, or it holds a longer run.
@@ -111,7 +165,7 @@ def fit(
         model.fit(
             train(start=done * steps),
             steps_per_epoch=steps,
-            epochs=run.config.epochs,
+            epochs=run.config.epochs if done < planned_epochs(run, history) else done,
             initial_epoch=done,
             shuffle=False,  # the pipeline does that
             verbose=verbose,

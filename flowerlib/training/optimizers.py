@@ -1,5 +1,7 @@
 """The learning rate schedule, the optimizer and the loss."""
 
+import math
+
 import numpy as np
 
 from flowerlib import data
@@ -7,16 +9,35 @@ from flowerlib.accelerator import keras
 from flowerlib.training.run import Run
 
 
-def learning_rate(run: Run) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Return the learning rate as a pure function of the step: a linear warm-up, then half a cosine to 0.
+class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """The learning rate as a function of the step: a linear warm-up from 0, then half a cosine to 0.
 
-    The warm-up keeps the first, large gradients of a new head from spoiling a pretrained backbone.
+    The warm-up keeps the first, large gradients of a new head from spoiling a pretrained backbone. Unlike Keras'
+    `CosineDecay` it may end sooner than was planned, without compiling anything anew: `total_steps` can be a variable.
+
+    Args:
+        peak: the largest learning rate.
+        warmup_steps: in which it climbs.
+        total_steps: where it reaches 0; a number, or a variable of the optimizer.
     """
+
+    def __init__(self, peak: float, warmup_steps: int, total_steps: int | keras.Variable) -> None:
+        self.peak, self.warmup_steps, self.total_steps = peak, warmup_steps, total_steps
+
+    def __call__(self, step: int | keras.KerasTensor) -> keras.KerasTensor:
+        """Return the learning rate of a step, counted from 0."""
+        step, total = (keras.ops.cast(value, "float32") for value in (step, self.total_steps))
+        fall = keras.ops.maximum(total - self.warmup_steps, 1.0)
+        progress = keras.ops.clip((step - self.warmup_steps) / fall, 0.0, 1.0)
+        climbing = step / max(self.warmup_steps, 1)
+        falling = (1.0 + keras.ops.cos(math.pi * progress)) / 2.0
+        return self.peak * keras.ops.where(step < self.warmup_steps, climbing, falling)
+
+
+def learning_rate(run: Run) -> WarmupCosine:
+    """Return the learning rate of a run, which ends with its last epoch."""
     config, steps = run.config, run.steps_per_epoch
-    warmup = config.warmup_epochs * steps
-    return keras.optimizers.schedules.CosineDecay(
-        0.0, config.epochs * steps - warmup, warmup_target=config.peak_lr, warmup_steps=warmup
-    )
+    return WarmupCosine(config.peak_lr, config.warmup_epochs * steps, config.epochs * steps)
 
 
 def learning_rates(run: Run) -> np.ndarray:
@@ -26,14 +47,19 @@ def learning_rates(run: Run) -> np.ndarray:
 
 
 class _AdamW(keras.optimizers.AdamW):
-    """AdamW that trains the variables of the layer `head` at a learning rate of their own; all decay alike."""
+    """AdamW that trains the variables of the layer `head` at a learning rate of their own; all decay alike.
 
-    def __init__(self, *arguments: object, head_lr_multiplier: float, **options: object) -> None:
-        super().__init__(*arguments, name="adamw", **options)
-        self.head_lr_multiplier = head_lr_multiplier
+    The last step of its schedule is a variable, so that it can be moved, and is part of a checkpoint.
+    """
+
+    def __init__(self, schedule: WarmupCosine, *, head_lr_multiplier: float, **options: object) -> None:
+        super().__init__(schedule, name="adamw", **options)
+        self.schedule, self.head_lr_multiplier = schedule, head_lr_multiplier
 
     def build(self, variables: list[keras.Variable]) -> None:
         super().build(variables)
+        planned = keras.initializers.Constant(self.schedule.total_steps)
+        self.schedule.total_steps = self.add_variable((), initializer=planned, dtype="float32", name="total_steps")
         self.of_head = [index for index, variable in enumerate(variables) if "head" in variable.path.split("/")]
 
     def update_step(
@@ -56,6 +82,15 @@ def optimizer(run: Run) -> keras.optimizers.Optimizer:
     )
     adamw.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
     return adamw
+
+
+def move_end(optimizer: keras.optimizers.Optimizer, total_steps: int) -> bool:
+    """Let the learning rate of an optimizer reach 0 at another step; return whether it is one of `optimizer`'s."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of float16, whose loss is scaled
+    ours = isinstance(optimizer, _AdamW)
+    if ours:
+        optimizer.schedule.total_steps.assign(total_steps)
+    return ours
 
 
 class _WeightedCrossentropy(keras.losses.CategoricalCrossentropy):

@@ -2,17 +2,15 @@
 
 import json
 import math
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from flowerlib import figures, predictions
+from flowerlib import figures, machine, predictions
 from flowerlib.accelerator import Device, keras
 from flowerlib.config import atomic_write, find_files, kaggle_input, read_record
 from flowerlib.data import Flowers
@@ -21,7 +19,7 @@ from flowerlib.predictions import Predictions
 from flowerlib.training import gallery
 from flowerlib.training.checkpoints import History, resume_file
 from flowerlib.training.features import Features
-from flowerlib.training.loop import best_epoch, forced, longer_run
+from flowerlib.training.loop import best_epoch, forced, longer_run, planned_epochs
 from flowerlib.training.run import Run
 
 
@@ -115,7 +113,7 @@ def _record(run: Run, model: keras.Model, history: History) -> dict:
         "trainable_parameters": count_trainable(model),
         "layers": count_layers(model),
         **timing(history["seconds"], history["compiled"]),
-        "complete": len(history["loss"]) == config.epochs,
+        "complete": len(history["loss"]) == planned_epochs(run, history),
         "submission": str(config.submission),
         "best_epoch": best_epoch(history),
         "history": history,
@@ -126,26 +124,19 @@ def headline(record: dict) -> str:
     """Return a record's result in one line."""
     mark = "SMOKE TEST, ignore: " if record["smoke_test"] else ""
     scores = "macro F1 {val_macro_f1:.4f}, accuracy {val_accuracy:.4f}, log loss {val_loss:.4f} on val"
-    stopped = "" if record["complete"] else f" of {record['config']['epochs']}: it was stopped"
-    return f"{mark}{record['name']}: {scores.format(**record)} after {record['epochs']} epochs{stopped}"
+    of_all = "" if record["epochs"] == (planned := record["config"]["epochs"]) else f" of {planned}"
+    why = "" if not of_all else ", for which there was time" if record["complete"] else ": it was stopped"
+    return f"{mark}{record['name']}: {scores.format(**record)} after {record['epochs']} epochs{of_all}{why}"
 
 
 def device_record(device: Device) -> dict:
-    """Return what ran and on what: `device`, `precision` (Keras' policy) and `versions`."""
-    packages = ("keras", "tensorflow", "tensorflow-cpu", "jax", "keras-efficientnet-v2", "numpy")
-    found = {name: version for name in packages if (version := _version(name))}
+    """Return what ran and on what: `device`, `precision` (Keras' policy), `versions` and `machine`."""
     return {
         "device": {name: getattr(device, name) for name in ("kind", "name", "num_replicas", "backend")},
         "precision": keras.config.dtype_policy().name,
-        "versions": {"python": platform.python_version(), **found},
+        "versions": machine.versions(),
+        "machine": machine.facts(),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def timing(seconds: Sequence[float], compiled: Sequence[float]) -> dict[str, Any]:

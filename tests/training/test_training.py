@@ -12,7 +12,7 @@ import tiny
 from sklearn.metrics import f1_score
 from tiny import CPU
 
-from flowerlib import augmentation, config, data, training
+from flowerlib import augmentation, config, data, predictions, training
 from flowerlib.accelerator import keras, tf
 from flowerlib.config import FlowersError
 from flowerlib.training import loop
@@ -36,8 +36,7 @@ def run(flowers):
 
 def compiled(run):
     model = tiny.network(4, dropout=run.config.dropout, seed=run.config.seed)
-    optimizer = keras.optimizers.AdamW(training.learning_rate(run), weight_decay=run.config.weight_decay)
-    model.compile(optimizer, keras.losses.CategoricalCrossentropy(), metrics=["accuracy"])
+    model.compile(training.optimizer(run), keras.losses.CategoricalCrossentropy(), metrics=["accuracy"])
     return model
 
 
@@ -54,7 +53,7 @@ def test_training_learns_and_its_scores_are_those_of_val(run):
     model = compiled(run)
     history = fit(run, model)
     assert {name: len(values) for name, values in history.items()} == dict.fromkeys(
-        ("loss", "accuracy", "val_loss", "val_accuracy", "val_macro_f1", "seconds", "compiled"), 12
+        ("loss", "accuracy", "val_loss", "val_accuracy", "val_macro_f1", "seconds", "compiled", "planned_epochs"), 12
     )
     assert history["loss"][-1] < 0.7 * history["loss"][0]
 
@@ -111,7 +110,7 @@ RESUME_ON_8 = """
 import numpy as np
 import test_training as t
 from flowerlib import data, networks, predictions, training
-from flowerlib.training import features
+from flowerlib.training import features, optimizers
 from flowerlib.accelerator import keras, tf
 
 flowers = data.find(path=arguments[0])
@@ -129,6 +128,25 @@ fit(run.with_config(hours=0))
 resumed, history = fit(run)
 np.testing.assert_allclose(history["val_loss"], undisturbed["val_loss"], rtol=1e-4)
 np.testing.assert_allclose(history["loss"], undisturbed["loss"], rtol=1e-4)
+
+# After the end the learning rate is 0 and no weight changes; where the end is moved, without compiling anew, they do.
+def trained():
+    whole.fit(t.batches(run)(start=0), steps_per_epoch=2, verbose=0)
+    return [np.asarray(weight) for weight in whole.trainable_weights]
+
+
+after, still = trained(), trained()
+assert all((one == other).all() for one, other in zip(after, still, strict=True))
+assert optimizers.move_end(whole.optimizer, 100)
+assert all((one != other).any() for one, other in zip(trained(), still, strict=True))
+
+# Float16, whose loss is scaled, trains to the loss of float32.
+if keras.config.dtype_policy().name == "mixed_float16":
+    assert type(whole.optimizer).__name__ == "LossScaleOptimizer"
+    keras.config.set_dtype_policy("float32")
+    plain, history = fit(run.with_config(name="float32"))
+    np.testing.assert_allclose(undisturbed["loss"], history["loss"], rtol=5e-3)
+    assert undisturbed["loss"] != history["loss"]
 
 # A head on features: 35 rows are no multiple of 8.
 with device.scope():
@@ -150,9 +168,10 @@ assert outputs.shape == (1, 8, 1280) and np.isfinite(outputs).all()
 """
 
 
-@pytest.mark.parametrize("backend", ["jax", "tensorflow"])
-def test_resume_and_heads_on_8_devices(backend, flowers):
-    assert "Resuming after epoch 1" in tiny.run_on_8_devices(backend, RESUME_ON_8, flowers.root)
+@pytest.mark.parametrize(("backend", "precision"), [("jax", "mixed_float16"), ("tensorflow", "float32")])
+def test_resume_and_heads_on_8_devices(backend, precision, flowers):
+    printed = tiny.run_on_8_devices(backend, RESUME_ON_8, flowers.root, FLOWERS_PRECISION=precision)
+    assert "Resuming after epoch 1" in printed
 
 
 @pytest.fixture(scope="module")
@@ -326,3 +345,100 @@ def test_a_step_is_traced_once(run):
     model.train_step = lambda batch: traced.append(batch) or step(batch)
     fit(run, model)
     assert len(traced) == 1
+
+
+class Clock:
+    """In place of the time module: time passes by steps and validations alone, the first of which compile."""
+
+    def __init__(self):
+        self.now, self.first = 0.0, {"step": 100.0, "validation": 40.0}
+
+    def monotonic(self):
+        return self.now
+
+    def takes(self, what, seconds, work):
+        def timed(*arguments, **options):
+            self.now += self.first.pop(what, seconds)
+            return work(*arguments, **options)
+
+        return timed
+
+
+def planned_fit(run):
+    """Train with the library's optimizer, by that clock: 20 s a step, of which an epoch has two, 10 s a validation."""
+    clock = Clock()
+    model = tiny.network(4, dropout=0.0, seed=0)
+    model.compile(training.optimizer(run), keras.losses.CategoricalCrossentropy(), metrics=["accuracy"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "time", clock)
+        patch.setattr(loop._Clock, "on_train_batch_end", clock.takes("step", 20.0, loop._Clock.on_train_batch_end))
+        patch.setattr(predictions, "predict", clock.takes("validation", 10.0, predictions.predict))
+        return fit(run, model), model, clock.now
+
+
+def test_where_time_is_short_the_learning_rate_ends_with_it(run, capsys):
+    """By hand: 160 s for the first epoch, 50 s for the second, and 290 s of 500 are left.
+
+    The final predictions are 10 s times images of val and test over those of val; an epoch is reckoned with 52.5 s.
+    """
+    run = run.with_config(epochs=12, hours=500 / 3600)
+    final = 10 * (run.flowers.count("val") + run.flowers.count("test")) / run.flowers.count("val")
+    epochs = 2 + int((290 - final) // 52.5)
+    history, model, seconds = planned_fit(run)
+    assert len(history["loss"]) == epochs
+    assert history["planned_epochs"] == [12] + [epochs] * (epochs - 1)
+    assert 500 - 53 < seconds + final <= 500
+    assert f"The time budget has room for {epochs} of 12 epochs: the learning" in capsys.readouterr().out
+    last_step = model.optimizer.schedule(2 * epochs - 1)
+    assert float(last_step) == pytest.approx(0.05 * (1 + np.cos(np.pi * (1 - 1 / (2 * epochs - 2)))) / 2, rel=1e-4)
+    assert float(model.optimizer.learning_rate) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_training_with_time_enough_is_as_one_without_a_budget(run, capsys):
+    run = run.with_config(dropout=0.0)
+    free, *_ = planned_fit(run)
+    limited, *_ = planned_fit(run.with_config(name="limited", hours=1.0))
+    assert limited["loss"] == free["loss"]
+    assert limited["planned_epochs"] == [4] * 4
+    assert "time budget" not in capsys.readouterr().out
+
+
+def test_a_session_that_goes_on_plans_anew(run, capsys):
+    """Shortened to few epochs and stopped before their end, then with time for more."""
+    run = run.with_config(epochs=12, hours=500 / 3600)
+    write = Checkpoint.write
+
+    def killed(checkpoint, history):
+        write(checkpoint, history)
+        if len(history["loss"]) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoint, "write", killed)
+        patch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            planned_fit(run)
+    shortened = capsys.readouterr().out
+    assert " of 12 epochs: the learning rate" in shortened
+    history, model, _ = planned_fit(run.with_config(hours=1.0))
+    assert "Resuming after epoch 3" in (printed := capsys.readouterr().out)
+    assert "has room for 12 of 12 epochs" in printed
+    assert len(history["loss"]) == 12
+    assert float(model.optimizer.learning_rate) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_shortened_training_that_was_done_is_not_trained_on(run):
+    """Killed while its final predictions were made: the checkpoint is that of its end."""
+    run = run.with_config(epochs=12, hours=500 / 3600)
+    history, model, _ = planned_fit(run)
+    again, same, _ = planned_fit(run.with_config(hours=9.0))
+    assert again == history
+    for mine, theirs in zip(model.get_weights(), same.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_the_final_predictions_count_every_view_of_val_and_test(run):
+    """Two sizes, one twice as large as that of validation, both mirrored: 2 x (1 + 4) views."""
+    run = run.with_config(tta_sizes=(24, 48), tta_flip=True)
+    val, test = run.flowers.count("val"), run.flowers.count("test")
+    assert loop.final_validations(run) == pytest.approx(10 * (val + test) / val)
