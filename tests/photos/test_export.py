@@ -100,26 +100,34 @@ def test_a_layer_that_scales_is_exported_too(tmp_path, nested):
 
 RECIPES = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / "docs/export.md").read_text(), re.DOTALL)
 WITHOUT_FLOWERLIB = """
-import json, shutil, sys
+import shutil, sys
 from pathlib import Path
+
+import numpy as np
 
 sys.modules["flowerlib"] = None  # to import it is an error, wherever it is installed
 recipe, *files = sys.argv[1:]
-means = {}
+means, views = [], []
 for file in files:
     shutil.copy(file, "rose.jpg")
     exec(recipe, names := {})
-    means[Path(file).name] = names["mean"].tolist()
-Path("means.json").write_text(json.dumps(means))
+    means.append(names["mean"])
+    views.append(names["preprocess"]("rose.jpg"))
+np.savez("followed.npz", means=means, views=views)
 """
 
 
 def follow(recipe, folder, files):
-    """What a recipe of the documentation gives for files, in the folder of an export and without flowerlib."""
+    """What a recipe of the documentation gives for files, in the folder of an export and without flowerlib.
+
+    Returns:
+        Means `(N, num_classes)` and views `(N, 2, S, S, 3)`.
+    """
     command = [sys.executable, "-c", WITHOUT_FLOWERLIB, recipe, *files]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return json.loads((folder / "means.json").read_text())
+    with np.load(folder / "followed.npz") as followed:
+        return followed["means"], followed["views"]
 
 
 def exported(trained, folder, export_format, images, stored_size, image_size, fit):
@@ -140,22 +148,25 @@ def test_the_recipe_gives_what_predict_gives_for_every_kind_of_photograph(
     for name, content in photographs(profile(P3, 2.2, "Display P3"), settings[0]).items():
         (tmp_path / "photographs" / name).write_bytes(content)
     files = sorted((tmp_path / "photographs").iterdir())
-    means = follow(RECIPES[0], folder, files)
-    predicted = {path.name: row for path, row in classification.classify(classification.load(tmp_path / "run"), files)}
-    assert means.keys() == predicted.keys()
-    assert len(means) >= 50
-    differences = {name: abs(np.array(means[name]) - row).max() for name, row in predicted.items()}
-    assert max(differences.values()) <= 1e-6, differences
-    assert np.ptp([*means.values()], axis=0).max() > 0.05  # the photographs do differ
+    means, views = follow(RECIPES[0], folder, files)
+    classifier = classification.load(tmp_path / "run")
+    pixels = np.stack([classifier.pixels(path) for path in files])
+    assert len(pixels) >= 50
+    np.testing.assert_array_equal(views[:, 0], pixels)
+    np.testing.assert_array_equal(views[:, 1], pixels[:, :, ::-1])
+    # From the same pixels two programs give the same, but for the order in which they add up in float32.
+    np.testing.assert_allclose(means, classifier.probabilities(pixels), atol=1e-4)
+    assert np.ptp(means, axis=0).max() > 0.05  # the photographs do differ
 
 
 @pytest.mark.parametrize(("recipe", "export_format"), [(RECIPES[1], "litert"), (RECIPES[2], "savedmodel")])
 def test_the_recipes_of_the_other_formats_give_it_too(trained, photographs_of_val, tmp_path, recipe, export_format):
     folder = exported(trained, tmp_path, export_format, photographs_of_val, 24, 36, "crop")
     files = sorted(photographs_of_val.iterdir())[:3]
-    means = follow(recipe, folder, files)
-    for path, row in classification.classify(classification.load(tmp_path / "run"), files):
-        np.testing.assert_allclose(means[path.name], row, atol=1e-6)
+    means, views = follow(recipe, folder, files)
+    classifier = classification.load(tmp_path / "run")
+    np.testing.assert_array_equal(views[:, 0], [classifier.pixels(path) for path in files])
+    np.testing.assert_allclose(means, [row for _, row in classification.classify(classifier, files)], atol=1e-4)
 
 
 def test_the_copy_beside_a_model_takes_open_files_and_refuses_what_predict_refuses(trained, tmp_path):
