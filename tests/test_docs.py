@@ -252,8 +252,8 @@ def test_every_variable_is_explained():
 
 
 def imports_between_wings():
-    """For each wing the wings that it imports; config, accelerator and parallel are `ground`."""
-    ground, package = ("config", "accelerator", "parallel"), ROOT / "flowerlib"
+    """For each wing the wings that it imports; config, accelerator, parallel and machine are `ground`."""
+    ground, package = ("config", "accelerator", "parallel", "machine"), ROOT / "flowerlib"
     known = {path.stem for path in package.iterdir()}
     imports = {}
     for path in package.rglob("*.py"):

@@ -16,8 +16,8 @@ FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*
 FRAMEWORKS = {"tensorflow", "keras", "jax", "torch"}
 # The wings and the modules at the root, each above all that it may import.
 ORDER = (
-    "config", "accelerator", "parallel", "machine", "tfrecords", "figures", "data", "augmentation", "networks", "predictions",
-    "training", "evaluation", "photos", "serving", "sample", "kernel", "series", "kaggle", "cli", "__main__",
+    "config", "accelerator", "parallel", "machine", "tfrecords", "figures", "data", "augmentation", "networks",
+    "predictions", "training", "evaluation", "photos", "serving", "sample", "kernel", "series", "kaggle", "cli", "__main__",
 )  # fmt: skip
 
 

@@ -236,7 +236,7 @@ def quota() -> None:
 
 @app.command(epilog="Example: flowerlib kaggle output 14_efficientnetv2xl --out outputs/kaggle")
 def output(notebooks: Notebooks = None, user: User = None, out: OutputFolder = DEFAULT_OUTPUT) -> None:
-    """Download the output of the newest run of each kernel, models too."""
+    """Download outputs of the newest runs, models too."""
     from flowerlib.kaggle.outputs import Outputs
     from flowerlib.kaggle.service import COMPLETE_STATES, FAILED_STATES
 

@@ -87,7 +87,7 @@ def test_a_full_queue_is_waited_out_with_growing_pauses(server, kaggle):
     assert done.returncode == 0
     pauses = np.diff(arrivals(server, "SaveKernel"))
     assert (pauses >= 0.05 * np.array([1, 2, 4, 8])).all()
-    assert pauses[0] < 0.2  # and not more than it takes
+    assert pauses[0] < 5  # and not a minute, as with --poll unset
     assert "queue full" in done.stdout
     assert "Maximum batch TPU session count of 1 reached." in done.stdout
     assert pushed(server) == ["10_densenet201"]
