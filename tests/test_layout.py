@@ -17,7 +17,8 @@ FRAMEWORKS = {"tensorflow", "keras", "jax", "torch"}
 # The wings and the modules at the root, each above all that it may import.
 ORDER = (
     "config", "accelerator", "parallel", "machine", "tfrecords", "figures", "data", "augmentation", "networks",
-    "predictions", "training", "evaluation", "photos", "serving", "sample", "kernel", "series", "kaggle", "cli", "__main__",
+    "predictions", "training", "evaluation", "photos", "serving", "sample", "kernel", "series", "kaggle", "cli",
+    "__main__",
 )  # fmt: skip
 
 
