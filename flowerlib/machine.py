@@ -18,7 +18,7 @@ IMAGE = {"git_commit": Path("/etc/git_commit"), "build_date": Path("/etc/build_d
 
 
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
-    """Return the version of Python and of each of these packages that is installed; of those that results depend on."""
+    """Return the version of Python and of each package that is installed; by default those that results depend on."""
     found = {"python": platform.python_version()}
     for name in packages:
         try:

@@ -1,8 +1,7 @@
 """The dataset: found, checked, and turned into batches of images.
 
 Read `dataset` first, then `batches`; `decoding` and `integrity` say what becomes of each record, `storage` how
-files elsewhere are read. Batches are images
-`(B, S, S, 3)` uint8 in [0, 255] with labels and ids.
+files elsewhere are read. Batches are images `(B, S, S, 3)` uint8 in [0, 255] with labels and ids.
 """
 
 from flowerlib.data.batches import (

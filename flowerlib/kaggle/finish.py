@@ -125,9 +125,9 @@ def _write_json(path: Path, content: dict) -> None:
 
 def _make_recap(series: Series) -> None:
     """Run the ensemble's notebook here, over the runs of the kernels that are complete."""
-    recap = series.outputs.folder / "recap"
     from flowerlib.series import execution  # which takes a second or two
 
+    recap = series.outputs.folder / "recap"
     shutil.rmtree(recap, ignore_errors=True)
     for job in series.jobs.values():
         if job.state == State.COMPLETE:
