@@ -189,6 +189,19 @@ def _confirm(question: str) -> bool:
         return False
 
 
+@app.command(epilog="Example: flowerlib kaggle preflight 13_efficientnetb7 --accelerator NvidiaTeslaT4")
+def preflight(notebooks: Notebooks = None, accelerator: Accelerator = None, online: Online = None) -> None:
+    """Trace what notebooks compute on an accelerator, without one: problems, and the memory of a chip.
+
+    Exit code 1 if there are problems. The data are FLOWERS_DATA, or the built-in sample.
+    """
+    from flowerlib.kaggle.preflight import preflight
+
+    if problems := preflight(notebooks or (), accelerator=accelerator, online=online):
+        raise FlowersError("\n".join(problems))
+    print("No problems found.")
+
+
 @app.command(epilog="Example: flowerlib kaggle status")
 def status(notebooks: Notebooks = None, user: User = None) -> None:
     """Show the state of the newest run of each kernel."""

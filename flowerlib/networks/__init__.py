@@ -5,8 +5,8 @@ Read `backbones` first, the table of networks; `weights` finds their files, `loa
 quicker in training.
 """
 
-from flowerlib.networks.backbones import BACKBONES, get, load
+from flowerlib.networks.backbones import BACKBONES, build, get, load
 from flowerlib.networks.folding import fold_batch_norm, freeze
 from flowerlib.networks.heads import head
 
-__all__ = ["BACKBONES", "fold_batch_norm", "freeze", "get", "head", "load"]
+__all__ = ["BACKBONES", "build", "fold_batch_norm", "freeze", "get", "head", "load"]

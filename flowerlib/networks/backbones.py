@@ -63,15 +63,26 @@ def load(
     if weights not in ("pretrained", "random"):
         raise FlowersError(f"`weights` (={weights!r}) must be 'pretrained' or 'random'")
     path = locate(backbone.weights) if weights == "pretrained" else None
-    network = backbone.build(image_size)
-    scaling = keras.layers.Rescaling(backbone.scale, backbone.offset, dtype="float32", name="scaling")
-    layers = [keras.Input((image_size, image_size, 3)), scaling, network]
+    model = build(name, image_size)
+    network = model.layers[1]
     if path is not None:
         loading.load_strictly(network, backbone.read(path), by_name=backbone.by_name, source=path)
-    else:
-        _calibrate_batch_norm(network)
-        layers.append(keras.layers.UnitNormalization(dtype="float32"))
-    return keras.Sequential(layers, name=name)
+        return model
+    _calibrate_batch_norm(network)
+    model.add(keras.layers.UnitNormalization(dtype="float32"))
+    return model
+
+
+def build(name: str, image_size: int | None) -> keras.Sequential:
+    """Build a network as `load` does, with the weights that its layers begin with: of use for its shapes only.
+
+    Raises:
+        FlowersError: no such network.
+    """
+    backbone = get(name)
+    scaling = keras.layers.Rescaling(backbone.scale, backbone.offset, dtype="float32", name="scaling")
+    network = backbone.build(image_size)
+    return keras.Sequential([keras.Input((image_size, image_size, 3)), scaling, network], name=name)
 
 
 def _calibrate_batch_norm(network: keras.Model) -> None:
