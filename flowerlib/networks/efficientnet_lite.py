@@ -44,7 +44,7 @@ _DAMAGE = (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, In
 def build(number: int, image_size: int | None) -> keras.Model:
     """Build Lite0, 1 or 2 without weights: scaled pixels (B, S, S, 3) -> (B, ceil(S / 32), ceil(S / 32), 1280).
 
-    Blocks have the names of `keras.applications`: stage 3 begins with `block3a_expand_conv`, in each of the networks.
+    Blocks are numbered as in `keras.applications`: stage 3 begins with `block3a_expand_conv`, in each of the networks.
     """
     inputs = keras.Input((image_size, image_size, 3))
     x = _normalised(keras.layers.Conv2D(32, 3, 2, "same", use_bias=False, name="stem_conv")(inputs), "stem_bn")
