@@ -3,7 +3,7 @@
 from flowerlib import augmentation, networks
 from flowerlib.accelerator import keras
 
-FROZEN = "block3_expand_conv", 3  # the first layer trained; how many of torch's blocks lie before it
+FROZEN = "block3a_expand_conv", 3  # the first layer trained; how many of torch's blocks lie before it
 AUGMENT = augmentation.Augmentation(vertical_flip=False, crop=0.5)  # as in `03_finetune`
 
 

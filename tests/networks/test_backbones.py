@@ -31,6 +31,8 @@ COUNTED = {
     "EfficientNetV2XL": (207_749_056, 206_972_032, 717, 1280),
     # 4,652,008 trainable ones with the ImageNet head (torch), which has 1,147,776 more than ours.
     "EfficientNetLite0": (3_546_248, 3_504_232, 99, 1280),
+    "EfficientNetLite1": (4_322_568, 4_268_904, 129, 1280),  # 5,416,680
+    "EfficientNetLite2": (5_002_392, 4_944_296, 129, 1280),  # 6,092,072
 }
 KERAS = {"DenseNet201": "densenet", "Xception": "xception", "ResNet152V2": "resnet_v2"}
 PACKAGE = {"EfficientNetB7": ("v1-b7", "noisy_student"), "EfficientNetV2XL": ("xl", "imagenet21k-ft1k")}
@@ -87,7 +89,8 @@ def test_scaling_equals_the_packages():
     torch = keras.applications.imagenet_utils.preprocess_input(PIXELS.copy(), mode="torch")
     np.testing.assert_allclose(scaled("EfficientNetB7"), torch, atol=1e-6)
     np.testing.assert_array_equal(scaled("EfficientNetV2XL"), PIXELS / 128 - 1)
-    np.testing.assert_array_equal(scaled("EfficientNetLite0"), (PIXELS - 127) / 128)
+    for number in range(3):
+        np.testing.assert_array_equal(scaled(f"EfficientNetLite{number}"), (PIXELS - 127) / 128)
 
 
 def test_scaling_is_float32_in_mixed_precision():

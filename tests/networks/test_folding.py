@@ -180,9 +180,13 @@ def test_a_folded_model_is_saved_and_loaded(tmp_path):
     np.testing.assert_array_equal(folding.fold_batch_norm(loaded)(images), model(images))  # nothing is left to fold
 
 
-def test_frozen_layers_stay_as_they_are_and_the_others_are_trained():
+@pytest.mark.parametrize(
+    ("name", "frozen"),  # convolutions of the stem, of block 1a, which expands nothing, of blocks 2a, 2b and 2c
+    [("EfficientNetLite0", 1 + 2 + 3 + 3), ("EfficientNetLite1", 1 + 2 + 9), ("EfficientNetLite2", 1 + 2 + 9)],
+)
+def test_frozen_layers_stay_as_they_are_and_the_others_are_trained(name, frozen):
     """In two steps of training: weights and moving statistics, before and from the layer that is named."""
-    backbone = folding.freeze(backbones.load("EfficientNetLite0", 32, "random"), "block3_expand_conv")
+    backbone = folding.freeze(backbones.load(name, 32, "random"), "block3a_expand_conv")
     pooling = layers.GlobalAveragePooling2D()
     model = keras.Sequential([keras.Input((32, 32, 3)), backbone, pooling, layers.Dense(3)])
     model.compile(keras.optimizers.SGD(0.01), "mse")
@@ -197,13 +201,13 @@ def test_frozen_layers_stay_as_they_are_and_the_others_are_trained():
         if old
     }
     unfolded = [name for name in changed if name.endswith("_bn")]
-    original = [layer.name for layer in backbones.load("EfficientNetLite0", 32, "random").layers[1].layers]
-    late = original[original.index("block3_expand_conv") :]
+    original = [layer.name for layer in backbones.load(name, 32, "random").layers[1].layers]
+    late = original[original.index("block3a_expand_conv") :]
     assert unfolded == [name for name in late if name.endswith("_bn")]
-    first = list(changed).index("block3_expand_conv")
+    first = list(changed).index("block3a_expand_conv")
     assert not any(map(any, list(changed.values())[:first]))
     assert all(map(all, list(changed.values())[first:]))
-    assert first == 1 + 2 + 3 + 3  # convolutions of the stem, of block 0, which expands nothing, of blocks 1 and 2
+    assert first == frozen
     np.testing.assert_allclose(
         folding.fold_batch_norm(model)(images), model(images), rtol=1e-3, atol=1e-4
     )  # once it is trained

