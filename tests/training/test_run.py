@@ -76,8 +76,7 @@ def test_start_takes_the_nearest_larger_size_of_stored_images(flowers, monkeypat
     assert images.shape == (8, 32, 32, 3)
 
 
-@pytest.mark.parametrize("backbone", ["EfficientNetLite1", "EfficientNetLite2"])
-def test_03_takes_the_other_small_networks_too(backbone, flowers, monkeypatch):
+def test_03_takes_another_small_network_too(flowers, monkeypatch):
     """Its own cells up to the model, then two steps: the twelve convolutions of stem, stages 1 and 2 are frozen."""
     monkeypatch.setenv("FLOWERS_DATA", flowers.root)
     scope = {}
@@ -85,9 +84,9 @@ def test_03_takes_the_other_small_networks_too(backbone, flowers, monkeypatch):
         if cell.cell_type == "code" and "model" not in scope:
             exec(cell.source, scope)
             if "parameters" in cell.metadata.get("tags", []):
-                scope["BACKBONE"] = backbone
+                scope["BACKBONE"] = "EfficientNetLite2"
     run, model = scope["run"], scope["model"]
-    assert (scope["backbone"].name, run.weights) == (backbone, "pretrained")
+    assert (scope["backbone"].name, run.weights) == ("EfficientNetLite2", "pretrained")
     before = model.get_weights()
     for images, labels in scope["train"](start=0).take(2):
         assert np.isfinite(model.train_on_batch(images, labels)).all()
