@@ -15,6 +15,7 @@ class Chips:
         count: how many.
         memory: bytes of each that a program can use.
         policy: Keras' policy, as `accelerator.best_policy` chooses it.
+        topology: libtpu's name for all of them together; none of a GPU.
     """
 
     kind: str
@@ -22,6 +23,7 @@ class Chips:
     count: int
     memory: float
     policy: str
+    topology: str | None = None
 
     @property
     def platform(self) -> str:
@@ -31,7 +33,7 @@ class Chips:
 
 # Memory: cloud.google.com/tpu/docs, v5e 16 GB and v6e 32 GB; of a T4's 15 GB JAX takes 0.9.
 CHIPS = {
-    "TpuV5E8": Chips("tpu", "TPU v5 lite", 8, 15.75 * GIB, "mixed_bfloat16"),
-    "TpuV6E8": Chips("tpu", "TPU v6 lite", 8, 31.25 * GIB, "mixed_bfloat16"),
+    "TpuV5E8": Chips("tpu", "TPU v5 lite", 8, 15.75 * GIB, "mixed_bfloat16", "v5e:2x4"),
+    "TpuV6E8": Chips("tpu", "TPU v6 lite", 8, 31.25 * GIB, "mixed_bfloat16", "v6e:2x4"),
     "NvidiaTeslaT4": Chips("gpu", "Tesla T4", 2, 0.9 * 15 * GIB, "mixed_float16"),
 }

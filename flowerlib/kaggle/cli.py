@@ -190,14 +190,26 @@ def _confirm(question: str) -> bool:
 
 
 @app.command(epilog="Example: flowerlib kaggle preflight 13_efficientnetb7 --accelerator NvidiaTeslaT4")
-def preflight(notebooks: Notebooks = None, accelerator: Accelerator = None, online: Online = None) -> None:
+def preflight(
+    notebooks: Notebooks = None,
+    accelerator: Accelerator = None,
+    online: Online = None,
+    compiles: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile each step with the TPU's own compiler, which needs no TPU but takes up to an hour a network; "
+            "pip install 'jax[tpu]' first.",
+        ),
+    ] = False,
+) -> None:
     """Trace what notebooks compute on an accelerator, without one: problems, and the memory of a chip.
 
     Exit code 1 if there are problems. The data are FLOWERS_DATA, or the built-in sample.
     """
     from flowerlib.kaggle.preflight import preflight
 
-    if problems := preflight(notebooks or (), accelerator=accelerator, online=online):
+    if problems := preflight(notebooks or (), accelerator=accelerator, online=online, compiles=compiles):
         raise FlowersError("\n".join(problems))
     print("No problems found.")
 

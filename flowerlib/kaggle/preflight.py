@@ -1,5 +1,6 @@
 """Find out on a laptop whether the long steps of notebooks suit Kaggle's accelerator, before hours are spent there."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -25,7 +26,12 @@ PROCESS_MEMORY = 5e9  # bytes that tracing the largest notebook takes
 
 
 def preflight(
-    notebooks: Iterable[str] = (), *, accelerator: str | None = None, online: bool | None = None, root: Path = ROOT
+    notebooks: Iterable[str] = (),
+    *,
+    accelerator: str | None = None,
+    online: bool | None = None,
+    compiles: bool = False,
+    root: Path = ROOT,
 ) -> list[str]:
     """Build and check kernels, trace what they compute on an accelerator, print what each step needs of a chip.
 
@@ -36,21 +42,23 @@ def preflight(
         notebooks: their names; all unless given.
         accelerator: as in `build.build`.
         online: as in `build.build`.
+        compiles: whether the TPU's own compiler, libtpu, compiles each step too: its memory to the byte, in an hour.
         root: the folder of the repository.
 
     Returns:
         The problems that were found, one line each.
 
     Raises:
-        FlowersError: an invalid notebook or metadata, or an accelerator whose chips are not known.
+        FlowersError: an invalid notebook or metadata, an accelerator whose chips are not known; or it shall compile
+            and is no TPU, or libtpu is not installed.
     """
     user = client.logged_in_user() or "you"
     built = build.make_all(notebooks, user=user, accelerator=accelerator, online=online, root=root)
     check.require_built(built)
     accelerated = [each for each in built if each.kernel.accelerated]
     for each in accelerated:
-        _chips(each)
-    found = _trace_all(accelerated, root)
+        _require_compiler(_chips(each), compiles)
+    found = _trace_all(accelerated, root, compiles)
     console = Console()
     table = Table("notebook", "step", "a chip", "weights", "optimizer", "activations", "GiB", "fits", box=None)
     problems = []
@@ -71,15 +79,22 @@ def _chips(built: BuiltKernel) -> Chips:
     return CHIPS[name]
 
 
-def _trace_all(kernels: list[BuiltKernel], root: Path) -> dict[str, dict]:
+def _require_compiler(chips: Chips, compiles: bool) -> None:
+    if compiles and not chips.topology:
+        raise FlowersError(f"only a TPU's compiler needs no device; leave out --compile for {chips.name}")
+    if compiles and not importlib.util.find_spec("libtpu"):
+        raise FlowersError("--compile needs libtpu, the TPU's compiler: pip install 'jax[tpu]'")
+
+
+def _trace_all(kernels: list[BuiltKernel], root: Path, compiles: bool) -> dict[str, dict]:
     """Trace notebooks, as many side by side as cores and memory allow; return what was found of each."""
     data = os.environ.get("FLOWERS_DATA") or str(_sample())
-    side_by_side = max(1, min(num_cores(), int(psutil.virtual_memory().available / PROCESS_MEMORY)))
+    side_by_side = 1 if compiles else max(1, min(num_cores(), int(psutil.virtual_memory().available / PROCESS_MEMORY)))
     with ThreadPoolExecutor(side_by_side) as pool:
         jobs = {}
         for each in kernels:
             notebook = root / "notebooks" / f"{each.kernel.notebook}.ipynb"
-            jobs[pool.submit(trace, notebook, each.metadata["machine_shape"], data)] = each.kernel.notebook
+            jobs[pool.submit(trace, notebook, each.metadata["machine_shape"], data, compiles)] = each.kernel.notebook
         done = tqdm(as_completed(jobs), "tracing", len(jobs), unit="notebook")
         return {jobs[job]: job.result() for job in done}
 
@@ -90,13 +105,14 @@ def _sample() -> Path:
     return sample_dir()
 
 
-def trace(notebook: Path, accelerator: str, data: str) -> dict:
+def trace(notebook: Path, accelerator: str, data: str, compiles: bool = False) -> dict:
     """Trace one notebook in a process of its own.
 
     Args:
         notebook: a file.
         accelerator: a key of `CHIPS`.
         data: the dataset's folder or address.
+        compiles: as in `preflight`.
 
     Returns:
         `steps`, as `tracing.Step` describes them, and `error`, None unless the notebook stopped before its first.
@@ -104,8 +120,15 @@ def trace(notebook: Path, accelerator: str, data: str) -> dict:
     with TemporaryDirectory() as folder:
         out = Path(folder, "trace.json")
         command = [sys.executable, "-m", "flowerlib.kaggle.tracing", str(notebook.resolve()), accelerator, str(out)]
-        output = {"capture_output": True, "encoding": "utf-8", "errors": "replace"}
-        done = subprocess.run(command, env=environment(accelerator, data), cwd=folder, **output)
+        command += ["compile"] if compiles else []
+        done = subprocess.run(
+            command,
+            env=environment(accelerator, data),
+            cwd=folder,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+        )
         if done.returncode:
             return {"steps": [], "error": f"tracing ended with {done.returncode}: {done.stderr.strip()[-500:]}"}
         return json.loads(out.read_text("utf-8"))
@@ -119,6 +142,7 @@ def environment(accelerator: str, data: str) -> dict[str, str]:
         "JAX_PLATFORMS": "cpu",
         "KERAS_BACKEND": "jax",
         "MPLBACKEND": "agg",
+        "TPU_SKIP_MDS_QUERY": "1",  # libtpu shall not ask for the machine that it is on: it only compiles
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={CHIPS[accelerator].count}",
     }
 
@@ -131,7 +155,9 @@ def _errors(found: dict) -> list[str]:
 
 
 def needed(step: dict) -> int:
-    """Return the bytes that a step needs of a chip, an estimate."""
+    """Return the bytes that a step needs of a chip, an estimate unless it was compiled."""
+    if step["compiled"]:
+        return step["compiled"] + step["inputs"] // 2
     return sum(step[part] for part in ("weights", "optimizer", "gradients", "inputs", "activations"))
 
 

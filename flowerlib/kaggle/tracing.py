@@ -1,8 +1,9 @@
 """Trace the long steps of a notebook for an accelerator that is not here.
 
-Run as a process of its own, with Keras on JAX: `python -m flowerlib.kaggle.tracing NOTEBOOK ACCELERATOR OUT`. The
-notebook is executed at its full settings up to its first long step (training, or feature extraction). Instead of being
-computed that step is traced, lowered to what the accelerator's compiler gets, and described in the JSON file OUT.
+Run as a process of its own, with Keras on JAX: `python -m flowerlib.kaggle.tracing NOTEBOOK ACCELERATOR OUT [compile]`.
+The notebook is executed at its full settings up to its first long step (training, or feature extraction). Instead of
+being computed that step is traced, lowered to what the accelerator's compiler gets, and described in the JSON file OUT.
+With `compile` a TPU's own compiler, libtpu, compiles it too; it needs no TPU for that.
 """
 
 import json
@@ -16,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 from IPython.core.interactiveshell import InteractiveShell
+from jax.experimental import topologies
 
 from flowerlib import accelerator, networks, training
 from flowerlib.accelerator import Device, keras, tf
@@ -41,6 +43,7 @@ class Step:
         gradients: bytes of the trained variables' gradients.
         inputs: bytes of the batches that are on the device.
         activations: bytes of all that is computed in between, an estimate.
+        compiled: bytes of all but the inputs that wait, as the compiler counts them; 0 where it was not asked.
         problems: what keeps it from running well.
     """
 
@@ -51,6 +54,7 @@ class Step:
     gradients: int = 0
     inputs: int = 0
     activations: int = 0
+    compiled: int = 0
     problems: list[str] = field(default_factory=list)
 
 
@@ -63,10 +67,11 @@ class Tracer:
 
     Args:
         chips: what they will run on.
+        compiles: whether libtpu compiles them.
     """
 
-    def __init__(self, chips: Chips) -> None:
-        self.chips = chips
+    def __init__(self, chips: Chips, *, compiles: bool = False) -> None:
+        self.chips, self.compiles = chips, compiles
         self.steps: list[Step] = []
 
     def fit(self, run: Run, model: keras.Model, train: Callable[..., tf.data.Dataset], *_: Any, **__: Any) -> None:
@@ -109,7 +114,7 @@ class Tracer:
             state = *map(_specs, parts), _specs(model.metrics_variables)
             step.optimizer = _bytes(state[2])
             step.gradients = _bytes(state[0])
-            self._trace(step, model.train_step, state, (images, *others))
+            self._trace(step, model.train_step, state, (images, *others), donate=True)
 
     def _predict(self, model: keras.Model, sizes: Iterable[int], batch: int) -> None:
         for size in dict.fromkeys(sizes):
@@ -136,7 +141,7 @@ class Tracer:
             step.problems.append(f"a batch of {batch} images cannot be divided among {self.chips.count} chips")
         return step
 
-    def _trace(self, step: Step, function: Callable, state: tuple, batch: tuple) -> None:
+    def _trace(self, step: Step, function: Callable, state: tuple, batch: tuple, *, donate: bool = False) -> None:
         """Fill in what a step needs: `function(state, batch)`, on one chip's share and on all chips together."""
         share = tuple(Spec((each.shape[0] // self.chips.count, *each.shape[1:]), each.dtype.name) for each in batch)
         traced = jax.make_jaxpr(function)(state, share)
@@ -146,14 +151,30 @@ class Tracer:
         step.problems += program.problems(traced)
         if step.problems:
             return
-        mesh = jax.sharding.Mesh(np.array(jax.devices()), ("batch",))
+        mesh = jax.sharding.Mesh(np.array(self._devices()), ("batch",))
         everywhere, divided = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in ((), ("batch",)))
         state = jax.tree.map(lambda each: Spec(each.shape, each.dtype, sharding=everywhere), state)
         whole = tuple(Spec(tuple(each.shape), each.dtype.name, sharding=divided) for each in batch)
         try:
-            jax.jit(function).trace(state, whole).lower(lowering_platforms=(self.chips.platform,))
+            program_of_all = jax.jit(function, donate_argnums=0 if donate else ()).trace(state, whole)
+            if self.compiles:
+                step.compiled = _program_bytes(program_of_all.lower().compile().memory_analysis())
+            else:
+                program_of_all.lower(lowering_platforms=(self.chips.platform,))
         except Exception as error:  # of whatever kind: JAX's own, or one of what the step is made of
             step.problems.append(f"cannot be compiled for {self.chips.platform}: {error}")
+
+    def _devices(self) -> list:
+        """Return the chips as libtpu describes them, or virtual ones of this CPU in their place."""
+        if self.compiles and self.chips.topology:
+            return topologies.get_topology_desc(self.chips.topology, platform="tpu").devices
+        return jax.devices()
+
+
+def _program_bytes(memory: Any) -> int:
+    """Return what a compiled program takes, of what the compiler tells: a donated input is an output's place too."""
+    sizes = (memory.argument_size_in_bytes, memory.output_size_in_bytes, memory.temp_size_in_bytes)
+    return sum(sizes) + memory.generated_code_size_in_bytes - memory.alias_size_in_bytes
 
 
 def _layers(model: keras.Model) -> Iterator[keras.Layer]:
@@ -203,9 +224,9 @@ def execute(notebook: Path, tracer: Tracer) -> str | None:
     return None
 
 
-def main(notebook: str, chips: str, out: str) -> None:
+def main(notebook: str, chips: str, out: str, *options: str) -> None:
     """Trace a notebook and write what was found, `steps` and `error`, as JSON."""
-    tracer = Tracer(CHIPS[chips])
+    tracer = Tracer(CHIPS[chips], compiles="compile" in options)
     error = execute(Path(notebook), tracer)
     with atomic_write(Path(out)) as temporary:
         temporary.write_text(json.dumps({"steps": [asdict(step) for step in tracer.steps], "error": error}), "utf-8")

@@ -1,5 +1,6 @@
 """Notebooks whose long step is traced instead of computed: whole ones, and one of each kind of fault."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import clone
 import nbformat
 import pytest
 
+from flowerlib.config import FlowersError
 from flowerlib.kaggle import preflight
 from flowerlib.kaggle.chips import CHIPS
 
@@ -134,9 +136,22 @@ def test_a_notebook_without_a_long_step_has_none(found):
     assert found["nothing"] == {"steps": [], "error": None}
 
 
+def test_the_compiler_is_asked_for_where_it_is_a_tpus(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(FlowersError, match="--compile needs libtpu"):
+        preflight.preflight(["03"], compiles=True)
+    with pytest.raises(FlowersError, match="leave out --compile for Tesla T4"):
+        preflight.preflight(["03"], accelerator="NvidiaTeslaT4", compiles=True)
+
+
+def test_chips_that_are_not_known_are_told():
+    with pytest.raises(FlowersError, match="the chips of NvidiaH100 are not known; name one of TpuV5E8, TpuV6E8"):
+        preflight.preflight(["03"], accelerator="NvidiaH100")
+
+
 CHIP = CHIPS["TpuV5E8"]
 STEP = {"name": "training", "batch": 128, "weights": 2**30, "optimizer": 2**31, "gradients": 2**30, "inputs": 0}
-STEP |= {"activations": 8 * 2**30, "problems": []}
+STEP |= {"activations": 8 * 2**30, "compiled": 0, "problems": []}
 
 
 def test_the_largest_batch_is_the_one_that_still_fits():
@@ -144,6 +159,11 @@ def test_the_largest_batch_is_the_one_that_still_fits():
     assert preflight.largest_batch(STEP, CHIP) == 23  # half a GiB an image, in 11.75 GiB
     fitting = STEP | {"activations": 23 * 2**29}
     assert preflight.needed(fitting) <= CHIP.memory < preflight.needed(fitting) + 2**29
+
+
+def test_what_the_compiler_counts_takes_the_place_of_the_estimate():
+    compiled = STEP | {"compiled": 5 * 2**30, "inputs": 2**30}
+    assert preflight.needed(compiled) == 5.5 * 2**30  # the inputs of the step itself are in it, and one batch waits
 
 
 def test_a_step_that_is_too_large_is_a_problem_that_names_the_batch_that_fits():
