@@ -66,11 +66,11 @@ twin: setup .twin/installed  ## run every Kaggle kernel as Kaggle's TPU machine 
 	@touch $@
 
 # The tests, and two notebooks on both backends, with the packages of Kaggle's CPU and GPU image, then with the oldest
-# that requirements.txt allows. Old packages call what newer ones of other authors have deprecated.
+# that requirements.txt allows.
 versions: .versions/kaggle/installed .versions/oldest/installed setup  ## run the tests with Kaggle's and with the oldest packages
 	$(BIN)/python -m flowerlib sample build/sample
 	for python in .versions/kaggle/bin/python .versions/oldest/bin/python; do \
-	    $$python -m pytest $(PARALLEL) -W default::DeprecationWarning --ignore=tests/test_notebooks.py || exit 1; \
+	    $$python -m pytest $(PARALLEL) --ignore=tests/test_notebooks.py || exit 1; \
 	    for backend in tensorflow jax; do \
 	        rm -rf build/versions; \
 	        KERAS_BACKEND=$$backend $$python -m flowerlib run 00_quickstart 03_finetune --data build/sample --out build/versions \
@@ -83,9 +83,9 @@ versions: .versions/kaggle/installed .versions/oldest/installed setup  ## run th
 	.versions/kaggle/bin/pip install --quiet --editable '.[test]' --constraint tests/versions/kaggle.txt
 	@touch $@
 
-.versions/oldest/installed: pyproject.toml requirements.txt
+.versions/oldest/installed: tests/versions/oldest.txt pyproject.toml requirements.txt
 	$(PYTHON) -m venv .versions/oldest
 	.versions/oldest/bin/pip install --quiet uv
 	.versions/oldest/bin/uv pip install --quiet --python .versions/oldest/bin/python --resolution lowest-direct \
-	    --editable '.[test]'
+	    --constraint tests/versions/oldest.txt --editable '.[test]'
 	@touch $@

@@ -20,6 +20,7 @@ from flowerlib.kaggle import build, check, client
 from flowerlib.kaggle.build import BuiltKernel
 from flowerlib.kaggle.chips import CHIPS, GIB, Chips
 from flowerlib.kaggle.kernels import ROOT
+from flowerlib.kaggle.run import show_plan
 from flowerlib.parallel import num_cores
 
 PROCESS_MEMORY = 5e9  # bytes that tracing the largest notebook takes
@@ -60,16 +61,29 @@ def preflight(
         _require_compiler(_chips(each), compiles)
     found = _trace_all(accelerated, root, compiles)
     console = Console()
-    table = Table("notebook", "step", "a chip", "weights", "optimizer", "activations", "GiB", "fits", box=None)
-    problems = []
-    for each in accelerated:
-        name, chips = each.kernel.notebook, _chips(each)
-        for step in found[name]["steps"]:
-            table.add_row(name, step["name"], *_row(step, chips))
-            problems += [f"{name}, {step['name']}: {problem}" for problem in problems_of(step, chips)]
-        problems += [f"{name}: {error}" for error in _errors(found[name])]
-    console.print(table)
-    return problems
+    show_plan(built, console)
+    if accelerated:
+        console.print(_table(accelerated, found))
+    return [problem for each in accelerated for problem in _problems(each, found[each.kernel.notebook])]
+
+
+def _table(kernels: list[BuiltKernel], found: dict[str, dict]) -> Table:
+    """Return a table of steps: what each needs of a chip, in GiB, and how many images would fit."""
+    title = "Memory of a chip in GiB"
+    table = Table(
+        "notebook", "step", "images", "weights", "optimizer", "activations", "all", "fit", title=title, box=None
+    )
+    for each in kernels:
+        for step in found[each.kernel.notebook]["steps"]:
+            table.add_row(each.kernel.notebook, step["name"], *_row(step, _chips(each)))
+    return table
+
+
+def _problems(kernel: BuiltKernel, found: dict) -> list[str]:
+    """Return what is wrong with a notebook, one line each."""
+    name, chips = kernel.kernel.notebook, _chips(kernel)
+    problems = [f"{name}, {step['name']}: {each}" for step in found["steps"] for each in problems_of(step, chips)]
+    return problems + [f"{name}: {error}" for error in _errors(found)]
 
 
 def _chips(built: BuiltKernel) -> Chips:

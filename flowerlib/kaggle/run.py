@@ -8,6 +8,7 @@ from rich.table import Table
 
 from flowerlib.config import FlowersError, exclusive_lock
 from flowerlib.kaggle import build, check, client, duration, kernels
+from flowerlib.kaggle.build import BuiltKernel
 from flowerlib.kaggle.clock import Clock
 from flowerlib.kaggle.finish import ENSEMBLE, delete_overdue, finish
 from flowerlib.kaggle.jobs import Job, State
@@ -102,15 +103,20 @@ def dry_run(
     user = user or client.logged_in_user() or "you"
     built = build.make_all(names, user=user, accelerator=accelerator, online=online, root=root)
     check.require_built(built)
+    show_plan(built, Console())
+
+
+def show_plan(built: Iterable[BuiltKernel], console: Console) -> None:
+    """Print a table of kernels, what each reads and how long it takes, and the hours of accelerators for all."""
     table = Table(box=None, pad_edge=False)
     for column in ("notebook", "machine", "about", "reads"):
         table.add_column(column)
     for each in built:
         machine = each.metadata["machine_shape"] or "CPU"
-        sources = ", ".join(each.kernel.sources)
+        reads = ("competition_sources", "dataset_sources", "kernel_sources")
+        sources = ", ".join(source.split("/")[-1] for key in reads for source in each.metadata[key])
         minutes = duration.minutes(each.kernel, each.metadata["machine_shape"])
         table.add_row(each.kernel.notebook, machine, f"{minutes} min", sources)
-    console = Console()
     console.print(table)
     for kind, total in duration.WEEKLY_HOURS.items():
         if jobs := [job for job in map(Job, built) if job.kind == kind]:

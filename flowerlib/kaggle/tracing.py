@@ -21,7 +21,7 @@ from jax.experimental import topologies
 
 from flowerlib import accelerator, networks, training
 from flowerlib.accelerator import Device, keras, tf
-from flowerlib.config import atomic_write
+from flowerlib.config import FlowersError, atomic_write
 from flowerlib.kaggle import program
 from flowerlib.kaggle.chips import CHIPS, Chips
 from flowerlib.training.run import Run
@@ -94,9 +94,14 @@ class Tracer:
         raise Reached
 
     def keras_fit(self, model: keras.Model, x: Any = None, *_: Any, **__: Any) -> None:
-        """Trace what `model.fit` would compute, for a notebook that trains without `training.fit`."""
-        if isinstance(x, tf.data.Dataset):
-            self._train(model, x, accelerator.setup())
+        """Trace what `model.fit` would compute, for a notebook that trains without `training.fit`.
+
+        Raises:
+            FlowersError: it gets something else than a `tf.data.Dataset`.
+        """
+        if not isinstance(x, tf.data.Dataset):
+            raise FlowersError(f"`model.fit` gets a {type(x).__name__}; only a tf.data.Dataset can be traced")
+        self._train(model, x, accelerator.setup())
         raise Reached
 
     def _train(self, model: keras.Model, batches: tf.data.Dataset, device: Device) -> None:
