@@ -203,7 +203,9 @@ def preflight(
         ),
     ] = False,
 ) -> None:
-    """Trace what notebooks compute on an accelerator, without one: problems, and the memory of a chip.
+    """Find out whether notebooks suit an accelerator, without one.
+
+    What they compute there is traced, not computed: what would fail or be slow, and the memory of a chip.
 
     Exit code 1 if there are problems. The data are FLOWERS_DATA, or the built-in sample.
     """
