@@ -14,7 +14,6 @@ IN_MEMORY = re.compile(
     r"conv_|dot_|reduce_(?!precision)|select_and_|cum|arg(min|max)|sort|top_k|gather|scatter|concatenate|dynamic_|while|"
     r"scan|cond|fft|pallas|.*callback"
 )
-REDUCTION = re.compile(r"reduce_(?!window)|arg")  # those of them into which XLA fuses what they read
 IMAGE_DIMS = 3  # that a value has at least which holds images or maps of features
 
 
@@ -95,29 +94,23 @@ def _inlined(jaxpr: Any, names: dict[Var, Var | None], made: list[Operation]) ->
 def peak_bytes(program: ClosedJaxpr) -> int:
     """Estimate the bytes of the values that are in memory at once, without the program's inputs.
 
-    What passes over a value once is taken to be fused into what reads it, a reduction too into what it reads; what a
-    convolution, a product or the like reads and writes is in memory from when it is made until it is read last. XLA's
-    own order, copies, padding and recomputing are not known here.
+    What a convolution, a product, a reduction or the like writes is in memory from when it is made until it is read
+    last. What passes over a value once is taken to be fused into what reads it, and computed again where it is read
+    again. XLA's own order, copies and padding are not known here.
     """
     made, outputs = operations(program)
-    sources: dict[Var, frozenset[Var]] = {}  # of what is not in memory yet: what it will be made of
+    sources: dict[Var, frozenset[Var]] = {}  # of what is not in memory: what it is computed from
     born: dict[Var, int] = {}
     last: dict[Var, int] = {}
-    for time, operation in zip(range(1, 2 * len(made), 2), made, strict=True):
-        if not IN_MEMORY.match(operation.name):
-            read = frozenset[Var]().union(*(sources.get(each, {each}) for each in operation.inputs))
+    for time, operation in enumerate(made):
+        read = frozenset[Var]().union(*(sources.get(each, {each}) for each in operation.inputs))
+        if IN_MEMORY.match(operation.name):
+            last |= dict.fromkeys(read, time)
+            born |= dict.fromkeys(operation.outputs, time)
+        else:
             sources |= dict.fromkeys(operation.outputs, read)
-            continue
-        for each in operation.inputs:
-            if REDUCTION.match(operation.name):
-                last |= dict.fromkeys(sources.get(each, {each}), time)
-                continue
-            last |= dict.fromkeys(sources.pop(each, ()), time - 1)
-            born.setdefault(each, time)
-            last[each] = time
-        born |= dict.fromkeys(operation.outputs, time)
     for each in outputs:
-        last |= dict.fromkeys(sources.get(each, {each}), 2 * len(made))
+        last |= dict.fromkeys(sources.get(each, {each}), len(made))
     inputs = set(program.jaxpr.invars)
     return _peak({each: (start, last.get(each, start)) for each, start in born.items() if each not in inputs})
 

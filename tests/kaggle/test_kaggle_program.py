@@ -55,7 +55,7 @@ def test_what_is_read_once_is_in_memory_until_then():
         return jnp.tanh(x @ a) @ b
 
     traced = jax.make_jaxpr(two_layers)(*shapes((4, 8), (8, 16), (16, 2)))
-    assert program.peak_bytes(traced) == 4 * (4 * 16 + 4 * 2)  # what the second product reads, and what it makes
+    assert program.peak_bytes(traced) == 4 * (4 * 16 + 4 * 2)  # what each product makes; tanh is part of the second
 
 
 def test_what_the_gradient_reads_stays_in_memory():
@@ -64,8 +64,8 @@ def test_what_the_gradient_reads_stays_in_memory():
 
     sizes = shapes((8, 16), (16, 2), (4, 8))
     traced = jax.make_jaxpr(jax.grad(loss, (0, 1)))(*sizes)
-    of_a, of_b, of_hidden = 8 * 16, 16 * 2, 4 * 16
-    assert program.peak_bytes(traced) == 4 * (of_b + of_hidden + of_a)
+    hidden, of_hidden, of_a, of_b = 4 * 16, 4 * 16, 8 * 16, 16 * 2
+    assert program.peak_bytes(traced) == 4 * (hidden + of_hidden + of_a + of_b)  # where the gradient of a is computed
 
 
 def test_it_grows_with_the_batch_and_halves_with_the_precision():
