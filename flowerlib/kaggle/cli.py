@@ -203,9 +203,9 @@ def preflight(
         ),
     ] = False,
 ) -> None:
-    """Find out whether notebooks suit an accelerator, without one.
+    """Trace notebooks for an accelerator that is not here.
 
-    What they compute there is traced, not computed: what would fail or be slow, and the memory of a chip.
+    Finds what would fail or be slow there, and the memory of a chip; nothing is computed or sent.
 
     Exit code 1 if there are problems. The data are FLOWERS_DATA, or the built-in sample.
     """
