@@ -129,20 +129,21 @@ def predict(run: Run, model: keras.Model, splits: Sequence[str] = ("val", "test"
     """Predict splits with test-time augmentation: the mean over `tta_sizes`, of the image and of its mirror image.
 
     Batch normalization, which keeps its statistics from now on, is folded into the convolutions: the same predictions,
-    sooner.
+    sooner. A smoke test spares the time and the memory of another network.
 
     Args:
         run: its configuration says which views.
         model: pixels `(B, S, S, 3)` in [0, 255] -> probabilities `(B, num_classes)`.
         splits: of `train`, `val` and `test`.
     """
-    with run.device.scope():
-        folded = folding.fold_batch_norm(model)
-    config = run.config
+    config, network = run.config, model
+    if not config.smoke_test:
+        with run.device.scope():
+            network = folding.fold_batch_norm(model)
     sizes = config.tta_sizes or (config.eval_size or config.image_size,)
 
     def predicted(split: str, size: int) -> Predictions:
         batches = eval_batches(run, split, size)
-        return predictions.predict(folded, batches, config.eval_batch_size, flip=config.tta_flip)
+        return predictions.predict(network, batches, config.eval_batch_size, flip=config.tta_flip)
 
     return [predictions.average_views([predicted(split, size) for size in sizes]) for split in splits]
