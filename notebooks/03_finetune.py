@@ -49,9 +49,7 @@ import keras  # after flowerlib, which chooses its backend: JAX on a TPU or GPU,
 # %% tags=["parameters"]
 NAME = "03_finetune"  # of the folder `runs/NAME` that this run leaves
 BACKBONE = "EfficientNetLite0"  # or EfficientNetLite1, EfficientNetLite2: 1.3 and 1.5 times the computation
-FIRST_TRAINABLE_LAYER = (
-    "block3a_expand_conv"  # frozen before it, in all three: maps of 48 x 48 and larger
-)
+FIRST_TRAINABLE_LAYER = "block3a_expand_conv"  # frozen before it: maps of 48 x 48 and larger
 IMAGE_SIZE = 192  # in training
 EVAL_SIZE = 224  # in validation: larger, as random crops enlarge flowers in training (FixRes)
 TTA_SIZES = (192, 208, 224)  # test-time augmentation: the sizes of the final predictions ...

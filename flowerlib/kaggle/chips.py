@@ -14,7 +14,7 @@ class Chips:
         name: the maker's name for one of them.
         count: how many.
         memory: bytes of each that a program can use.
-        policy: Keras' policy, as `accelerator.best_policy` chooses it.
+        capability: NVIDIA's compute capability of a GPU, by which the precision is chosen.
         topology: libtpu's name for all of them together; none of a GPU.
     """
 
@@ -22,7 +22,7 @@ class Chips:
     name: str
     count: int
     memory: float
-    policy: str
+    capability: tuple[int, ...] = ()
     topology: str | None = None
 
     @property
@@ -33,7 +33,7 @@ class Chips:
 
 # Memory: cloud.google.com/tpu/docs, v5e 16 GB and v6e 32 GB; of a T4's 15 GB JAX takes 0.9.
 CHIPS = {
-    "TpuV5E8": Chips("tpu", "TPU v5 lite", 8, 15.75 * GIB, "mixed_bfloat16", "v5e:2x4"),
-    "TpuV6E8": Chips("tpu", "TPU v6 lite", 8, 31.25 * GIB, "mixed_bfloat16", "v6e:2x4"),
-    "NvidiaTeslaT4": Chips("gpu", "Tesla T4", 2, 0.9 * 15 * GIB, "mixed_float16"),
+    "TpuV5E8": Chips("tpu", "TPU v5 lite", 8, 15.75 * GIB, topology="v5e:2x4"),
+    "TpuV6E8": Chips("tpu", "TPU v6 lite", 8, 31.25 * GIB, topology="v6e:2x4"),
+    "NvidiaTeslaT4": Chips("gpu", "Tesla T4", 2, 0.9 * 15 * GIB, capability=(7, 5)),
 }

@@ -167,7 +167,7 @@ class Tracer:
             else:
                 program_of_all.lower(lowering_platforms=(self.chips.platform,))
         except Exception as error:  # of whatever kind: JAX's own, or one of what the step is made of
-            step.problems.append(f"cannot be compiled for {self.chips.platform}: {error}")
+            step.problems.append(f"cannot be compiled for {self.chips.platform}: {_line(error)}")
 
     def _devices(self) -> list:
         """Return the chips as libtpu describes them, or virtual ones of this CPU in their place."""
@@ -180,6 +180,11 @@ def _program_bytes(memory: Any) -> int:
     """Return what a compiled program takes, of what the compiler tells: a donated input is an output's place too."""
     sizes = (memory.argument_size_in_bytes, memory.output_size_in_bytes, memory.temp_size_in_bytes)
     return sum(sizes) + memory.generated_code_size_in_bytes - memory.alias_size_in_bytes
+
+
+def _line(error: BaseException) -> str:
+    """Return the message of an error on one line."""
+    return " ".join(COLOURS.sub("", str(error)).split())
 
 
 def _layers(model: keras.Model) -> Iterator[keras.Layer]:
@@ -205,8 +210,9 @@ def _bytes(specs: Any) -> int:
 def _install(tracer: Tracer) -> None:
     """Have a notebook's long steps traced, on chips that are not there, with networks that need no weights files."""
     chips = tracer.chips
-    keras.config.set_dtype_policy(chips.policy)
-    device = Device(chips.kind, chips.name, chips.count, "jax", chips.policy)
+    policy = accelerator.best_policy(chips.kind, chips.capability)
+    keras.config.set_dtype_policy(policy)
+    device = Device(chips.kind, chips.name, chips.count, "jax", policy)
     vars(accelerator).update(setup=lambda: device)
     vars(networks).update(load=lambda name, image_size, weights="pretrained": networks.build(name, image_size))
     vars(training).update(fit=tracer.fit, time_epochs=tracer.time_epochs, extract_features=tracer.extract_features)
@@ -225,7 +231,7 @@ def execute(notebook: Path, tracer: Tracer) -> str | None:
             if isinstance(error, Reached):
                 return None
             if error:
-                return f"cell {number} stops with {type(error).__name__}: {COLOURS.sub('', str(error))}"
+                return f"cell {number} stops with {type(error).__name__}: {_line(error)}"
     return None
 
 

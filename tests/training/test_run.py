@@ -8,7 +8,7 @@ import pytest
 import tiny
 from tiny import CPU, TPU
 
-from flowerlib import augmentation, data, figures, training
+from flowerlib import augmentation, data, figures, predictions, training
 from flowerlib.accelerator import keras
 from flowerlib.augmentation import MIXES, with_probability
 from flowerlib.config import FlowersError
@@ -173,6 +173,16 @@ def test_predictions_are_the_mean_over_sizes_and_flips(normalizing, flowers, siz
         np.testing.assert_array_equal(predicted.labels, labels)
         np.testing.assert_array_equal(predicted.ids, ids)
     assert len(used) == 1 or np.ptp([np.asarray(normalizing(view)) for view in views], axis=0).max() > 3e-3
+
+
+def test_a_smoke_test_predicts_with_the_network_itself(normalizing, flowers):
+    """Bit for bit what its validation computes; a folded copy, which takes as much memory again, rounds otherwise."""
+    run = training.Run(replace(CONFIG, smoke_test=True), flowers, CPU)
+    [val] = training.predict(run, normalizing, ["val"])
+    own = predictions.predict(normalizing, training.eval_batches(run, "val"), run.config.eval_batch_size)
+    np.testing.assert_array_equal(val.probabilities, own.probabilities)
+    [folded] = training.predict(run.with_config(smoke_test=False), normalizing, ["val"])
+    assert not np.array_equal(folded.probabilities, own.probabilities)
 
 
 def test_only_the_splits_that_are_named_are_predicted(flowers):
