@@ -17,7 +17,7 @@ from benchmarks import warp
 from benchmarks.harness import Report, Row, in_turns, medians, ratio
 from flowerlib import augmentation, data
 from flowerlib.accelerator import keras, tf
-from flowerlib.data import Flowers
+from flowerlib.data import Flowers, storage
 
 BATCH = 64
 SEED = 0
@@ -211,4 +211,5 @@ def enlarged(flowers: Flowers, folder: Path, size: int, count: int) -> Flowers:
             )
             image.value[0] = buffer.getvalue()
             writer.write(record.SerializeToString())
-    return replace(flowers, image_size=size, shards=flowers.shards | {"train": (str(path),)}, fingerprint="enlarged")
+    shards, hashes = flowers.shards | {"train": (str(path),)}, flowers.hashes | {str(path): storage.sha256(str(path))}
+    return replace(flowers, image_size=size, shards=shards, hashes=hashes, fingerprint="enlarged")

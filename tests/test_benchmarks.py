@@ -2,10 +2,12 @@ import json
 import sys
 import time
 
+import numpy as np
 import pytest
 
-from benchmarks import harness
+from benchmarks import harness, input
 from benchmarks.harness import Report, Row
+from flowerlib import data
 
 
 def test_contestants_take_turns_after_one_that_does_not_count():
@@ -106,3 +108,12 @@ def test_a_table_tells_what_was_measured_where_and_how(tmp_path):
         "| goal | never | s | <= 9 | no |",
     ):
         assert f"\n{row}\n" in table
+
+
+def test_enlarged_photographs_are_the_first_of_train_and_are_read_as_any_other(flowers, tmp_path):
+    enlarged = input.enlarged(flowers, tmp_path, 64, 5)
+    [(images, labels, ids)] = data.eval_batches(enlarged, "train", 8)
+    small, same_labels, same_ids = next(iter(data.eval_batches(flowers, "train", 5)))
+    assert images.shape == (5, 64, 64, 3)
+    assert (labels.numpy().tolist(), ids.numpy().tolist()) == (same_labels.numpy().tolist(), same_ids.numpy().tolist())
+    assert np.abs(images.numpy().mean((1, 2)) - small.numpy().mean((1, 2))).max() < 4  # of 255: the same colours
