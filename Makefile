@@ -55,14 +55,17 @@ notebooks: setup  ## run every notebook on the built-in sample
 	    --deselect build/notebooks/20_ensemble.ipynb build/notebooks
 	FLOWERS_DATA=$(CURDIR)/build/sample $(BIN)/pytest --nbmake build/notebooks/20_ensemble.ipynb
 
-# Every kernel as it is sent to Kaggle, executed as Kaggle's TPU machine does: its packages, its mounts, no network.
-twin: setup .twin/installed  ## run every Kaggle kernel as Kaggle's TPU machine would
+# Kernels as they are sent to Kaggle, executed as Kaggle's machines do: their packages, their mounts, no network. All as on
+# the machine with a TPU, then those that need no accelerator, and one that trains, as on the one with GPUs.
+twin: setup .twin/tpu/installed .twin/gpu/installed  ## run Kaggle's kernels as its machines would
 	$(BIN)/python -m flowerlib sample build/sample
-	$(BIN)/python tests/twin/run.py --python .twin/bin/python --data build/sample
+	for machine in tpu gpu; do \
+	    $(BIN)/python tests/twin/run.py $$machine --python .twin/$$machine/bin/python --data build/sample || exit 1; \
+	done
 
-.twin/installed: tests/twin/requirements.txt
-	$(TWIN_PYTHON) -m venv .twin
-	.twin/bin/pip install --quiet --requirement tests/twin/requirements.txt
+.twin/%/installed: tests/twin/%.txt
+	$(TWIN_PYTHON) -m venv .twin/$*
+	.twin/$*/bin/pip install --quiet --requirement $<
 	@touch $@
 
 # The tests, and two notebooks on both backends, with the packages of Kaggle's CPU and GPU image, then with the oldest

@@ -251,6 +251,25 @@ def test_every_variable_is_explained():
     assert read == set(re.findall(r"^\| `(FLOWERS_[A-Z_]+)`", page, re.MULTILINE))
 
 
+def test_the_twins_are_told_as_their_files_have_them():
+    """Each version of a machine's file stands in its column of the table, and no other."""
+    lines = [line for line in text(ROOT / "docs/kaggle.md").splitlines() if line.startswith("| ")]
+    rows = {cells[1].strip(): cells for cells in (line.split("|") for line in lines) if len(cells) == 5}
+    names = {
+        "TensorFlow": ["tensorflow-cpu"],
+        "Keras": ["keras"],
+        "JAX, jaxlib": ["jax", "jaxlib"],
+        "NumPy": ["numpy"],
+        "pandas, Pillow, OpenCV": ["pandas", "pillow", "opencv-python-headless"],
+    }
+    for column, machine in ((2, "tpu"), (3, "gpu")):
+        packages = (ROOT / f"tests/twin/{machine}.txt").read_text("utf-8")
+        pinned = dict(re.findall(r"^([\w-]+)==([\d.]*\d)", packages, re.MULTILINE))
+        for row, known in names.items():
+            versions = {pinned[name] for name in known if name in pinned}
+            assert set(re.findall(r"\d+(?:\.\d+)+", rows[row][column])) == versions, (row, machine)
+
+
 def imports_between_wings():
     """For each wing the wings that it imports; config, accelerator, parallel and machine are `ground`."""
     ground, package = ("config", "accelerator", "parallel", "machine"), ROOT / "flowerlib"
