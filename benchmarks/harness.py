@@ -14,6 +14,7 @@ from datetime import date
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -102,6 +103,19 @@ def _installed(package: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
+
+
+def rate(step: Callable[[], Any], wait: Callable[[Any], Any], batch: int, seconds: float = 3.0) -> float:
+    """Return the images/s of a step of so many images, taken for some seconds; the first one does not count.
+
+    `wait` returns when what a step returned has been computed.
+    """
+    wait(step())
+    count, began = 0, time.perf_counter()
+    while (passed := time.perf_counter() - began) < seconds:
+        wait([step() for _ in range(5)][-1])
+        count += 5
+    return count * batch / passed
 
 
 def in_turns(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:

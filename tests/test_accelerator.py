@@ -13,7 +13,7 @@ from flowerlib import accelerator
 # Trains the same network from the same weights on the same batches, first as Keras does it alone on one device, then
 # within the scope of what `setup` returns. Prints what the tests look at as the last line.
 TRAINING = """
-import json, os, sys
+import importlib.util, json, os, sys
 import numpy as np
 
 PREPARE
@@ -21,6 +21,7 @@ from flowerlib import accelerator
 from flowerlib.accelerator import keras, tf
 
 report = {"backend": keras.backend.backend(), "hostnames": os.environ.get("TPU_WORKER_HOSTNAMES")}
+report["scikit-learn"] = ["sklearn" in sys.modules, importlib.util.find_spec("sklearn") is not None]
 rng = np.random.default_rng(0)
 labels = rng.integers(0, 4, 96)
 images = rng.uniform(0, 1, (96, 8, 8, 3)) + np.eye(4)[labels][:, None, None, :3]
@@ -156,6 +157,10 @@ def run(reports, request):
 
 def test_on_a_cpu_tensorflow_is_chosen(tensorflow_run):
     assert tensorflow_run["backend"] == "tensorflow"
+
+
+def test_keras_does_not_import_scikit_learn_and_others_can(jax_run):
+    assert jax_run["scikit-learn"] == [False, True]
 
 
 def test_keras_backend_is_honoured(jax_run):

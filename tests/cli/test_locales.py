@@ -127,7 +127,7 @@ with np.load("predictions.npz") as arrays:
 """
 
 
-@pytest.mark.parametrize("locale", LOCALES)
+@pytest.mark.parametrize("locale", ["ascii", "utf-8"])
 def test_ids_in_predictions_and_submission_are_utf_8(locale, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SUBMIT, encoding="utf-8")

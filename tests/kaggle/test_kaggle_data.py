@@ -1,20 +1,21 @@
 """`flowerlib data`: the real `kaggle` package fetches the competition's data from the stand-in for kaggle.com."""
 
-import os
-import subprocess
 import sys
+import time
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from kaggle_helpers import assert_fails, read_all_files
 from kaggle_server import RULES
+
+from flowerlib import cli
 
 FOLDER = "tfrecords-jpeg-24x24"
 CHUNK = 1 << 20  # bytes that the package writes at a time, and goes on at
 LARGE = f"{FOLDER}/train/00-24x24-8.tfrec"  # the third file, of more than three chunks
 WHOLE = ("part", 10**9)  # no fault
 ATTEMPTS = 6  # of the package at one transfer, while the connection is cut again and again
-WITHOUT_WAITING = "import time; time.sleep = lambda _: None; from flowerlib.cli import main; main()"
 RULES_PAGE = "https://www.kaggle.com/competitions/tpu-getting-started/rules"
 
 
@@ -31,14 +32,19 @@ def stored(server, records, write_flowers, tmp_path):
 
 
 @pytest.fixture
-def flowerlib(server, tmp_path):
-    """Return `flowerlib(*arguments, **environment)`; variables that are None are not set."""
+def flowerlib(here, tmp_path, monkeypatch, capsys):
+    """Return `flowerlib(*arguments)`, which runs the command in this process, and waits for nobody."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(time, "sleep", lambda _: None)
 
-    def run(*arguments, **environment):
-        own = os.environ | server.environment(tmp_path) | {"XDG_CACHE_HOME": str(tmp_path / "cache")} | environment
-        own = {name: value for name, value in own.items() if value is not None}
-        command = [sys.executable, "-c", WITHOUT_WAITING, *map(str, arguments)]
-        return subprocess.run(command, env=own, capture_output=True, text=True)
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["flowerlib", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        if isinstance(end.value.code, str):  # which Python prints at the end of a process
+            return CompletedProcess(arguments, 1, out, f"{err}{end.value.code}\n")
+        return CompletedProcess(arguments, end.value.code or 0, out, err)
 
     return run
 
@@ -134,9 +140,10 @@ def test_who_has_not_accepted_the_rules_is_told_where(server, stored, flowerlib)
     assert_fails(flowerlib("data", "--size", 24), RULES.rstrip("."), where)
 
 
-def test_who_is_not_logged_in_is_told_how(server, stored, flowerlib):
-    nobody = dict.fromkeys(("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN"))
-    assert_fails(flowerlib("data", "--size", 24, **nobody), "no Kaggle credentials: log in with `kaggle auth login`")
+def test_who_is_not_logged_in_is_told_how(server, stored, flowerlib, monkeypatch):
+    for name in ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    assert_fails(flowerlib("data", "--size", 24), "no Kaggle credentials: log in with `kaggle auth login`")
     assert server.requests == []
 
 

@@ -32,6 +32,7 @@ def test_killed_while_fetching_it_leaves_no_half(server, kaggle, folder, stopped
     assert pushed(server) == ["01_eda"]
 
 
+SMALL = {"runs/10_densenet201/run.json": b"{}", "submission.csv": b"id,label\n"}  # no predictions: no recap is made
 LARGE = {
     "runs/10_densenet201/model/model.keras": b"a model",
     "runs/10_densenet201/resume.npz": b"a checkpoint",
@@ -40,9 +41,9 @@ LARGE = {
 }
 
 
-def test_models_are_fetched_where_they_are_asked_for(server, run_here, outputs, tmp_path):
-    folder, needed = tmp_path / "out/input/10_densenet201", outputs[REFS["10_densenet201"]]
-    outputs[REFS["10_densenet201"]] = needed | LARGE
+def test_models_are_fetched_where_they_are_asked_for(server, run_here, tmp_path):
+    folder, needed = tmp_path / "out/input/10_densenet201", SMALL
+    server.outputs[REFS["10_densenet201"]] = needed | LARGE
 
     def fetched():
         files = {name: content for name, content in read_all_files(folder).items() if not name.endswith(".log")}
@@ -60,8 +61,8 @@ def test_models_are_fetched_where_they_are_asked_for(server, run_here, outputs, 
     assert pushed(server) == ["10_densenet201"]
 
 
-def test_a_run_keeps_what_output_has_fetched(server, run_here, kaggle, outputs, tmp_path):
-    outputs[REFS["10_densenet201"]] |= LARGE
+def test_a_run_keeps_what_output_has_fetched(server, run_here, kaggle, tmp_path):
+    server.outputs[REFS["10_densenet201"]] = SMALL | LARGE
     run_here("10_densenet201")
     assert kaggle("output", "10", "--out", tmp_path / "out").returncode == 0
     run_here("10_densenet201")
