@@ -7,7 +7,7 @@ TWIN_PYTHON ?= $(shell for python in python3.12 "$$(pyenv prefix 3.12 2>/dev/nul
 BIN := .venv/bin
 INSTALLED := .venv/installed
 # On all cores, at most four: each process takes up to 5 GB.
-PARALLEL := --numprocesses=logical --maxprocesses=4
+PARALLEL := --numprocesses=logical --maxprocesses=4 --dist worksteal
 
 .PHONY: help setup run test lint pairs notebooks twin versions
 .DEFAULT_GOAL := help
