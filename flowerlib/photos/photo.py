@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from flowerlib.config import FlowersError
 from flowerlib.photos import formats, jxl, preprocess
@@ -18,7 +18,8 @@ Fit = Literal["crop", "pad"]
 Memory = Callable[[int], AbstractContextManager[object]]  # a number of pixels -> reserves the memory to decode them
 MAX_PIXELS = 178_956_970  # Pillow's own limit, beyond which it suspects a decompression bomb
 # How many times the memory of other formats a decoder takes: peak of a process, 4096 x 4096 px, by 4 bytes; rounded.
-DECODER_MEMORY = {"AVIF": 3, "HEIF": 2, "JPEG2000": 6, "JXL": 3, "WEBP": 4}
+DECODER_MEMORY = {"AVIF": 3, "HEIF": 2, "JPEG2000": 6, "JXL": 3, "PSD": 2, "TIFF": 2, "WEBP": 4}
+TILE_WIDTH, TILE_LENGTH = 322, 323  # TIFF tags
 MAX_SCANS = 100  # of a JPEG: ten are usual; each further one costs 14 bytes, and a pass over the whole image to decode
 
 
@@ -57,10 +58,10 @@ def read(
 def _read(file: BinaryIO, size: int, fit: Fit, max_pixels: int, memory: Memory) -> np.ndarray:
     with _opened(file, max_pixels, memory) as (image, rest):
         num_scans = _require_decodable(image, max_pixels)
-        num_pixels = image.width * image.height
+        num_pixels = _num_pixels(image)
         preprocess.reduce(image, size)
         if num_scans <= 1:  # with more, the decoder holds the image at full size all the same
-            num_pixels = image.width * image.height
+            num_pixels = _num_pixels(image)
         with rest(num_pixels * DECODER_MEMORY.get(image.format or "", 1)):
             preprocess.turn_upright(image)
             return np.asarray(preprocess.square(image, size, fit))
@@ -147,6 +148,12 @@ def _opened(file: BinaryIO, max_pixels: int, memory: Memory) -> Iterator[tuple[I
             yield image, rest
 
 
+def _num_pixels(image: Image.Image) -> int:
+    """Return how many pixels a decoder holds at once: a tile of a TIFF may be larger than the image."""
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    return max(image.width * image.height, tags.get(TILE_WIDTH, 0) * tags.get(TILE_LENGTH, 0))
+
+
 def _require_at_most(num_pixels: int, max_pixels: int) -> None:
     if num_pixels > max_pixels:
         raise FlowersError(f"has {num_pixels:,} pixels, more than {max_pixels:,}; make it smaller")
@@ -154,7 +161,7 @@ def _require_at_most(num_pixels: int, max_pixels: int) -> None:
 
 def _require_decodable(image: Image.Image, max_pixels: int) -> int:
     """Refuse an image that takes too long to decode; return the number of a JPEG's scans, 0 for other formats."""
-    _require_at_most(image.width * image.height, max_pixels)
+    _require_at_most(_num_pixels(image), max_pixels)
     if image.format not in ("JPEG", "MPO"):
         return 0
     file = cast(ImageFile.ImageFile, image).fp

@@ -22,8 +22,9 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, TiffImagePlugin
 
 PLUGINS = {"HEIC": ("pillow_heif", "register_heif_opener"), "JPEG XL": ("pillow_jxl", None)}
-# Pillow starts another program for EPS, decodes icons before it knows their size, and cannot decode the last five.
-EXCLUDED = ("EPS", "ICNS", "ICO", "CUR", "WMF", "BUFR", "GRIB", "HDF5", "MPEG")
+# Pillow reads thirty more. Some start another program (EPS), hold a picture of any size or format whatever they say of
+# themselves (ICO, IPTC, BLP), or are decoded slowly, in Python (FITS).
+PHOTOGRAPHS = ("JPEG", "PNG", "WEBP", "TIFF", "HEIF", "AVIF", "JXL", "JPEG2000", "GIF", "BMP", "PSD", "TGA", "PPM")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt")  # kinds of chunks
 BITS_PER_SAMPLE, SUBFILE_TYPE, SUB_IFDS, DNG_VERSION = 258, 254, 330, 50706  # TIFF tags
@@ -64,7 +65,7 @@ def preprocess(file: str | Path | BinaryIO, folder: str | Path = Path(__file__).
     return np.stack([pixels, pixels[:, ::-1]])
 
 
-# Open: every format that Pillow reads but for those that are no photographs.
+# Open: the formats that photographs have.
 
 
 def register(module: str, function: str | None) -> bool:
@@ -80,7 +81,7 @@ def register(module: str, function: str | None) -> bool:
 
 Image.init()
 INSTALLED = {name: register(*plugin) for name, plugin in PLUGINS.items()}
-FORMATS = [name for name in Image.OPEN if name not in EXCLUDED]
+FORMATS = [name for name in Image.OPEN if name in PHOTOGRAPHS]
 
 
 def open_image(file: BinaryIO) -> Image.Image:

@@ -2,9 +2,11 @@
 
 import io
 import os
+import struct
 import subprocess
 import sys
-from contextlib import contextmanager
+import zlib
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -111,12 +113,22 @@ def test_of_a_moving_image_the_first_frame_is_taken():
     assert abs(photo.read(moving, SIZE).astype(int) - RED).max() <= 3
 
 
+def within_iptc(content):
+    """An IPTC file that says it is of 64 x 64 px; Pillow opens what is in it whatever it is."""
+    fields = [(3, 60, b"\1\0"), (3, 20, b"\0\x40"), (3, 30, b"\0\x40"), (3, 120, b"\5"), (8, 10, content)]
+    return b"".join(struct.pack(">BBBH", 28, *field[:2], len(field[2])) + field[2] for field in fields) + bytes(8)
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n"
 BROKEN = {
     "empty": (b"", "is empty"),
     "text": (b"a rose is a rose", "is no image that Pillow knows"),
     "truncated JPEG": (saved(halves(), "JPEG").getvalue()[:-200], "cannot be read: "),
     "truncated PNG": (saved(halves(), "PNG").getvalue()[:-60], "cannot be read: "),
     "JPEG without data": (saved(halves(), "JPEG").getvalue()[:300], "cannot be read: "),
+    "EPS, for which Pillow starts Ghostscript": (EPS, "is no image that Pillow knows"),
+    "EPS within IPTC": (within_iptc(EPS), "is no image that Pillow knows"),
+    "PNG within IPTC": (within_iptc(saved(plain(), "PNG").getvalue()), "is no image that Pillow knows"),
     "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is a web page or other markup"),
 }
 
@@ -267,9 +279,19 @@ def test_an_image_is_in_memory_once(name, bytes_a_pixel, tmp_path):
     assert int(done.stdout) < 4000 * 4000 * (bytes_a_pixel + 1.5)
 
 
+def tiff_of_one_tile(side, tile):
+    """A TIFF in RGB whose only tile is larger than the image."""
+    packed = zlib.compress(bytes(RED) * tile * tile)
+    tags = [(256, 4, side), (257, 4, side), (258, 3, 8), (259, 3, 8), (262, 3, 2), (277, 3, 3), (322, 4, tile)]
+    tags += [(323, 4, tile), (324, 4, 14 + 12 * 10), (325, 4, len(packed))]
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    return io.BytesIO(struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + packed)
+
+
 @pytest.mark.parametrize(
     ("file", "pixels"),
     [
+        (saved(plain((300, 200)), "TIFF"), 2 * 60_000),  # its decoder takes twice the memory of others
         (saved(plain((300, 200)), "PNG"), 60_000),
         (saved(plain((1600, 1200)), "JPEG"), 200 * 150),  # an eighth of each side: at least twice what is asked for
         (saved(plain((1600, 1200)), "JPEG", progressive=True), 1600 * 1200),
@@ -285,10 +307,18 @@ def test_what_decodes_an_image_knows_how_large_it_is_in_memory(file, pixels):
         yield
         told.append(inside.pop())
 
-    photo.as_jpeg(file, SIZE, memory=memory)
+    assert photo.as_jpeg(file, SIZE, memory=memory)
     assert told == [pixels]
     with pytest.raises(FlowersError, match="cannot be read"):
         photo.as_jpeg(io.BytesIO(file.getvalue()[:-60]), SIZE, memory=memory)
+
+
+def test_a_tile_that_is_larger_than_its_image_counts_as_a_whole():
+    told = []
+    assert photo.as_jpeg(tiff_of_one_tile(SIZE, 1024), SIZE, memory=lambda count: nullcontext(told.append(count)))
+    assert told == [2 * 1024 * 1024]
+    with pytest.raises(FlowersError, match="has 1,048,576 pixels, more than 1,000,000"):
+        photo.read(tiff_of_one_tile(SIZE, 1024), SIZE, max_pixels=1_000_000)
 
 
 def test_what_is_too_narrow_for_a_line_of_the_square_is_told():
