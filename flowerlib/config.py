@@ -29,6 +29,8 @@ PATH_VARIABLES = (
     "KERAS_HOME",
     "XDG_CACHE_HOME",
     "JAX_COMPILATION_CACHE_DIR",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "CURL_CA_BUNDLE",
 )
 COMPETITION = "tpu-getting-started"  # its slug on Kaggle
 WITHOUT_ACCELERATOR = "this session started without its accelerator"  # by which `kaggle run` knows it from the log
@@ -146,7 +148,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".flowerlib-{socket.gethostname()}-{os.getpid()}.{path.name}")
+    temporary = path.with_name(f".flowerlib-{_machine()}-{os.getpid()}.{path.name}")
     former = temporary.with_name(f"{temporary.name}.former")
     remove_stale_temporaries(path.parent, path.name)
     try:
@@ -162,6 +164,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
         _remove(former)
 
 
+def _machine() -> str:
+    """Return eight letters for the machine, or the container on it, within which a process has its number."""
+    namespace = Path("/proc/self/ns/pid")  # of Linux
+    inside = os.readlink(namespace) if namespace.exists() else ""
+    return hashlib.sha256(f"{socket.gethostname()} {inside}".encode()).hexdigest()[:8]
+
+
 def remove_stale_temporaries(folder: Path, name: str | None = None) -> None:
     """Remove from a folder what killed processes left of their attempts to write `name`, or anything.
 
@@ -175,9 +184,9 @@ def remove_stale_temporaries(folder: Path, name: str | None = None) -> None:
             _remove(left)
 
 
-def _is_lost(left: Path, host: str, process: int, own: bool) -> bool:
+def _is_lost(left: Path, machine: str, process: int, own: bool) -> bool:
     """Whether nobody is at work on it any more; `own` is lost what bears this process' number: of a killed one."""
-    if host != socket.gethostname():  # such as of a container, or of another machine with the same home
+    if machine != _machine():  # such as of a container, or of another machine with the same home
         return time.time() - left.stat().st_mtime > STALE_SECONDS
     return own if process == os.getpid() else not _is_running(process)
 
@@ -253,16 +262,18 @@ def exclusive_lock(path: Path, instead: Callable[[str], None]) -> Iterator[None]
     """Hold a file for this process alone, until the end or until the process is killed.
 
     Where another process holds it, `instead` is called with that one's number, and may raise; if it returns, wait.
+
+    Raises:
+        FlowersError: the file cannot be made, or written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as opened:
         while True:
-            file = opened.enter_context(open(path, "a+", encoding="utf-8"))
+            file = opened.enter_context(_open_lock(path))
             if not _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 file.seek(0)
                 instead(file.read().strip() or "unknown")
                 _lock(file, fcntl.LOCK_EX)
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            if _is_same(file, path):
                 break  # else who held it has removed it, and another may have made a new one
         file.truncate(0)
         print(os.getpid(), file=file, flush=True)
@@ -270,6 +281,24 @@ def exclusive_lock(path: Path, instead: Callable[[str], None]) -> Iterator[None]
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _open_lock(path: Path) -> IO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "a+", encoding="utf-8")
+    except OSError as error:
+        raise FlowersError(
+            f"`{path}` cannot be written ({error.strerror}); make its folder writable, or name another: XDG_CACHE_HOME "
+            "is the cache's, --out that of results"
+        ) from None
+
+
+def _is_same(file: IO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock(file: IO, how: int) -> bool:

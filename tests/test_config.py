@@ -106,7 +106,30 @@ def test_a_reader_never_sees_half_of_the_old_folder_while_it_is_removed(tmp_path
     assert listing(tmp_path) == {"model/weights": "new"}
 
 
-HERE = socket.gethostname()
+HERE = config._machine()
+
+
+@pytest.mark.parametrize("name", ["ip-10-0-0-12.ec2.internal", "worker-3.cluster.local", "x" * 64])
+def test_names_of_temporaries_are_read_as_they_were_written_whatever_the_machine_is_called(
+    tmp_path, monkeypatch, dead_process, name
+):
+    """Within a day, and for a folder whose name is as long as names of files may nearly be."""
+    monkeypatch.setattr(socket, "gethostname", lambda: name)
+    target = tmp_path / ("m" * 200)
+    with atomic_write(target) as temporary:
+        temporary.mkdir()
+        left = temporary.name.replace(str(os.getpid()), str(dead_process))
+    former = tmp_path / f"{left}.former"
+    target.replace(former)
+    config.remove_stale_temporaries(tmp_path, target.name)
+    assert listing(tmp_path) == {}
+    assert target.is_dir()
+
+
+def test_process_numbers_of_another_container_say_nothing(tmp_path, monkeypatch):
+    before = config._machine()
+    monkeypatch.setattr(os, "readlink", lambda path: "pid:[4026532000]")
+    assert config._machine() != before
 
 
 def test_what_another_machine_makes_is_left_alone_for_a_day(tmp_path, dead_process):
@@ -226,3 +249,25 @@ def test_who_is_told_may_refuse_and_a_killed_holder_holds_nothing(tmp_path):
     with config.exclusive_lock(path, refuse):
         assert path.exists()
     assert not path.exists()
+
+
+def test_a_lock_that_goes_at_the_last_moment_is_asked_for_again(tmp_path, monkeypatch):
+    """Who held it removes it between the two looks at it."""
+    path, stat, asked = tmp_path / ".lock", Path.stat, []
+
+    def removed_meanwhile(self, **options):
+        if self == path and not asked:
+            asked.append(path.unlink())
+        return stat(self, **options)
+
+    monkeypatch.setattr(Path, "stat", removed_meanwhile)
+    with config.exclusive_lock(path, print):
+        assert asked
+        assert path.read_text() == f"{os.getpid()}\n"
+
+
+def test_a_lock_in_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    refused = pytest.raises(FlowersError, match=r"`.*/cache/.lock` cannot be written .*XDG_CACHE_HOME")
+    with refused, config.exclusive_lock(tmp_path / "cache/.lock", print):
+        pass
