@@ -152,6 +152,14 @@ def test_of_one_run_nothing_is_better():
     assert set(found.table["verdict"][1:5]) == {"no evidence of a difference (0.000 to 0.000)"}
 
 
+def test_more_folds_than_images_leave_out_one_at_a_time():
+    rng = np.random.default_rng(8)
+    probabilities, labels = random_probabilities(rng, 2, 3, 3), np.arange(3)
+    for name, way in averages.WAYS.items():
+        five, three = (choice.cross_fitted(probabilities, labels, way, folds=folds) for folds in (5, 3))
+        np.testing.assert_array_equal(five, three, err_msg=name)
+
+
 @pytest.mark.skipif(not COMPETITION_SAMPLE, reason="FLOWERS_COMPETITION_SAMPLE names no folder")
 @pytest.mark.parametrize(("model", "score"), [("wide_resnet50_2", 0.8865), ("wrn16_8_e2cnn", 0.8599)])
 def test_of_one_published_model_every_average_has_its_macro_f1(model, score):
