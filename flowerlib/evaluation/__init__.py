@@ -1,19 +1,20 @@
 """Evaluation: `statistics` of a dataset, `errors` of a model, `ensemble` of several, `comparison` of two.
 
+`averages` has the ways to average several models (`stacking` one of them), `choice` scores the ways and chooses one.
 `intervals` says how much a score would vary with other images,
 `activation_maps` computes which places of an image support a class, `galleries` shows errors with them."""
 
 from flowerlib.evaluation.activation_maps import ActivationMaps, activation_maps
-from flowerlib.evaluation.comparison import Comparison, compare
+from flowerlib.evaluation.averages import WAYS, fit_weights
+from flowerlib.evaluation.choice import Choice, choose
+from flowerlib.evaluation.comparison import Comparison, compare, verdict
 from flowerlib.evaluation.ensemble import (
     agreement,
     aligned,
     average_row,
-    cross_fitted,
-    fit_weights,
+    error_correlation,
     recap_table,
     selection_optimism,
-    weighted_average,
 )
 from flowerlib.evaluation.errors import class_report, confused_pairs, most_confident_errors
 from flowerlib.evaluation.galleries import error_gallery
@@ -31,13 +32,16 @@ from flowerlib.evaluation.statistics import (
 )
 
 __all__ = [
+    "WAYS",
     "ActivationMaps",
+    "Choice",
     "Comparison",
     "activation_maps",
     "agreement",
     "aligned",
     "average_row",
     "bootstrap_intervals",
+    "choose",
     "class_counts",
     "class_report",
     "colour_scores",
@@ -45,7 +49,7 @@ __all__ = [
     "compare",
     "confused_pairs",
     "count_cross_split_duplicates",
-    "cross_fitted",
+    "error_correlation",
     "error_gallery",
     "fit_weights",
     "image_table",
@@ -56,5 +60,5 @@ __all__ = [
     "recap_table",
     "score_ignoring_rare",
     "selection_optimism",
-    "weighted_average",
+    "verdict",
 ]

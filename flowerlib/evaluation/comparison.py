@@ -32,13 +32,20 @@ class Comparison:
         return self.macro_f1[1] - self.macro_f1[0]
 
     def __str__(self) -> str:
-        verdict = "better" if self.low > 0 else "worse" if self.high < 0 else "no evidence of a difference"
         first, second = self.macro_f1
         return (
-            f"macro F1 on val {first:.4f} -> {second:.4f}, difference {self.difference:+.4f} "
-            f"({self.low:+.4f} to {self.high:+.4f}, 95 %, paired bootstrap): {verdict}; "
-            f"{self.gained} images gained, {self.lost} lost"
+            f"macro F1 on val {first:.4f} -> {second:.4f}: {verdict(self.difference, self.low, self.high)}, 95 %, "
+            f"paired bootstrap; {self.gained} images gained, {self.lost} lost"
         )
+
+
+def verdict(difference: float, low: float, high: float) -> str:
+    """Say in words what a difference and its interval mean, such as `better by 0.004 (0.001 to 0.008)`."""
+    if low > 0:
+        return f"better by {difference:.3f} ({low:.3f} to {high:.3f})"
+    if high < 0:
+        return f"worse by {-difference:.3f} ({-high:.3f} to {-low:.3f})"
+    return f"no evidence of a difference ({low:z.3f} to {high:z.3f})"
 
 
 def compare(first: RunResult, second: RunResult, *, resamples: int = 1000, seed: int = 0) -> Comparison:

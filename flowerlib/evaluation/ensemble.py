@@ -1,4 +1,4 @@
-"""Ensembles: average the predictions of several runs, and score them and their averages."""
+"""Several runs side by side: the same images in the same order, how alike their errors are, what each is and scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,46 +32,6 @@ def _aligned(run: RunResult, first: RunResult) -> RunResult:
         if not np.array_equal(splits[split].labels, theirs.labels):
             raise FlowersError(f"run {run.name} has other {split} labels than {first.name}; run both on the same data")
     return replace(run, val=splits["val"], test=splits["test"])
-
-
-def weighted_average(probabilities: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Average `(runs, n, num_classes)` to `(n, num_classes)`, equally or with weights `(runs,)` that sum to one."""
-    return np.average(probabilities, axis=0, weights=weights)
-
-
-def fit_weights(probabilities: np.ndarray, labels: np.ndarray, steps: int = 200) -> np.ndarray:
-    """Return the weights of the average that make the labels most likely.
-
-    The likelihood of a weighted average has one maximum over the weights, and expectation maximisation climbs to it
-    without a step size: each run's new weight is its mean fraction of the probability assigned to the true class.
-
-    Args:
-        probabilities: `(runs, n, num_classes)`.
-        labels: `(n,)`.
-        steps: of expectation maximisation.
-
-    Returns:
-        Weights `(runs,)`, not negative, that sum to one.
-    """
-    true = np.maximum(probabilities[:, np.arange(len(labels)), labels], 1e-7)
-    weights = np.full(len(true), 1.0 / len(true))
-    for _ in range(steps):
-        shares = weights[:, None] * true
-        weights = (shares / shares.sum(axis=0)).mean(axis=1)
-    return weights
-
-
-def cross_fitted(probabilities: np.ndarray, labels: np.ndarray, *, folds: int = 5, seed: int = 0) -> np.ndarray:
-    """Average `(runs, n, num_classes)` with fitted weights, each image with weights that were fitted without it.
-
-    So the score of the result `(n, num_classes)` is as unbiased as that of a single run.
-    """
-    fold = np.random.default_rng(seed).permutation(len(labels)) % folds
-    averaged = np.empty(probabilities.shape[1:], probabilities.dtype)
-    for held_out in (fold == index for index in range(folds)):
-        weights = fit_weights(probabilities[:, ~held_out], labels[~held_out])
-        averaged[held_out] = weighted_average(probabilities[:, held_out], weights)
-    return averaged
 
 
 @dataclass(frozen=True)
@@ -135,6 +95,20 @@ def agreement(predicted: Sequence[Predictions]) -> np.ndarray:
     """Return the fraction of images for which two models predict the same class, `(runs, runs)`."""
     classes = np.stack([each.predicted for each in predicted])  # (runs, n)
     return (classes[:, None] == classes).mean(axis=2)
+
+
+def error_correlation(predicted: Sequence[Predictions]) -> np.ndarray:
+    """Return the correlation of two models' errors (phi coefficient), `(runs, runs)` in [-1, 1].
+
+    1 where they err on the same images, 0 where one's errors say nothing of the other's, as with a model without any.
+    Source: Kuncheva and Whitaker, Measures of diversity in classifier ensembles, 2003,
+    https://doi.org/10.1023/A:1022859003006.
+    """
+    wrong = np.stack([each.predicted != each.labels for each in predicted]).astype(np.float64)  # (runs, n)
+    centred = wrong - wrong.mean(axis=1, keepdims=True)
+    covariance = centred @ centred.T
+    scale = np.sqrt(np.outer(covariance.diagonal(), covariance.diagonal()))
+    return np.divide(covariance, scale, out=np.eye(len(wrong)), where=scale > 0)
 
 
 def recap_table(runs: Sequence[RunResult]) -> pd.DataFrame:

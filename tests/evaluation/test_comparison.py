@@ -30,8 +30,8 @@ def test_a_clear_difference_is_called_by_its_name():
     bad = np.where(rng.random(400) < 0.4, (labels + 1) % 3, labels)
     found = evaluation.compare(result("a", labels, bad), result("b", labels, labels))
     assert found.low > 0.2
-    assert ": better; " in str(found)
-    assert ": worse; " in str(evaluation.compare(result("b", labels, labels), result("a", labels, bad)))
+    assert ": better by " in str(found)
+    assert ": worse by " in str(evaluation.compare(result("b", labels, labels), result("a", labels, bad)))
 
 
 def test_the_interval_covers_the_true_difference_about_as_often_as_it_says():
@@ -53,3 +53,16 @@ def test_images_in_another_order_are_put_right():
     shuffled = Predictions(*(value[order] for value in vars(second.val).values()))
     other = RunResult(second.record, shuffled, shuffled, second.classes)
     assert (evaluation.compare(first, other).gained, evaluation.compare(first, other).lost) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("difference", "words"),
+    [
+        ((0.0042, 0.0011, 0.0079), "better by 0.004 (0.001 to 0.008)"),
+        ((-0.0042, -0.0079, -0.0011), "worse by 0.004 (0.001 to 0.008)"),
+        ((0.0005, -0.0021, 0.0031), "no evidence of a difference (-0.002 to 0.003)"),
+        ((0.0, -0.0001, 0.0), "no evidence of a difference (0.000 to 0.000)"),
+    ],
+)
+def test_a_difference_in_words(difference, words):
+    assert evaluation.verdict(*difference) == words

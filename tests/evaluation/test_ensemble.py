@@ -2,78 +2,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, matthews_corrcoef
 
 from flowerlib.config import FlowersError
 from flowerlib.evaluation import ensemble
 from flowerlib.predictions import Predictions, RunResult, metrics
 
 
-def random_probabilities(runs, count, num_classes, seed=0):
-    logits = 2 * np.random.default_rng(seed).standard_normal((runs, count, num_classes))
-    return np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True)
-
-
 def split(ids, labels, seed):
-    return Predictions(random_probabilities(1, len(ids), 3, seed)[0], np.array(labels), np.array(ids))
+    probabilities = np.random.default_rng(seed).dirichlet(np.ones(3), len(ids))
+    return Predictions(probabilities, np.array(labels), np.array(ids))
 
 
 def run(name, seed, val_ids=("a", "b", "c"), val_labels=(0, 1, 2), test_ids=("t", "u"), classes=("x", "y", "z")):
     test_labels = [-1] * len(test_ids)
     return RunResult({"name": name}, split(val_ids, val_labels, seed), split(test_ids, test_labels, seed), classes)
-
-
-def test_weights_are_those_that_a_general_optimizer_finds():
-    probabilities, labels = random_probabilities(3, 400, 5), np.random.default_rng(1).integers(0, 5, 400)
-    probabilities[1, np.arange(400), labels] += 0.3  # the second run knows something
-    probabilities /= probabilities.sum(axis=2, keepdims=True)
-
-    def loss(free):
-        weights = np.exp(free) / np.exp(free).sum()
-        return -np.log(np.tensordot(weights, probabilities, 1)[np.arange(400), labels]).mean()
-
-    free = minimize(loss, np.zeros(3), method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-12}).x
-    weights = ensemble.fit_weights(probabilities, labels, steps=3000)
-    np.testing.assert_allclose(weights, np.exp(free) / np.exp(free).sum(), atol=2e-3)
-    assert weights.sum() == pytest.approx(1)
-
-
-def test_a_run_that_knows_the_truth_gets_all_the_weight():
-    probabilities, labels = random_probabilities(2, 300, 4), np.random.default_rng(1).integers(0, 4, 300)
-    probabilities[1] = np.eye(4)[labels]
-    np.testing.assert_allclose(ensemble.fit_weights(probabilities, labels), [0, 1], atol=1e-6)
-
-
-def test_equal_and_weighted_averages_by_hand():
-    probabilities = np.array([[[1.0, 0.0]], [[0.2, 0.8]]])
-    np.testing.assert_allclose(ensemble.weighted_average(probabilities), [[0.6, 0.4]])
-    np.testing.assert_allclose(ensemble.weighted_average(probabilities, np.array([0.25, 0.75])), [[0.4, 0.6]])
-
-
-def test_cross_fitting_never_uses_an_images_own_label():
-    """Changing one label must not change that image's own average, and must change some other one's."""
-    probabilities, labels = random_probabilities(3, 50, 4), np.random.default_rng(1).integers(0, 4, 50)
-    before = ensemble.cross_fitted(probabilities, labels)
-    for image in range(50):
-        altered = labels.copy()
-        altered[image] = (labels[image] + 1) % 4
-        after = ensemble.cross_fitted(probabilities, altered)
-        np.testing.assert_array_equal(after[image], before[image])
-        assert not np.array_equal(after, before)
-
-
-def test_cross_fitted_score_is_not_flattered_where_there_is_nothing_to_learn():
-    """Many runs of pure noise: weights fitted on the very labels beat chance, cross-fitted ones must not."""
-    labels = np.random.default_rng(1).integers(0, 2, 60)
-    probabilities = random_probabilities(30, 60, 2)
-
-    def loss(averaged):
-        return -np.log(averaged[np.arange(60), labels]).mean()
-
-    flattered = loss(ensemble.weighted_average(probabilities, ensemble.fit_weights(probabilities, labels)))
-    assert flattered < 0.95 * np.log(2)
-    assert loss(ensemble.cross_fitted(probabilities, labels)) > np.log(2)
 
 
 def guesses(rng, labels, num_classes, accuracies):
@@ -189,6 +132,24 @@ def test_agreement_by_hand():
     np.testing.assert_array_equal(
         ensemble.agreement(predicted), [[1, 3 / 4, 1 / 4], [3 / 4, 1, 2 / 4], [1 / 4, 2 / 4, 1]]
     )
+
+
+def test_correlation_of_errors_is_that_of_scikit_learn():
+    """The phi coefficient of two binary variables is Matthews' coefficient."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 200)
+    predicted = [Predictions(row, labels, labels) for row in guesses(rng, labels, 4, [0.9, 0.6, 0.7])]
+    predicted.append(predicted[0])
+    wrong = [each.predicted != labels for each in predicted]
+    expected = [[matthews_corrcoef(one, other) for other in wrong] for one in wrong]
+    np.testing.assert_allclose(ensemble.error_correlation(predicted), expected, atol=1e-12)
+    assert expected[0][3] == 1
+
+
+def test_a_model_without_errors_correlates_with_none():
+    labels = np.array([0, 1, 0])
+    predicted = [Predictions(np.eye(2)[classes], labels, labels) for classes in ([0, 1, 0], [0, 0, 0])]
+    np.testing.assert_array_equal(ensemble.error_correlation(predicted), np.eye(2))
 
 
 def test_a_row_of_an_average_has_its_scores_and_the_mark_of_a_smoke_test():
