@@ -1,9 +1,10 @@
 """Evaluation: `statistics` of a dataset, `errors` of a model, `ensemble` of several, `comparison` of two.
 
-`intervals` says how much a score would vary with other images,
+`intervals` says how much a score would vary with other images, `calibration` how far probabilities are to be believed,
 `activation_maps` computes which places of an image support a class, `galleries` shows errors with them."""
 
 from flowerlib.evaluation.activation_maps import ActivationMaps, activation_maps
+from flowerlib.evaluation.calibration import reliability_diagram
 from flowerlib.evaluation.comparison import Comparison, compare
 from flowerlib.evaluation.ensemble import (
     agreement,
@@ -54,6 +55,7 @@ __all__ = [
     "near_duplicates",
     "perceptual_hashes",
     "recap_table",
+    "reliability_diagram",
     "score_ignoring_rare",
     "selection_optimism",
     "weighted_average",
