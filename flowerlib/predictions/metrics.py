@@ -78,11 +78,11 @@ def calibration_bins(
     confidence = probabilities.max(axis=1).astype(np.float64)
     bins = np.clip(np.ceil(confidence * num_bins).astype(np.int64), 1, num_bins) - 1
     counts = np.bincount(bins, minlength=num_bins)
-    means = (
+    confidences, accuracies = (
         np.divide(np.bincount(bins, values, num_bins), counts, out=np.full(num_bins, np.nan), where=counts > 0)
         for values in (confidence, labels == predicted)
     )
-    return counts / len(labels), *means
+    return counts / len(labels), confidences, accuracies
 
 
 def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
