@@ -161,6 +161,17 @@ evaluation.error_gallery(run.flowers, val)
 evaluation.error_gallery(run.flowers, val, model)
 
 # %% [markdown]
+# ## Calibration
+# A **reliability diagram** (Guo et al., *On Calibration of Modern Neural Networks*, arXiv 1706.04599) shows how often the
+# predictions of each confidence are right; the expected calibration error (ECE) is their mean distance from the diagonal. Label
+# smoothing and mixing tend to make a network less confident than it is right: then bars end above the diagonal.
+# **Temperature scaling**, one number fitted on the validation split, corrects that; it was saved with the model, and
+# `flowerlib predict` uses it. At the right each image is scaled by a temperature that was fitted without it.
+
+# %%
+evaluation.reliability_diagram(val)
+
+# %% [markdown]
 # ## Try this
 # 1. `TTA_SIZES = (224,)` and `TTA_FLIP = False`: expect about half a percentage point less, for a sixth of the predictions.
 # 2. `FIRST_TRAINABLE_LAYER = None`: all layers are trained. Expect slower epochs and about the same score.

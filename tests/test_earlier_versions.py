@@ -84,6 +84,7 @@ def test_its_model_is_loaded_and_predicts_what_it_did(photographs_of_val):
     classifier = classification.load(LEFT)
     assert classifier.classes == ("daisy", "iris", "rose", "lotus")
     assert (classifier.stored_size, classifier.image_size, classifier.fit) == (24, 24, "crop")
+    assert classifier.temperature == 1.0  # it was not calibrated
     assert (classifier.record["name"], classifier.record["smoke_test"]) == ("10_tiny", False)
     val = predictions.load(LEFT).val
     images = np.stack([classifier.pixels(photographs_of_val / f"{name}.jpg") for name in val.ids])

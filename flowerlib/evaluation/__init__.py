@@ -1,11 +1,12 @@
 """Evaluation: `statistics` of a dataset, `errors` of a model, `ensemble` of several, `comparison` of two.
 
 `averages` has the ways to average several models (`stacking` one of them), `choice` scores the ways and chooses one.
-`intervals` says how much a score would vary with other images,
+`intervals` says how much a score would vary with other images, `calibration` how far probabilities are to be believed,
 `activation_maps` computes which places of an image support a class, `galleries` shows errors with them."""
 
 from flowerlib.evaluation.activation_maps import ActivationMaps, activation_maps
 from flowerlib.evaluation.averages import WAYS, fit_weights
+from flowerlib.evaluation.calibration import reliability_diagram
 from flowerlib.evaluation.choice import Choice, choose
 from flowerlib.evaluation.comparison import Comparison, compare, verdict
 from flowerlib.evaluation.ensemble import (
@@ -58,6 +59,7 @@ __all__ = [
     "near_duplicates",
     "perceptual_hashes",
     "recap_table",
+    "reliability_diagram",
     "score_ignoring_rare",
     "selection_optimism",
     "verdict",

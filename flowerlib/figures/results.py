@@ -1,7 +1,7 @@
 """Figures of results: errors, classes, runs side by side, devices side by side."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -100,6 +100,30 @@ def confusion_matrix(table: np.ndarray, names: Sequence[str]) -> Figure:
         axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set(xlabel="predicted class", ylabel="true class")
     figure.colorbar(shown, ax=axes, label="fraction of the true class", shrink=0.8)
+    return figure
+
+
+def reliability(panels: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Figure:
+    """Show a reliability diagram in each panel: accuracy against confidence, and below it how the images are spread.
+
+    Args:
+        panels: by title, for each bin of confidence its share of the images, their mean confidence and their accuracy,
+            `(num_bins,)`, as from `metrics.calibration_bins`; NaN where a bin is empty.
+    """
+    figure = new_figure(4.6)
+    rows = figure.subplots(2, len(panels), sharex=True, sharey="row", height_ratios=(3, 1), squeeze=False)
+    for (title, (share, confidence, accuracy)), (axes, below) in zip(panels.items(), rows.T, strict=True):
+        width = 1 / len(share)
+        middles = (np.arange(len(share)) + 0.5) * width
+        axes.bar(middles, np.nan_to_num(accuracy), width, color=VAL, edgecolor="white", label="accuracy of the bin")
+        axes.plot(confidence, accuracy, "o", color="black", ms=4, label="the same at its mean confidence")
+        axes.plot([0, 1], [0, 1], ":", color="black", label="calibrated: accuracy equals confidence")
+        below.bar(middles, share, width, color=GREY, edgecolor="white")
+        plain_axes(axes, title=title, xlim=(0, 1), ylim=(0, 1.05))
+        plain_axes(below, xlabel="confidence: probability of the predicted class")
+    plain_axes(rows[0, 0], ylabel="accuracy")
+    plain_axes(rows[1, 0], ylabel="share of\nthe images")
+    legend(figure, rows[0, 0])
     return figure
 
 

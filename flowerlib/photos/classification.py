@@ -29,6 +29,7 @@ from flowerlib.evaluation import ActivationMaps
 from flowerlib.networks import folding
 from flowerlib.photos import photo, preprocess, tree
 from flowerlib.photos.tree import printable
+from flowerlib.predictions import calibrate
 from flowerlib.training import gallery as galleries
 from flowerlib.training.gallery import Gallery
 
@@ -49,7 +50,7 @@ class ActivationMap:
     Attributes:
         features: `(d,)` float32, the pooled features, which the head receives.
         values: `(h, w, num_classes)` float32, by how many nats each place supports a class more than the average class;
-            the softmax of their mean over all places is the probabilities.
+            the softmax of their mean over all places is the network's output.
     """
 
     features: np.ndarray
@@ -68,6 +69,7 @@ class Classifier:
         fit: `crop` or `pad`, as its dataset was made.
         record: of the run that trained it.
         gallery: its training images, if the run saved them.
+        temperature: by which probabilities are calibrated.
     """
 
     model: keras.Model
@@ -77,6 +79,7 @@ class Classifier:
     fit: photo.Fit
     record: dict
     gallery: Gallery | None = None
+    temperature: float = 1.0
 
     def pixels(
         self,
@@ -91,15 +94,18 @@ class Classifier:
         square = photo.decode(photo.as_jpeg(file, self.stored_size, self.fit, max_pixels, memory))
         return preprocess.resize(square, self.image_size)
 
-    def probabilities(self, images: np.ndarray, mirror: bool = True) -> np.ndarray:
-        """Return the probabilities `(B, num_classes)` float32 of images `(B, S, S, 3)`.
+    def outputs(self, images: np.ndarray) -> np.ndarray:
+        """Return what the network makes of images `(B, S, S, 3)` as they are: `(B, num_classes)` float32."""
+        batches = [images[start : start + BATCH_SIZE] for start in range(0, len(images), BATCH_SIZE)]
+        return np.concatenate([_run(self.model, batch) for batch in batches])
 
-        With `mirror` (test-time augmentation), the mean over each image and its mirror image, as runs are scored.
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Return the probabilities `(B, num_classes)` float32 of images `(B, S, S, 3)`, calibrated.
+
+        They come from the mean over each image and its mirror image (test-time augmentation), as runs are scored.
         """
-        views = np.concatenate([images, images[:, :, ::-1]]) if mirror else images
-        batches = [views[start : start + BATCH_SIZE] for start in range(0, len(views), BATCH_SIZE)]
-        outputs = np.concatenate([_run(self.model, batch) for batch in batches])
-        return (outputs[: len(images)] + outputs[len(images) :]) / 2 if mirror else outputs
+        outputs = self.outputs(np.concatenate([images, images[:, :, ::-1]]))
+        return calibrate((outputs[: len(images)] + outputs[len(images) :]) / 2, self.temperature)
 
     def activation_map(self, image: np.ndarray) -> ActivationMap:
         """Return the class activation maps of an image `(S, S, 3)`."""
@@ -191,7 +197,8 @@ def _load_files(folder: Path) -> Classifier:
     _ = [record[name] for name in ("name", "backbone", "smoke_test", "val_macro_f1")]  # what users of it read
     gallery_file = folder / galleries.FILE
     gallery = galleries.load(gallery_file) if gallery_file.exists() else None
-    return Classifier(model, tuple(classes), *sizes, preprocessing["fit"], record, gallery)
+    temperature = preprocessing.get("temperature", 1.0)  # which models of earlier versions do not have
+    return Classifier(model, tuple(classes), *sizes, preprocessing["fit"], record, gallery, temperature)
 
 
 def find_images(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:

@@ -4,7 +4,6 @@ import io
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -44,9 +43,8 @@ def export(run: Path, export_format: ExportFormat, images: Sequence[Path] = (), 
     if out and out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise FlowersError(f"`{out}` holds something already; name another folder, or remove it first")
     classifier = classification.load(run)
-    original = partial(classifier.probabilities, mirror=False)
     pixels = _comparison_images(classifier, images)
-    expected = _predict(original, pixels)  # before an exporter changes the model
+    expected = _predict(classifier.outputs, pixels)  # before an exporter changes the model
     out = out or (run.parent if run.is_file() else run) / "export" / export_format
     model_folder = classification.model_folder(run)
     with atomic_write(out) as folder:
@@ -58,7 +56,7 @@ def export(run: Path, export_format: ExportFormat, images: Sequence[Path] = (), 
         for name in ("classes.json", "preprocessing.json"):
             shutil.copy(model_folder / name, folder / name)
         shutil.copy(preprocess.__file__, folder / "preprocess.py")
-    table = _comparison_table(export_format, sizes, (exported, original), pixels)
+    table = _comparison_table(export_format, sizes, (exported, classifier.outputs), pixels)
     return f"{out}: equal to within {difference:.1e} in any probability, on {len(pixels)} images\n{table}"
 
 

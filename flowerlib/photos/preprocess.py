@@ -1,11 +1,11 @@
-"""Make of a photograph what a model of flowerlib takes. Needs Pillow and NumPy, and nothing of flowerlib.
+"""Make of a photograph what a model of flowerlib takes, and of its outputs the answer. Needs Pillow and NumPy only.
 
 flowerlib reads its photographs with this file, and writes a copy beside every model that it exports; so both get the
 same pixels, where the versions of Pillow are the same. Plug-ins for HEIC (`pillow-heif`) and JPEG XL
 (`pillow-jxl-plugin`) are used where installed.
 
     views = preprocess("rose.jpg")  # of a copy in the folder of `preprocessing.json`
-    probabilities = run_the_model(views).mean(axis=0)
+    probabilities = combine(run_the_model(views))
 """
 
 import io
@@ -45,7 +45,7 @@ class PhotographError(ValueError):
 def preprocess(file: str | Path | BinaryIO, folder: str | Path = Path(__file__).parent) -> np.ndarray:
     """Return a photograph and its mirror image as the model takes them, `(2, S, S, 3)` float32 in [0, 255], RGB.
 
-    The mean of the probabilities of both is what `flowerlib predict` tells.
+    `combine` makes one answer of the model's outputs for both.
 
     Args:
         file: a path, or an open file.
@@ -63,6 +63,21 @@ def preprocess(file: str | Path | BinaryIO, folder: str | Path = Path(__file__).
             pixels = np.asarray(Image.open(io.BytesIO(encode(square(image, side, settings["fit"])))))
     pixels = resize(pixels, settings["image_size"]).astype(np.float32)
     return np.stack([pixels, pixels[:, ::-1]])
+
+
+def combine(outputs: np.ndarray, folder: str | Path = Path(__file__).parent) -> np.ndarray:
+    """Return the probabilities of a photograph, `(num_classes,)`: what `flowerlib predict` tells.
+
+    The mean over the views, calibrated by temperature scaling: raised to `1 / temperature`, divided by its sum.
+
+    Args:
+        outputs: of the model for the views, `(views, num_classes)`.
+        folder: that of `preprocessing.json`.
+    """
+    settings = json.loads(Path(folder, "preprocessing.json").read_text("utf-8"))
+    mean = np.mean(outputs, axis=0, dtype=np.float64)
+    powers = (mean / mean.max()) ** (1 / settings.get("temperature", 1.0))  # models of earlier versions have none
+    return powers / powers.sum()
 
 
 # Open: the formats that photographs have.

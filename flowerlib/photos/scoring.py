@@ -62,10 +62,13 @@ class Evaluation:
 
     @property
     def scores(self) -> dict[str, float]:
-        """`loss`, `accuracy`, `macro_f1`, and `macro_f1_of_classes_there`: over the classes with photographs alone."""
+        """`loss`, `accuracy`, `macro_f1`, `macro_f1_of_classes_there`: over those with photographs alone, and `ece`."""
         predicted = self.predicted
         f1 = metrics.f1_scores(predicted.labels, predicted.predicted, len(self.classes))
-        return predicted.scores() | {"macro_f1_of_classes_there": float(f1[np.unique(predicted.labels)].mean())}
+        return predicted.scores() | {
+            "macro_f1_of_classes_there": float(f1[np.unique(predicted.labels)].mean()),
+            "ece": metrics.expected_calibration_error(predicted.labels, predicted.probabilities),
+        }
 
     @property
     def absent(self) -> list[str]:

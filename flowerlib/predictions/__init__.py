@@ -1,8 +1,9 @@
 """Predictions: a model runs over a split, its probabilities are kept, scored and submitted.
 
-Read `inference` first, then `metrics`, `results` and `submission`.
+Read `inference` first, then `metrics`, `calibration`, `results` and `submission`.
 """
 
+from flowerlib.predictions.calibration import calibrate, cross_calibrated, fit_temperature
 from flowerlib.predictions.inference import Predictions, average_views, iterate_outputs, predict
 from flowerlib.predictions.results import RunResult, find_runs, load, save
 from flowerlib.predictions.submission import write_submission
@@ -11,7 +12,10 @@ __all__ = [
     "Predictions",
     "RunResult",
     "average_views",
+    "calibrate",
+    "cross_calibrated",
     "find_runs",
+    "fit_temperature",
     "iterate_outputs",
     "load",
     "predict",

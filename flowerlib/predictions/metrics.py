@@ -1,4 +1,4 @@
-"""Metrics: macro F1, which the competition is scored by, accuracy, log loss, the confusion matrix. NumPy only."""
+"""Metrics: macro F1, which the competition is scored by, accuracy, log loss, confusion, calibration. NumPy only."""
 
 import numpy as np
 
@@ -58,3 +58,37 @@ def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
     _refuse_outside("label", np.asarray(labels), probabilities.shape[1])
     chosen = np.take_along_axis(probabilities, np.asarray(labels)[:, None], axis=1)
     return float(-np.log(np.clip(chosen, 1e-7, 1.0)).mean())
+
+
+def calibration_bins(
+    labels: np.ndarray, probabilities: np.ndarray, num_bins: int = 15
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sort images into bins of equal width by their confidence: the probability of the predicted class.
+
+    Args:
+        labels: `(n,)`.
+        probabilities: `(n, num_classes)`.
+        num_bins: how many bins divide [0, 1].
+
+    Returns:
+        For each bin, which holds its upper end: its share of the images, their mean confidence and their accuracy,
+        `(num_bins,)` in [0, 1]; the latter two NaN where it is empty.
+    """
+    labels, predicted = _pair(labels, probabilities.argmax(axis=1))
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    bins = np.clip(np.ceil(confidence * num_bins).astype(np.int64), 1, num_bins) - 1
+    counts = np.bincount(bins, minlength=num_bins)
+    confidences, accuracies = (
+        np.divide(np.bincount(bins, values, num_bins), counts, out=np.full(num_bins, np.nan), where=counts > 0)
+        for values in (confidence, labels == predicted)
+    )
+    return counts / len(labels), confidences, accuracies
+
+
+def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Return by how much confidence and accuracy differ, in [0, 1]: the mean over 15 bins, weighted by their images.
+
+    Arguments as in `calibration_bins`. Source: Guo and others, https://arxiv.org/abs/1706.04599, equation 3.
+    """
+    share, confidence, accuracies = calibration_bins(labels, probabilities)
+    return float(np.nansum(share * abs(accuracies - confidence)))

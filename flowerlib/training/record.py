@@ -15,7 +15,7 @@ from flowerlib.accelerator import Device, keras
 from flowerlib.config import atomic_write, find_files, kaggle_input, read_record
 from flowerlib.data import Flowers
 from flowerlib.networks import folding
-from flowerlib.predictions import Predictions
+from flowerlib.predictions import Predictions, metrics
 from flowerlib.training import gallery
 from flowerlib.training.checkpoints import History, resume_file
 from flowerlib.training.features import Features
@@ -50,7 +50,7 @@ def save(
     (folder / "run.json").unlink(missing_ok=True)  # it tells of what is replaced now
     predictions.save(folder / "predictions.npz", val, test, run.classes)
     scores = {f"val_{name}": value for name, value in val.scores().items()}
-    record = _record(run, model, history) | scores
+    record = _record(run, model, history) | scores | _calibration(val, run.config.smoke_test)
     with atomic_write(folder / "model") as temporary:
         _save_model(model, temporary, record, run.flowers)
     _write_json(folder / "run.json", record)
@@ -89,6 +89,7 @@ def _save_model(model: keras.Model, folder: Path, record: dict, flowers: Flowers
     image_size = record["config"]["eval_size"] or record["config"]["image_size"]
     sizes = {"stored_size": flowers.image_size, "image_size": image_size}
     preprocessing = {**sizes, "fit": flowers.fit, "channels": "RGB", "pixels": [0, 255]}
+    preprocessing["temperature"] = record["temperature"]
     for name, content in (("classes", flowers.classes), ("preprocessing", preprocessing), ("run", record)):
         (folder / f"{name}.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
 
@@ -117,6 +118,17 @@ def _record(run: Run, model: keras.Model, history: History) -> dict:
         "submission": str(config.submission),
         "best_epoch": best_epoch(history),
         "history": history,
+    }
+
+
+def _calibration(val: Predictions, smoke_test: bool) -> dict[str, float]:
+    """Return the temperature, 1 for a smoke test, and the expected calibration error (ECE) before and after it."""
+    raw, labels = val.probabilities, val.labels
+    calibrated = raw if smoke_test else predictions.cross_calibrated(raw, labels)
+    return {
+        "temperature": 1.0 if smoke_test else predictions.fit_temperature(raw, labels),
+        "val_ece": metrics.expected_calibration_error(labels, raw),
+        "val_ece_calibrated": metrics.expected_calibration_error(labels, calibrated),
     }
 
 

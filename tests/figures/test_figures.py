@@ -45,6 +45,7 @@ PAIRS = pd.DataFrame({"true": ["iris", "rose"], "predicted": ["yellow iris", "ca
 SIZES = {"train": np.arange(1.0, 31.0), "val": np.arange(1.0, 9.0)}
 IGNORED = pd.DataFrame({"ignored": [0, 1, 2], "accuracy": [1, 0.9, 0.7], "macro_f1": [1, 0.6, 0.3]})
 IMAGES = np.arange(5)[:, None, None, None] * np.full((5, 8, 8, 3), 50.0)
+BINS = (np.array([0, 0.25, 0.75]), np.array([np.nan, 0.5, 0.9]), np.array([np.nan, 0.8, 0.9]))
 RATES = np.concatenate([np.linspace(1e-4, 1e-3, 10), np.linspace(1e-3, 1e-5, 20)])
 FIGURES = {
     "gallery": lambda: figures.gallery(IMAGES, list("abcde"), columns=3),
@@ -64,6 +65,7 @@ FIGURES = {
     "class_f1": lambda: figures.class_f1(REPORT),
     "confusion_matrix": lambda: figures.confusion_matrix(CONFUSION, ["iris", "rose", "lotus"]),
     "confusion_matrix of 104": lambda: figures.confusion_matrix(np.eye(104), NAMES_104),
+    "reliability": lambda: figures.reliability({"before": BINS, "after": BINS}),
     "similarity": lambda: figures.similarity(AGREEMENT, ["10_densenet201", "11_xception"], "same prediction"),
     "recap": lambda: figures.recap(RUNS),
     "recap of the average alone": lambda: figures.recap(RUNS[1:2]),
@@ -288,6 +290,18 @@ def test_confusion_matrix_has_true_classes_in_rows_as_fractions_of_each():
     assert bar.get_ylabel() == "fraction of the true class"
     many = figures.confusion_matrix(np.eye(31), [f"class {label}" for label in range(31)])
     assert "class 0" not in texts(many)
+
+
+def test_reliability_has_accuracy_above_and_the_share_of_images_below_each_bin_of_confidence():
+    figure = figures.reliability({"before": BINS, "after": (BINS[0], BINS[1], np.array([np.nan, 0.4, 1.0]))})
+    before, after, share, _ = figure.axes
+    assert [bar.get_height() for bar in before.patches] == [0, 0.8, 0.9]
+    assert [bar.get_height() for bar in after.patches] == [0, 0.4, 1.0]
+    assert [bar.get_height() for bar in share.patches] == [0, 0.25, 0.75]
+    assert [bar.get_x() for bar in before.patches] == pytest.approx([0, 1 / 3, 2 / 3])
+    np.testing.assert_array_equal(line(before, "the same at its mean confidence").get_xdata(), BINS[1])
+    assert list(line(before, "calibrated: accuracy equals confidence").get_ydata()) == [0, 1]
+    assert (before.get_title(), after.get_title()) == ("before", "after")
 
 
 def test_similarity_writes_each_value_in_its_cell():

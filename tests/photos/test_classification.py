@@ -13,7 +13,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from flowerlib import networks
+from flowerlib import networks, predictions
 from flowerlib.accelerator import keras
 from flowerlib.config import FlowersError
 from flowerlib.photos import classification
@@ -34,15 +34,17 @@ def images(photographs_of_val):
     return photographs_of_val
 
 
-def test_a_file_gets_the_very_probabilities_that_its_record_got(run, images):
+def test_a_file_gets_the_very_probabilities_that_its_record_got_calibrated(run, images):
     folder, expected = run
     model = classification.load(folder)
+    assert model.temperature == model.record["temperature"] != 1.0
     results = {
         path.stem: value for path, value in classification.classify(model, classification.find_images([images])[0], 4)
     }
     assert results.keys() == set(expected.ids)
-    for name, probabilities in zip(expected.ids, expected.probabilities, strict=True):
-        np.testing.assert_allclose(results[name], probabilities, atol=1e-6)
+    calibrated = predictions.calibrate(predictions.load(folder).val.probabilities, model.temperature)
+    for name, probabilities in zip(expected.ids, calibrated, strict=True):
+        np.testing.assert_allclose(results[name], probabilities, atol=1e-5)
 
 
 def test_a_model_folder_that_was_moved_is_all_it_needs(run, images, tmp_path):
@@ -210,7 +212,7 @@ def test_the_mean_of_the_activation_map_gives_the_probabilities(run, images):
     model = classification.load(run[0])
     image = model.pixels(next(iter(images.iterdir())))
     found = model.activation_map(image)
-    logs = np.log(model.probabilities(image[None], mirror=False)[0])
+    logs = np.log(model.outputs(image[None])[0])
     np.testing.assert_allclose(found.values.mean(axis=(0, 1)), logs - logs.mean(), atol=1e-4)
 
 
@@ -255,8 +257,13 @@ def test_the_network_gets_few_sizes_of_batches_where_it_is_compiled_and_never_a_
     named = classification.Classifier(model, ("red", "green", "blue"), 24, 24, "crop", {})
     images = np.random.default_rng(0).integers(0, 256, (33, 24, 24, 3), np.uint8)
     powers = np.exp(images.mean(axis=(1, 2)) / 100)
-    for count, mirror in ((1, True), (3, True), (33, True), (5, False)):
-        probabilities = named.probabilities(images[:count], mirror)
+    for count, run in (
+        (1, named.probabilities),
+        (3, named.probabilities),
+        (33, named.probabilities),
+        (5, named.outputs),
+    ):
+        probabilities = run(images[:count])
         np.testing.assert_allclose(probabilities, (powers / powers.sum(axis=1, keepdims=True))[:count], atol=1e-5)
     assert seen == sizes
 

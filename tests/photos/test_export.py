@@ -55,9 +55,7 @@ np.save(sys.argv[3], probabilities)
 """
     command = [sys.executable, "-c", script, tmp_path / "out", tmp_path / "pixels.npy", tmp_path / "probabilities.npy"]
     subprocess.run(command, check=True)
-    np.testing.assert_allclose(
-        np.load(tmp_path / "probabilities.npy"), model.probabilities(pixels, mirror=False), atol=1e-4
-    )
+    np.testing.assert_allclose(np.load(tmp_path / "probabilities.npy"), model.outputs(pixels), atol=1e-4)
     assert json.loads((tmp_path / "out/classes.json").read_text()) == list(model.classes)
     assert json.loads((tmp_path / "out/preprocessing.json").read_text())["image_size"] == 24
 
@@ -111,7 +109,7 @@ means, views = [], []
 for file in files:
     shutil.copy(file, "rose.jpg")
     exec(recipe, names := {})
-    means.append(names["mean"])
+    means.append(names["probabilities"])
     views.append(names["preprocess"]("rose.jpg"))
 np.savez("followed.npz", means=means, views=views)
 """
@@ -133,7 +131,7 @@ def follow(recipe, folder, files):
 def exported(trained, folder, export_format, images, stored_size, image_size, fit):
     """Export a copy of a run that was trained on squares of another size."""
     shutil.copytree(trained, folder / "run")
-    settings = {"stored_size": stored_size, "image_size": image_size, "fit": fit}
+    settings = {"stored_size": stored_size, "image_size": image_size, "fit": fit, "temperature": 0.6}
     (folder / "run/model/preprocessing.json").write_text(json.dumps(settings))
     export.export(folder / "run", export_format, [images], folder / "out")
     return folder / "out"

@@ -19,7 +19,7 @@ from sklearn import metrics as sk
 from flowerlib.config import FlowersError
 from flowerlib.photos import classification, evaluation_page, labelled, matching, scoring
 from flowerlib.photos.listing import Reading
-from flowerlib.predictions import load
+from flowerlib.predictions import calibrate, load, metrics
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +37,11 @@ def model(trained):
     return classification.load(trained)
 
 
+def scores_of_val(run):
+    """As the model gives them, but for the log loss, which is that of the calibrated probabilities."""
+    return replace(run.val, probabilities=calibrate(run.val.probabilities, run.record["temperature"])).scores()
+
+
 @pytest.fixture
 def copied(by_class, tmp_path):
     return shutil.copytree(by_class, tmp_path / "photographs")
@@ -44,10 +49,12 @@ def copied(by_class, tmp_path):
 
 def test_the_scores_of_photographs_are_those_that_the_run_got_for_their_records(model, trained, by_class):
     found, run = scoring.evaluate(model, by_class), load(trained)
-    expected = run.val.scores()
+    expected = scores_of_val(run)
     assert {name: found.scores[name] for name in expected} == pytest.approx(expected, abs=1e-6)
     assert found.split == "all"
     assert found.notes == []
+    error = metrics.expected_calibration_error(found.predicted.labels, found.predicted.probabilities)
+    assert evaluation_page.as_json(found)["ece"] == error
 
 
 def test_the_table_of_classes_is_that_of_scikit_learn(model, by_class, tmp_path):
@@ -104,7 +111,8 @@ def test_the_test_split_of_a_dataset_has_its_labels_from_files_csv(model, flower
     assert (found.split, found.scores["accuracy"], len(found.predicted.ids)) == ("test", 1.0, 6)
     assert any("1 images of test have no label" in note for note in found.notes)
     scores = scoring.evaluate(model, root, split="val").scores
-    assert {name: scores[name] for name in run.val.scores()} == pytest.approx(run.val.scores(), abs=1e-6)
+    expected = scores_of_val(run)
+    assert {name: scores[name] for name in expected} == pytest.approx(expected, abs=1e-6)
 
 
 def test_photographs_that_the_model_was_trained_on_are_told(model, flowers):

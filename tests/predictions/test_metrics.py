@@ -9,7 +9,15 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from flowerlib.config import FlowersError
-from flowerlib.predictions.metrics import accuracy, confusion, f1_scores, log_loss, macro_f1
+from flowerlib.predictions.metrics import (
+    accuracy,
+    calibration_bins,
+    confusion,
+    expected_calibration_error,
+    f1_scores,
+    log_loss,
+    macro_f1,
+)
 
 COMPETITION_SAMPLE = os.environ.get("FLOWERS_COMPETITION_SAMPLE")  # read before the fixture clears the environment
 
@@ -47,6 +55,21 @@ def test_log_loss_of_the_worked_example():
     probabilities = np.array([[0.5, 0.25, 0.25], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
     expected = (np.log(2) + 0 - np.log(1e-7)) / 3  # sure and wrong costs ln 10^7, not infinity
     assert log_loss([0, 1, 2], probabilities) == pytest.approx(expected)
+
+
+def test_calibration_error_of_the_worked_example():
+    """Half of the images say 0.6 and are half right, a quarter says 0.75 and a quarter 1, and they are right."""
+    probabilities = np.array([[0.6, 0.4], [0.6, 0.4], [0.25, 0.75], [0.0, 1.0]])
+    share, confidence, right = calibration_bins([0, 1, 1, 1], probabilities)
+    assert {
+        index: tuple(column[index] for column in (share, confidence, right)) for index in np.flatnonzero(share)
+    } == {
+        8: (0.5, 0.6, 0.5),  # from 8/15 to 9/15, which it holds
+        11: (0.25, 0.75, 1.0),
+        14: (0.25, 1.0, 1.0),
+    }
+    assert np.isnan(right[share == 0]).all()
+    assert expected_calibration_error([0, 1, 1, 1], probabilities) == pytest.approx(0.5 * 0.1 + 0.25 * 0.25)
 
 
 @pytest.mark.parametrize("seed", range(8))

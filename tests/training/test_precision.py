@@ -69,7 +69,7 @@ def test_it_predicts_on_a_cpu_what_it_did_where_it_was_trained(run, photographs_
     val = predictions.load(run).val
     files = [photographs_of_val / f"{record_id}.jpg" for record_id in val.ids]
     loaded = classification.load(run)
-    mine = loaded.probabilities(np.stack([loaded.pixels(file) for file in files]), mirror=False)
+    mine = loaded.outputs(np.stack([loaded.pixels(file) for file in files]))
     assert mine.dtype == np.float32
     np.testing.assert_allclose(mine, np.load(run.parents[1] / "float32.npy"), atol=1e-4)
     # Each of the fifty layers of EfficientNet-Lite0 rounds to the 8 bits of bfloat16; float16 has 11.

@@ -16,6 +16,7 @@ import tiny
 from flowerlib import data, figures, predictions, training
 from flowerlib.accelerator import Device, keras
 from flowerlib.config import FlowersError
+from flowerlib.predictions import metrics
 from flowerlib.training import Features, record
 
 CONFIG = training.TrainConfig(
@@ -103,6 +104,21 @@ def test_the_record_tells_what_was_run(left, flowers):
     assert written["val_accuracy"] == pytest.approx((val.probabilities.argmax(axis=1) == val.labels).mean())
 
 
+def test_the_temperature_is_kept_with_its_calibration_error(run, left, predicted, folder):
+    _, smoke_test, _, _ = left
+    model, val, test = predicted
+    error = metrics.expected_calibration_error(val.labels, val.probabilities)
+    assert smoke_test["temperature"] == 1.0
+    assert smoke_test["val_ece"] == smoke_test["val_ece_calibrated"] == error
+    saved = training.save(run.with_config(smoke_test=False), model, HISTORY, val, test)
+    assert saved["temperature"] == predictions.fit_temperature(val.probabilities, val.labels) != 1.0
+    crossed = predictions.cross_calibrated(val.probabilities, val.labels)
+    assert saved["val_ece_calibrated"] == metrics.expected_calibration_error(val.labels, crossed) != error
+    np.testing.assert_array_equal(predictions.load(folder / "runs/10_tiny").val.probabilities, val.probabilities)
+    preprocessing = json.loads((folder / "runs/10_tiny/model/preprocessing.json").read_text())
+    assert preprocessing["temperature"] == saved["temperature"]
+
+
 def test_the_model_folder_stands_alone(left, flowers):
     """Another process, without flowerlib, loads it and computes the same."""
     folder, _, model, _ = left
@@ -122,7 +138,14 @@ def test_the_model_folder_stands_alone(left, flowers):
     assert json.loads((folder / "model/classes.json").read_text()) == list(flowers.classes)
     preprocessing = json.loads((folder / "model/preprocessing.json").read_text())
     # The size of validation, not that of training.
-    expected = {"stored_size": 24, "image_size": 24, "fit": "crop", "channels": "RGB", "pixels": [0, 255]}
+    expected = {
+        "stored_size": 24,
+        "image_size": 24,
+        "fit": "crop",
+        "channels": "RGB",
+        "pixels": [0, 255],
+        "temperature": 1.0,
+    }
     assert preprocessing == expected
 
 
