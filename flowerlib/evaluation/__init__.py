@@ -26,7 +26,6 @@ from flowerlib.evaluation.statistics import (
     image_table,
     load_images,
     near_duplicates,
-    perceptual_hashes,
     score_ignoring_rare,
 )
 
@@ -52,7 +51,6 @@ __all__ = [
     "load_images",
     "most_confident_errors",
     "near_duplicates",
-    "perceptual_hashes",
     "recap_table",
     "score_ignoring_rare",
     "selection_optimism",
