@@ -188,7 +188,7 @@ def _load_files(folder: Path) -> Classifier:
     record = read_record(folder / MODEL_FILES[3])
     model = folding.fold_batch_norm(keras.models.load_model(folder / MODEL_FILES[0], compile=False))
     sizes = preprocessing["stored_size"], preprocessing["image_size"]
-    _ = [record[name] for name in ("name", "backbone", "smoke_test", "val_macro_f1")]  # what users of it read
+    _ = [record[name] for name in ("name", "backbone", "smoke_test")]  # what users of it read
     gallery_file = folder / galleries.FILE
     gallery = galleries.load(gallery_file) if gallery_file.exists() else None
     return Classifier(model, tuple(classes), *sizes, preprocessing["fit"], record, gallery)
