@@ -104,9 +104,8 @@ def test_no_near_duplicates_are_parted_mirrored_or_not(with_pairs):
     assert all(pair in named for pair in pairs)
     assert found["mirrored"].any()
     for seed in range(5):
-        for number in range(3):
-            val = set(ids(data.fold(flowers, number, 3, seed), "val"))
-            assert all(len(pair & val) != 1 for pair in named), (seed, number)
+        val = set(ids(data.fold(flowers, 0, 2, seed), "val"))
+        assert all(len(pair & val) != 1 for pair in named), seed
 
 
 def shares(labels, part, parts):
