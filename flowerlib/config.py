@@ -15,11 +15,11 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 # Variables that name a place; `KERAS_HOME` and those after it are read by other libraries too.
 PATH_VARIABLES = (
@@ -59,6 +59,12 @@ class FlowersError(ValueError):
     def _render_traceback_(self) -> list[str]:
         """Return what a notebook shows, as IPython asks for it: the message without a traceback."""
         return [f"{type(self).__name__}: {self}"]
+
+
+def run_name(name: str, fold: object = None, train_on: object = "train") -> str:
+    """Return the name of a run; that of a fold, and of a training on train and val, says so: they lie side by side."""
+    suffix = f"-fold-{fold}" if fold is not None else "" if train_on == "train" else "-train-val"
+    return name.removesuffix(suffix) + suffix
 
 
 def absolute(place: str) -> str:
@@ -123,6 +129,12 @@ def read_record(path: Path) -> dict:
         return {RENAMED_KEYS.get(key, key): value for key, value in record.items()}
 
     return json.loads(path.read_text("utf-8"), object_hook=renamed)
+
+
+def written_score(record: Mapping[str, Any], metric: str = "macro_f1") -> str:
+    """Return a run's score on val as `0.9123`; that there is none, where it was trained on val too."""
+    value = record.get(f"val_{metric}")
+    return "none" if value is None else f"{value:.4f}"
 
 
 @contextmanager

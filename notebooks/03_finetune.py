@@ -67,6 +67,9 @@ MIX_PROBABILITY = 0.5  # the fraction of batches that are mixed
 CLASS_WEIGHTS = "none"  # in the loss, against class imbalance: or "balanced", "sqrt"
 SAMPLING = "uniform"  # of training images, against class imbalance: or "balanced", "sqrt"
 EMA = 0.0  # exponential moving average of the weights, such as 0.999; 0 for none
+FOLD = None  # cross-validation: the part of train and val to judge by, from 0; None for val
+FOLDS = 5  # how many parts there are: stratified, near-duplicates together
+TRAIN_ON = "train"  # or "train+val", for a final submission: then there is no score
 HOURS = 8.5  # the time budget: Kaggle ends a session after nine
 SEED = 0
 
@@ -178,6 +181,8 @@ evaluation.reliability_diagram(val)
 # 3. `HEAD_LR_MULTIPLIER = 1`: expect a slower start and a slightly lower score.
 # 4. `BACKBONE = "EfficientNetLite2"` and a `NAME` of its own: a larger network, for 1.5 times the computation. Then let
 #    [20_ensemble](20_ensemble.ipynb) average the two.
+# 5. `FOLD = 0`, then 1 to 4: **cross-validation**. Each run trains on four fifths of train and val and is scored on the last;
+#    20 takes the five as one run, which has predicted every labelled image.
 #
 # ## Conclusion
 # Fine-tuning leaves a quarter of the errors of feature extraction, for an hour of two cores instead of a minute or two. The

@@ -60,6 +60,9 @@ MIX_PROBABILITY = 1.0  # the fraction of batches that are mixed
 CLASS_WEIGHTS = "none"  # in the loss, against class imbalance: or "balanced", "sqrt"
 SAMPLING = "uniform"  # of training images, against class imbalance: or "balanced", "sqrt"
 EMA = 0.0  # exponential moving average of the weights, such as 0.999; 0 for none
+FOLD = None  # cross-validation: the part of train and val to judge by, from 0; None for val
+FOLDS = 5  # how many parts there are: stratified, near-duplicates together
+TRAIN_ON = "train"  # or "train+val", for a final submission: then there is no score
 HOURS = 8.5  # the time budget: Kaggle ends a session after nine
 SEED = 0
 

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flowerlib import series
-from flowerlib.config import read_record
+from flowerlib.config import read_record, written_score
 from flowerlib.series.notebooks import frame
 
 
@@ -47,6 +47,6 @@ def _runs(out: Path) -> Table:
     table = _table(f"Runs in {out}", "name", "macro F1 on val", "epochs", "network")
     for path in sorted(out.glob("runs/*/run.json")):
         record = read_record(path)
-        score = "smoke test" if record["smoke_test"] else f"{record['val_macro_f1']:.4f}"
+        score = "smoke test" if record["smoke_test"] else written_score(record)
         table.add_row(path.parent.name, score, str(record["epochs"]), record["backbone"])
     return table

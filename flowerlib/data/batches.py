@@ -9,7 +9,7 @@ import numpy as np
 from flowerlib.accelerator import tf
 from flowerlib.config import FlowersError
 from flowerlib.data import host_calls
-from flowerlib.data.dataset import Flowers, local_files
+from flowerlib.data.dataset import LABELLED, Flowers, local_files
 from flowerlib.data.decoding import FEATURES, parse
 from flowerlib.tfrecords.records import Records
 
@@ -52,8 +52,7 @@ def train_batches(
         raise FlowersError(f"`batch_size` (={batch_size}) must be at most the {count} training images")
 
     def batch(number: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        fetched = tf.ensure_shape(host_calls.numpy_function(records.fetch, [indices], tf.string), (batch_size,))
-        images, labels, _ = parse(fetched, flowers, image_size)
+        images, labels, _ = parse(_fetch(records, tf.ensure_shape(indices, (batch_size,))), flowers, image_size)
         labels = tf.one_hot(labels, num_classes)
         if augment:
             images = augment(images, tf.stack([seed, number]))
@@ -139,11 +138,18 @@ def prefetch(batches: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def _on_disk(flowers: Flowers, split: str) -> Records:
-    count = flowers.num_stored(split)
-    records = Records(local_files(flowers, split))
+    """Return the records of a split, by their position in it; of one that is selected, out of the files of both."""
+    sources = LABELLED if split in flowers.selection else (split,)
+    count = sum(map(flowers.num_stored, sources))
+    records = Records([path for source in sources for path in local_files(flowers, source)])
     if len(records) != count:
-        raise FlowersError(f"{len(records)} {split} records but the file names say {count}; run `flowerlib check`")
-    return records
+        names = " and ".join(sources)
+        raise FlowersError(f"{len(records)} {names} records but the file names say {count}; run `flowerlib check`")
+    return records.select(flowers.selection[split]) if split in flowers.selection else records
+
+
+def _fetch(records: Records, indices: tf.Tensor) -> tf.Tensor:
+    return tf.ensure_shape(host_calls.numpy_function(records.fetch, [indices], tf.string), indices.shape)
 
 
 def eval_batches(
@@ -160,15 +166,14 @@ def eval_batches(
 
     Returns:
         Images `(B, S, S, 3)` uint8, labels `(B,)` int64 (-1 in test), ids `(B,)` string. A record without id gets
-        `<split>-<its position>`.
+        `<split>-<its position>`, of the files where it is.
     """
 
     def batch(indices: tf.Tensor, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         images, labels, ids = parse(records, flowers, image_size)
-        return images, labels, _fill_in_ids(ids, split, indices)
+        return images, labels, _fill_in_ids(ids, flowers, split, indices)
 
-    numbered = _numbered(flowers, split).skip(start).batch(batch_size)
-    return prefetch(numbered.map(batch, NUM_PARALLEL_CALLS))
+    return prefetch(record_batches(flowers, split, batch_size, start).map(batch, NUM_PARALLEL_CALLS))
 
 
 def with_mirror_images(batches: tf.data.Dataset) -> tf.data.Dataset:
@@ -194,9 +199,9 @@ def labels_and_ids(flowers: Flowers, split: str) -> tuple[np.ndarray, np.ndarray
 
     def some(indices: tf.Tensor, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         features = tf.io.parse_example(records, {name: FEATURES[name] for name in ("class", "id")})
-        return features["class"], _fill_in_ids(features["id"], split, indices)
+        return features["class"], _fill_in_ids(features["id"], flowers, split, indices)
 
-    parts = _numbered(flowers, split).batch(512).map(some).as_numpy_iterator()
+    parts = record_batches(flowers, split, 512).map(some).as_numpy_iterator()
     labels, ids = (np.concatenate(part) for part in zip(*parts, strict=True))
     return labels, decode_utf8(ids)
 
@@ -206,12 +211,23 @@ def decode_utf8(values: np.ndarray) -> np.ndarray:
     return np.array([value.decode("utf-8", "backslashreplace") for value in values], str)
 
 
-def _numbered(flowers: Flowers, split: str) -> tf.data.Dataset:
+def record_batches(flowers: Flowers, split: str, batch_size: int, start: int = 0) -> tf.data.Dataset:
+    """Return a split once, in file order, without the first `start`: positions in it `(B,)` int64, records `(B,)`."""
+    if split in flowers.selection:
+        chosen = _on_disk(flowers, split)
+        indices = tf.data.Dataset.range(start, len(chosen)).batch(batch_size)
+        return indices.map(lambda indices: (indices, _fetch(chosen, indices)), NUM_PARALLEL_CALLS)
     records = tf.data.TFRecordDataset(local_files(flowers, split))
     records = records.apply(tf.data.experimental.assert_cardinality(flowers.num_stored(split)))
-    return records.take(flowers.count(split)).enumerate()
+    return records.take(flowers.count(split)).enumerate().skip(start).batch(batch_size)
 
 
-def _fill_in_ids(record_id: tf.Tensor, split: str, index: tf.Tensor) -> tf.Tensor:
-    position = tf.strings.join([split, tf.strings.as_string(index, width=6, fill="0")], "-")
+def _fill_in_ids(record_id: tf.Tensor, flowers: Flowers, split: str, index: tf.Tensor) -> tf.Tensor:
+    source = tf.fill(tf.shape(index), split)
+    if split in flowers.selection:
+        place = tf.gather(tf.constant(flowers.selection[split], tf.int64), index)
+        of_train = flowers.num_stored("train")
+        source = tf.where(place < of_train, *LABELLED)
+        index = tf.where(place < of_train, place, place - of_train)
+    position = tf.strings.join([source, tf.strings.as_string(index, width=6, fill="0")], "-")
     return tf.where(record_id == "", position, record_id)

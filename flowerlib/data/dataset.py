@@ -9,7 +9,7 @@ import json
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
@@ -19,6 +19,7 @@ from flowerlib.config import FlowersError, cache_dir, competition_dir, competiti
 from flowerlib.data import classes, storage
 
 SPLITS = ("train", "val", "test")
+LABELLED = SPLITS[:2]
 PHOTOGRAPHS = (".jpg", ".jpeg", ".png", ".webp", ".heic", ".tif", ".tiff", ".gif", ".bmp")
 MAX_FILES_SEEN = 10_000
 SHARD = re.compile(r"\d+-(\d+)x\1-(\d+)\.tfrec")
@@ -34,9 +35,11 @@ class Flowers:
         classes: names in label order.
         shards: for each split the paths of its files, in the order of their names.
         hashes: the path of each file -> the SHA-256 of its content.
-        fingerprint: 12 hex digits of the SHA-256 over every shard's split, name and content.
+        fingerprint: 12 hex digits of the SHA-256 over every shard's split, name and content, and over the selection.
         fit: how photographs became squares, `crop` or `pad`, as `preprocessing.json` tells, which `folder` leaves.
         limit: how many images of each split are used, the first ones; None for all.
+        selection: for train and val, where they are not the splits' own, as `fold` makes them: the places of their
+            images in the files of train, followed by those of val, in this order.
     """
 
     root: str
@@ -47,9 +50,12 @@ class Flowers:
     fingerprint: str
     fit: str = "crop"
     limit: int | None = None
+    selection: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def count(self, split: str) -> int:
-        """Return the number of images of a split, as its file names tell it, at most `limit`."""
+        """Return the number of images of a split, as its file names tell it, at most `limit`; or those selected."""
+        if split in self.selection:
+            return len(self.selection[split])
         stored = self.num_stored(split)
         return stored if self.limit is None else min(stored, self.limit)
 
@@ -110,7 +116,8 @@ def find(image_size: int | None = None, path: str | None = None, *, nearest: boo
 
 def local_files(flowers: Flowers, split: str) -> list[str]:
     """Return the paths of a split's files on this machine; those elsewhere are fetched once, and kept in the cache."""
-    folder, paths = cache_dir() / "records" / f"{flowers.fingerprint}-{split}", flowers.shards[split]
+    fingerprint, paths = _fingerprint(flowers.shards, flowers.hashes), flowers.shards[split]  # whatever is selected
+    folder = cache_dir() / "records" / f"{fingerprint}-{split}"
     shown = tqdm(paths, f"fetching {split}", leave=False, disable="://" not in flowers.root)
     return [str(storage.local_copy(path, folder, flowers.hashes[path])) for path in shown]
 

@@ -28,7 +28,6 @@ from flowerlib.evaluation.statistics import (
     image_table,
     load_images,
     near_duplicates,
-    perceptual_hashes,
     score_ignoring_rare,
 )
 
@@ -57,7 +56,6 @@ __all__ = [
     "load_images",
     "most_confident_errors",
     "near_duplicates",
-    "perceptual_hashes",
     "recap_table",
     "reliability_diagram",
     "score_ignoring_rare",

@@ -14,8 +14,14 @@ def aligned(runs: Sequence[RunResult]) -> list[RunResult]:
     """Return the runs with their images in the first one's order.
 
     Raises:
-        FlowersError: a run has other images, other labels or other classes; it is named, and what differs.
+        FlowersError: a run has other images, other labels or other classes, or no score; it is named, and what differs.
     """
+    for run in runs:
+        if not run.has_score:
+            raise FlowersError(
+                f"run {run.name} was trained on val too, so it has no score to compare it or weight it by; submit its "
+                f"{run.record['submission']}, or leave it out"
+            )
     return [_aligned(run, runs[0]) for run in runs]
 
 
@@ -26,7 +32,10 @@ def _aligned(run: RunResult, first: RunResult) -> RunResult:
     for split in ("val", "test"):
         mine, theirs = getattr(run, split), getattr(first, split)
         if set(mine.ids) != set(theirs.ids) or len(mine.ids) != len(theirs.ids):
-            raise FlowersError(f"run {run.name} has other {split} ids than {first.name}; run both on the same data")
+            raise FlowersError(
+                f"run {run.name} has other {split} ids than {first.name}; run both on the same data, "
+                "and either both in folds, with all of them, or neither"
+            )
         order = np.argsort(mine.ids)[np.argsort(np.argsort(theirs.ids))]
         splits[split] = Predictions(mine.probabilities[order], mine.labels[order], mine.ids[order])
         if not np.array_equal(splits[split].labels, theirs.labels):

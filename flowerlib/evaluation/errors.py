@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from flowerlib.predictions import Predictions, metrics
+from flowerlib.predictions import Predictions
 
 pd.options.display.html.use_mathjax = False  # in the notebooks' tables: a class may be called Ba$$in
 
@@ -16,7 +16,7 @@ def class_report(predicted: Predictions, classes: Sequence[str]) -> pd.DataFrame
     Columns `class`, `precision`, `recall`, `f1` (in [0, 1], NaN where there is nothing to divide by) and `support`, the
     number of its images. Classes that are neither a label nor predicted are left out, as from macro F1.
     """
-    table = metrics.confusion(predicted.labels, predicted.predicted, len(classes))
+    table = predicted.confusion()
     right, support, taken = table.diagonal(), table.sum(axis=1), table.sum(axis=0)
     report = pd.DataFrame(
         {
@@ -36,7 +36,7 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 def confused_pairs(predicted: Predictions, classes: Sequence[str], most: int = 10) -> pd.DataFrame:
     """Return the most confused pairs, worst first: columns `true`, `predicted` (names) and `count` (images)."""
-    table = metrics.confusion(predicted.labels, predicted.predicted, len(classes))
+    table = predicted.confusion()
     np.fill_diagonal(table, 0)
     worst = np.argsort(-table, axis=None, kind="stable")[:most]
     rows, columns = np.unravel_index(worst[table.ravel()[worst] > 0], table.shape)

@@ -17,8 +17,6 @@ from flowerlib.predictions import metrics
 BATCH = 64  # images decoded at a time: 200 MB at 512 px
 WHOLE = ["red", "green", "blue"]
 MIDDLE = ["middle_red", "middle_green", "middle_blue"]
-# Cosines of 0 to 8 half waves over 32 pixels: the low end of a discrete cosine transform, (9, 32).
-COSINES = np.cos(np.pi * np.arange(9)[:, None] * (2 * np.arange(32) + 1) / 64).astype(np.float32)
 
 
 def image_table(flowers: Flowers, progress: bool = True) -> pd.DataFrame:
@@ -48,8 +46,8 @@ def image_table(flowers: Flowers, progress: bool = True) -> pd.DataFrame:
 
 def _kilobytes(flowers: Flowers, split: str) -> tf.data.Dataset:
     features = {"image": tf.io.FixedLenFeature([], tf.string)}
-    records = tf.data.TFRecordDataset(list(flowers.shards[split])).take(flowers.count(split)).batch(BATCH)
-    return records.map(lambda batch: tf.strings.length(tf.io.parse_example(batch, features)["image"]) / 1000)
+    records = data.record_batches(flowers, split, BATCH)
+    return records.map(lambda _, batch: tf.strings.length(tf.io.parse_example(batch, features)["image"]) / 1000)
 
 
 def _pixel_columns(images: tf.Tensor) -> dict[str, np.ndarray]:
@@ -58,7 +56,7 @@ def _pixel_columns(images: tf.Tensor) -> dict[str, np.ndarray]:
     quarter = images.shape[1] // 4
     whole = tf.reduce_mean(images, (1, 2)).numpy().astype(float).T
     middle = tf.reduce_mean(images[:, quarter:-quarter, quarter:-quarter], (1, 2)).numpy().astype(float).T
-    hashes, mirrored = perceptual_hashes(images)
+    hashes, mirrored = data.perceptual_hashes(images)
     return dict(zip(WHOLE + MIDDLE, [*whole, *middle], strict=True)) | {"hash": hashes, "mirrored": mirrored}
 
 
@@ -132,25 +130,6 @@ def colour_scores(images: pd.DataFrame, num_classes: int) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=["accuracy", "macro_f1"])
 
 
-def perceptual_hashes(images: np.ndarray | tf.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return 64 bits `(B,)` uint64 of each image `(B, S, S, 3)` and of its mirror image: a perceptual hash.
-
-    The image in grey at 32 x 32 px, 8 x 8 of its lowest frequencies; a bit is set where one is above their median.
-    Compressing and resizing move few of them across it. Mirroring changes the sign of every odd frequency in x, so the
-    mirror image needs no second transform. After Zauner, Implementation and Benchmarking of Perceptual Image Hash
-    Functions, 2010.
-    """
-    grey = tf.reduce_mean(images, axis=-1, keepdims=True)
-    thumbnails = tf.image.resize(grey, (32, 32), method="area").numpy()[..., 0]  # (B, 32, 32)
-    waves = COSINES[:8] @ thumbnails @ COSINES[1:].T  # (B, 8, 8), without the waves that are constant in x
-    return _above_median(waves), _above_median(waves * (-1.0) ** np.arange(1, 9))
-
-
-def _above_median(waves: np.ndarray) -> np.ndarray:
-    flat = waves.reshape(len(waves), 64)
-    return np.packbits(flat > np.median(flat, axis=1, keepdims=True), axis=1).view(np.uint64)[:, 0]
-
-
 def near_duplicates(images: pd.DataFrame, max_distance: int) -> pd.DataFrame:
     """List the pairs of images of which at most `max_distance` of the 64 bits differ, the most alike first.
 
@@ -175,14 +154,9 @@ def near_duplicates(images: pd.DataFrame, max_distance: int) -> pd.DataFrame:
 
 
 def _close_pairs(hashes: np.ndarray, others: np.ndarray, max_distance: int) -> pd.DataFrame:
-    """Compare all pairs, `BATCH` rows at a time: for 24,000 images 12 MB at a time instead of 5 GB at once."""
-    parts = []
-    for start in range(0, len(hashes), BATCH):
-        distance = np.bitwise_count(hashes[start : start + BATCH, None] ^ others[start:])
-        left, right = np.nonzero(np.triu(distance <= max_distance, 1))
-        columns = {"left": left + start, "right": right + start, "distance": distance[left, right]}
-        parts.append(pd.DataFrame(columns))
-    return pd.concat(parts, ignore_index=True)
+    return pd.DataFrame(
+        dict(zip(("left", "right", "distance"), data.close_pairs(hashes, others, max_distance), strict=True))
+    )
 
 
 def count_cross_split_duplicates(images: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:

@@ -22,6 +22,8 @@ from flowerlib.figures.style import (
     plain_axes,
 )
 
+NO_IMAGES = "no validation images: this run was trained on all labelled ones"
+
 
 def confused_pairs(pairs: pd.DataFrame) -> Figure:
     """Show the most confused pairs, in the order given: columns `true`, `predicted` (names) and `count`."""
@@ -42,6 +44,8 @@ def class_f1(report: pd.DataFrame, *, worst: int = 10) -> Figure:
         report: one row a class, the worst first: columns `class` and `f1` in [0, 1].
         worst: how many classes to show.
     """
+    if report.empty:
+        return note(NO_IMAGES)
     shown = report.head(worst)
     figure = new_figure(0.3 * len(shown) + 1.0)
     axes = figure.subplots()
@@ -90,6 +94,8 @@ def confusion_matrix(table: np.ndarray, names: Sequence[str]) -> Figure:
         table: counts `(num_classes, num_classes)`, as from `metrics.confusion`.
         names: `(num_classes,)` in label order; written where there are at most 30.
     """
+    if not table.any():
+        return note(NO_IMAGES)
     fractions = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     figure = new_figure(7.0)
     axes = figure.subplots()

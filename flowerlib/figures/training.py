@@ -13,7 +13,8 @@ def curves(history: Mapping[str, Sequence[float]]) -> Figure:
     """Show how training went: accuracy and macro F1 at the left, loss at the right; the last epoch is the one kept.
 
     Args:
-        history: one value an epoch for `loss`, `accuracy`, `val_loss`, `val_accuracy`, `val_macro_f1`.
+        history: one value an epoch for `loss` and `accuracy`, and where there are validation images for `val_loss`,
+            `val_accuracy` and `val_macro_f1`.
     """
     figure = new_figure(3.8)
     scores, losses = figure.subplots(1, 2)
@@ -25,8 +26,11 @@ def curves(history: Mapping[str, Sequence[float]]) -> Figure:
         (losses, "loss", TRAIN, "o-", "train"),
         (losses, "val_loss", VAL, "o-", "val"),
     ):
-        axes.plot(epochs, history[key], style, color=colour, ms=3.5, label=label)
-    kept = f"kept: epoch {len(epochs)} (macro F1 {history['val_macro_f1'][-1]:.4f})"
+        if key in history:
+            axes.plot(epochs, history[key], style, color=colour, ms=3.5, label=label)
+    kept = f"kept: epoch {len(epochs)}"
+    if "val_macro_f1" in history:
+        kept += f" (macro F1 {history['val_macro_f1'][-1]:.4f})"
     for axes in (scores, losses):
         axes.axvline(len(epochs), color=GREY, lw=1, ls=":", label=kept, zorder=0)
         axes.set_xlim(0.5, len(epochs) + 0.5)

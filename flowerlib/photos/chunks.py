@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from flowerlib import data
 from flowerlib.accelerator import tf
 from flowerlib.config import atomic_write, set_aside_if_damaged, write_checksum
-from flowerlib.evaluation import statistics
 from flowerlib.parallel import parallel_map
 from flowerlib.photos.listing import Photograph
 from flowerlib.photos.photo import Fit
@@ -81,7 +81,7 @@ def load_table(photographs: Sequence[Photograph], chunks: Sequence[Path]) -> pd.
 
 def _load_chunk(chunk: Path) -> pd.DataFrame:
     with np.load(chunk.with_suffix(".npz")) as arrays:
-        hashes, mirrored = statistics.perceptual_hashes(arrays["thumbnails"].astype(np.float32))
+        hashes, mirrored = data.perceptual_hashes(arrays["thumbnails"].astype(np.float32))
         digests, contents = ([row.tobytes() for row in arrays[name]] for name in ("digests", "contents"))
         columns = {"error": arrays["errors"], "digest": digests, "content": contents}
         return pd.DataFrame({**columns, "hash": hashes, "mirrored": mirrored})

@@ -194,7 +194,7 @@ def _load_files(folder: Path) -> Classifier:
     record = read_record(folder / MODEL_FILES[3])
     model = folding.fold_batch_norm(keras.models.load_model(folder / MODEL_FILES[0], compile=False))
     sizes = preprocessing["stored_size"], preprocessing["image_size"]
-    _ = [record[name] for name in ("name", "backbone", "smoke_test", "val_macro_f1")]  # what users of it read
+    _ = [record[name] for name in ("name", "backbone", "smoke_test")]  # what users of it read
     gallery_file = folder / galleries.FILE
     gallery = galleries.load(gallery_file) if gallery_file.exists() else None
     temperature = preprocessing.get("temperature", 1.0)  # which models of earlier versions do not have

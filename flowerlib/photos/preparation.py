@@ -12,7 +12,7 @@ from flowerlib.config import FlowersError
 from flowerlib.photos import photo
 from flowerlib.photos.photo import Fit
 
-THUMBNAIL_SIZE = 32  # what `statistics.perceptual_hashes` takes
+THUMBNAIL_SIZE = 32  # what `data.perceptual_hashes` takes
 
 
 def _empty_thumbnail() -> np.ndarray:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from flowerlib import data
 from flowerlib.config import FlowersError
 from flowerlib.evaluation import statistics
 
-MAX_HASH_DISTANCE = 6  # of 64 bits: perceptual hashes of near-duplicates differ in no more, as measured in 01_eda
 MIN_PER_CLASS = 3  # groups that a class needs to have one in each split
 NOTE_SIMILAR = "like "
 NOTE_CONTRADICTION = ", which has another label"
@@ -33,7 +33,7 @@ def group_near_duplicates(table: pd.DataFrame) -> pd.DataFrame:
     """
     readable = table[~table["broken"]]
     pairs = [*_copies(readable), *_near_duplicates(readable)] if len(readable) else []
-    group = _connected_components(len(table), pairs)
+    group = data.connected_components(len(table), pairs)
     table = table.assign(group=group)
     for row in np.flatnonzero(group != np.arange(len(table))):
         first = group[row]
@@ -53,23 +53,8 @@ def _copies(readable: pd.DataFrame) -> Iterable[tuple[int, int]]:
 def _near_duplicates(readable: pd.DataFrame) -> Iterable[tuple[int, int]]:
     """Pair the images whose perceptual hashes are close, one of them mirrored or not."""
     hashes = readable[["hash", "mirrored"]].assign(label=pd.factorize(readable["label"])[0], split="")
-    pairs = statistics.near_duplicates(hashes, MAX_HASH_DISTANCE)
+    pairs = statistics.near_duplicates(hashes, data.MAX_HASH_DISTANCE)
     return zip(pairs["left"], pairs["right"], strict=True)
-
-
-def _connected_components(count: int, pairs: Iterable[tuple[int, int]]) -> np.ndarray:
-    """Return for each of `count` rows the smallest row that is linked to it by pairs (union-find)."""
-    parent = np.arange(count)
-
-    def root(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = row = parent[parent[row]]
-        return row
-
-    for left, right in pairs:
-        smaller, larger = sorted((root(left), root(right)))
-        parent[larger] = smaller
-    return np.array([root(row) for row in range(count)])
 
 
 def assign_splits(table: pd.DataFrame, val: float, test: float, seed: int) -> pd.Series:

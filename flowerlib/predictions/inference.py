@@ -16,7 +16,7 @@ from flowerlib.predictions import metrics
 
 @dataclass(frozen=True)
 class Predictions:
-    """The probabilities of one split, in file order.
+    """The probabilities of one split, in file order; of no image for val where it was trained on.
 
     Attributes:
         probabilities: `(n, num_classes)` float32, rows that sum to one.
@@ -28,6 +28,11 @@ class Predictions:
     labels: np.ndarray
     ids: np.ndarray
 
+    @classmethod
+    def of_no_images(cls, num_classes: int) -> "Predictions":
+        """Return the predictions for a split without images."""
+        return cls(np.empty((0, num_classes), np.float32), np.empty(0, np.int64), np.empty(0, str))
+
     @property
     def predicted(self) -> np.ndarray:
         """The most probable class of each image, `(n,)` int64."""
@@ -35,10 +40,15 @@ class Predictions:
 
     def confusion(self) -> np.ndarray:
         """The confusion matrix `(num_classes, num_classes)`: rows are true classes, columns predicted ones."""
-        return metrics.confusion(self.labels, self.predicted, self.probabilities.shape[1])
+        num_classes = self.probabilities.shape[1]
+        if not len(self.labels):
+            return np.zeros((num_classes, num_classes), np.int64)
+        return metrics.confusion(self.labels, self.predicted, num_classes)
 
     def scores(self) -> dict[str, float]:
-        """Return `loss` (log loss), `accuracy` and `macro_f1`, where the labels are known."""
+        """Return `loss` (log loss), `accuracy` and `macro_f1`, where the labels are known; nothing of no images."""
+        if not len(self.labels):
+            return {}
         return {
             "loss": metrics.log_loss(self.labels, self.probabilities),
             "accuracy": metrics.accuracy(self.labels, self.predicted),
@@ -144,8 +154,11 @@ def predict(model: keras.Model, batches: tf.data.Dataset, batch_size: int, *, fl
     Raises:
         FlowersError: a probability is not a number: the training has diverged.
     """
-    parts = zip(*iterate_outputs(model, batches, batch_size, flip=flip), strict=True)
-    probabilities, labels, ids = (np.concatenate(part, axis=axis) for part, axis in zip(parts, (1, 0, 0), strict=True))
+    parts = list(iterate_outputs(model, batches, batch_size, flip=flip))
+    if not parts:
+        return Predictions.of_no_images(model.output_shape[-1])
+    columns = zip(zip(*parts, strict=True), (1, 0, 0), strict=True)
+    probabilities, labels, ids = (np.concatenate(part, axis=axis) for part, axis in columns)
     if not np.isfinite(probabilities).all():
         raise FlowersError("the model's probabilities are not numbers: training diverged; lower the learning rate")
     return Predictions(probabilities.mean(axis=0), labels, ids)

@@ -28,6 +28,8 @@ from flowerlib.config import (
     exclusive_lock,
     read_record,
     remove_stale_temporaries,
+    run_name,
+    written_score,
 )
 from flowerlib.parallel import num_cores, processes
 from flowerlib.series import notebooks as series
@@ -119,9 +121,13 @@ def _jobs(chosen: list[str], out: Path, given: Iterable[str], name: str | None) 
         raise FlowersError(f"`--name {name}` is for one notebook; {len(chosen)} are chosen")
     if name:
         given.append(f"NAME={name}")
-    return [
-        Job(series.NOTEBOOKS / f"{each}.ipynb", name or each, out, series.parameters(each, given)) for each in chosen
-    ]
+    return [_job(each, name or each, out, series.parameters(each, given)) for each in chosen]
+
+
+def _job(notebook: str, name: str, out: Path, parameters: series.Parameters) -> Job:
+    """A fold, and a training on train and val, are executed under the name of their run, beside the others."""
+    name = run_name(name, parameters.get("FOLD"), parameters.get("TRAIN_ON", "train"))
+    return Job(series.NOTEBOOKS / f"{notebook}.ipynb", name, out, parameters)
 
 
 def _num_jobs() -> int:
@@ -242,4 +248,4 @@ def score(record: Path) -> str:
     if not record.exists():
         return ""
     run = read_record(record)
-    return "   smoke test" if run["smoke_test"] else f"   macro F1 on val {run['val_macro_f1']:.4f}"
+    return "   smoke test" if run["smoke_test"] else f"   macro F1 on val {written_score(run)}"

@@ -14,7 +14,7 @@ import nbformat
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
-from flowerlib.config import MINOR_SUFFIXES, find_files, read_record
+from flowerlib.config import MINOR_SUFFIXES, find_files, read_record, written_score
 from flowerlib.series.notebooks import NOTEBOOKS, frame
 
 TEMPLATE = Path(__file__).with_name("index.html")
@@ -69,15 +69,15 @@ def _results(out: Path, real: dict[str, dict]) -> str:
 
 
 def _ranked(real: dict[str, dict]) -> list[tuple[str, dict]]:
-    """The runs, the best macro F1 first."""
-    return sorted(real.items(), key=lambda item: -item[1]["val_macro_f1"])
+    """The runs, the best macro F1 first, those without a score last."""
+    return sorted(real.items(), key=lambda item: -item[1].get("val_macro_f1", 0.0))
 
 
 def _result_row(name: str, record: dict) -> tuple[str, ...]:
     minutes = sum(record["history"]["seconds"]) / 60
     data = record["data"]
     trained_on = f"{data['train']:,} images of {data['num_classes']} classes (data {data['fingerprint']})"
-    scores = f"{record['val_macro_f1']:.4f}", f"{record['val_accuracy']:.4f}"
+    scores = (written_score(record, metric) for metric in ("macro_f1", "accuracy"))
     return name, *scores, record["backbone"], f"{minutes:.1f}", trained_on
 
 

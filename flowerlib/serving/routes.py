@@ -156,9 +156,10 @@ async def healthz(request: Request) -> Health:
 async def model(service: ServiceDependency) -> ModelDescription:
     """Describe the model."""
     classifier = service.classifier
-    record = {name: classifier.record[name] for name in ("name", "backbone", "val_macro_f1", "smoke_test")}
+    record = {name: classifier.record[name] for name in ("name", "backbone", "smoke_test")}
     return ModelDescription(
         **record,
+        val_macro_f1=classifier.record.get("val_macro_f1"),
         classes=list(classifier.classes),
         image_size=classifier.image_size,
         suffixes=sorted(formats.READABLE_SUFFIXES),

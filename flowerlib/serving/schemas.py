@@ -48,7 +48,9 @@ class ModelDescription(BaseModel):
     image_size: int = Field(description="Side of the square that the network receives, in pixels.")
     suffixes: list[str] = Field(description="Of the files that are read, such as `.heic` with its plug-in installed.")
     fit: str = Field(description="`crop`: the middle square of a photograph; `pad`: all of it, with grey stripes.")
-    val_macro_f1: float = Field(description="Macro F1 on the validation images of its run.")
+    val_macro_f1: float | None = Field(
+        description="Macro F1 on the validation images of its run; null where it was trained on them too."
+    )
     smoke_test: bool = Field(description="Trained for a few steps only: its predictions mean nothing.")
 
 

@@ -4,6 +4,7 @@ A TFRecord file holds, for each record, its length (8 bytes, little-endian), a c
 checksum of the record (4 bytes). Source: tensorflow/core/lib/io/record_writer.h. `data.check` verifies the checksums.
 """
 
+import copy
 import os
 from collections.abc import Iterator, Sequence
 
@@ -20,6 +21,12 @@ class Records:
 
     def __len__(self) -> int:
         return len(self.places)
+
+    def select(self, positions: Sequence[int]) -> "Records":
+        """Return those at the positions, in that order, as records of their own."""
+        chosen = copy.copy(self)
+        chosen.places = self.places[np.array(positions, np.int64)]
+        return chosen
 
     def fetch(self, indices: np.ndarray) -> np.ndarray:
         """Return the records at those positions, `(n,)` bytes. One file is open at a time, and none afterwards."""

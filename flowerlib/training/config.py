@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from flowerlib.accelerator import Device
-from flowerlib.config import MINOR_SUFFIXES, FlowersError
+from flowerlib.config import MINOR_SUFFIXES, FlowersError, run_name
+
+TRAIN_ON = ("train", "train+val")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,11 @@ class TrainConfig:
         extract_batch_size: feature extraction, the images that a replica processes at once.
         hours: the time budget; None for no limit.
         steps: steps an epoch; None for all training images.
-        seed: of everything random.
+        fold: cross-validation, the part of the labelled images, train and val together, that is val, from 0; None for
+            the dataset's own val.
+        folds: how many parts there are.
+        train_on: `train`, or `train+val`: all labelled images, for a final submission that has no score.
+        seed: of everything random, and of the parts.
         smoke_test: shrunk to show that everything works; its scores are meaningless.
     """
 
@@ -70,12 +76,21 @@ class TrainConfig:
     extract_batch_size: int = 32
     hours: float | None = None
     steps: int | None = None
+    fold: int | None = None
+    folds: int = 5
+    train_on: str = "train"
     seed: int = 0
     smoke_test: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs <= self.warmup_epochs:
             raise FlowersError(f"`epochs` (={self.epochs}) must be more than `warmup_epochs` (={self.warmup_epochs})")
+        if self.fold is not None and (self.folds < 2 or self.fold not in range(self.folds)):
+            raise FlowersError(f"`fold` (={self.fold}) must be one of 0 to `folds` - 1 (={self.folds - 1}), or None")
+        if self.train_on not in TRAIN_ON:
+            raise FlowersError(f"`train_on` (={self.train_on!r}) must be one of {', '.join(TRAIN_ON)}")
+        if self.fold is not None and self.train_on != "train":
+            raise FlowersError(f"`fold` (={self.fold}) needs `train_on` train: a fold judges by images it leaves out")
 
     @property
     def folder(self) -> Path:
@@ -122,7 +137,8 @@ def configure(parameters: Mapping[str, object], device: Device) -> TrainConfig:
     if "batch_per_replica" in given:
         given["batch_size"] = given["batch_per_replica"] * replicas
     config = TrainConfig(**_hyperparameters(given))
-    config = replace(config, batch_size=max(config.batch_size // replicas, 1) * replicas)
+    name = run_name(config.name, config.fold, config.train_on)
+    config = replace(config, name=name, batch_size=max(config.batch_size // replicas, 1) * replicas)
     if given.get("shrink", True) and profile(device) == "smoke":
         return _smoke_test(config, device)
     if "lr_batch_size" in given:

@@ -73,7 +73,7 @@ class _EpochEnd(keras.callbacks.Callback):
         """
         config, session = self.run.config, len(self.clock.seconds)
         epoch = MARGIN * (self.clock.without_compiling + validation)
-        left = self.deadline - time.monotonic() - validation * final_validations(self.run)
+        left = self.deadline - time.monotonic() - self._final_seconds(validation)
         fit = int(max(0, min(left / epoch, config.epochs)))
         if not fit and done < self.planned:
             print(f"Stopping after epoch {done}: another would not fit into the time budget.")
@@ -83,6 +83,13 @@ class _EpochEnd(keras.callbacks.Callback):
         if done == self.planned:
             self.model.stop_training = True
 
+    def _final_seconds(self, validation: float) -> float:
+        """How long the final predictions take; where nothing is val, at most as long as to train on as many images."""
+        if self.run.flowers.count("val"):
+            return validation * final_validations(self.run)
+        images = self.run.steps_per_epoch * self.run.config.batch_size
+        return self.clock.without_compiling * final_views(self.run) * self.run.flowers.count("test") / images
+
     def _move_end(self, planned: int) -> None:
         if planned != self.planned and optimizers.move_end(self.model.optimizer, planned * self.run.steps_per_epoch):
             self.planned = planned
@@ -90,7 +97,7 @@ class _EpochEnd(keras.callbacks.Callback):
             print(f"The time budget has room for {epochs}: the learning rate reaches 0 by then.")
 
     def _validate(self, logs: dict) -> None:
-        """Add the scores on val to the logs, and all of them to the history."""
+        """Add the scores on val, if it has images, to the logs, and all of them to the history."""
         val = predictions.predict(self.model, self.val, self.run.config.eval_batch_size)
         logs |= {f"val_{name}": value for name, value in val.scores().items()}
         compiled = len(self.clock.seconds) == 1  # the first epoch of a session
@@ -105,10 +112,16 @@ def planned_epochs(run: Run, history: History) -> int:
 
 def final_validations(run: Run) -> float:
     """Return how many times as long as a validation the final predictions take: val and test, in every view."""
-    config, val = run.config, run.flowers.count("val")
-    size = config.eval_size or config.image_size
-    views = (1 + config.tta_flip) * sum((each / size) ** 2 for each in config.tta_sizes or (size,))
+    val, size = run.flowers.count("val"), run.config.eval_size or run.config.image_size
+    views = final_views(run) * (run.config.image_size / size) ** 2
     return views * (val + run.flowers.count("test")) / val
+
+
+def final_views(run: Run) -> float:
+    """Return how many images of the size of training have as many pixels as all views of an image have together."""
+    config = run.config
+    sizes = config.tta_sizes or (config.eval_size or config.image_size,)
+    return (1 + config.tta_flip) * sum((size / config.image_size) ** 2 for size in sizes)
 
 
 @contextmanager
@@ -147,7 +160,7 @@ def fit(
     Returns:
         For each of loss, accuracy, val_loss, val_accuracy, val_macro_f1, seconds (of training alone), compiled (1
         where those include compilation, in the first epoch of a session, else 0) and planned_epochs (of the whole
-        training, as it was planned then), one number an epoch.
+        training, as it was planned then), one number an epoch. Without images in val there are no scores on it.
 
     Raises:
         FlowersError: another process trains in the same folder, or it holds a longer run.
@@ -185,7 +198,8 @@ def longer_run(run: Run, num_images: int) -> str | None:
         record = read_record(run.config.folder / "run.json")
         if record["smoke_test"] or record["epochs"] * record["data"]["train"] <= num_images:
             return None
-        return "{epochs} epochs of {data[train]:,} images, macro F1 {val_macro_f1:.4f} on val".format(**record)
+        scored = ", macro F1 {val_macro_f1:.4f} on val" if "val_macro_f1" in record else ""
+        return ("{epochs} epochs of {data[train]:,} images" + scored).format(**record)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -217,6 +231,6 @@ def time_epochs(run: Run, model: keras.Model, train: Batches) -> list[float]:
     return clock.seconds
 
 
-def best_epoch(history: History) -> int:
-    """Return the epoch, from 1, with the best macro F1 on val."""
-    return int(np.argmax(history["val_macro_f1"])) + 1
+def best_epoch(history: History) -> int | None:
+    """Return the epoch, from 1, with the best macro F1 on val; None where nothing is val."""
+    return int(np.argmax(history["val_macro_f1"])) + 1 if "val_macro_f1" in history else None

@@ -40,7 +40,7 @@ def save(
         run: as `training.start` returns it.
         model: pixels `(B, S, S, 3)` in [0, 255] -> probabilities; saved in float32, without its optimizer.
         history: as `fit` returns it.
-        val: the final predictions for val.
+        val: the final predictions for val; none where it was trained on, and then no score is left anywhere.
         test: the final predictions for test.
         features: of train, where the network is frozen; kept with the model, with thumbnails, to find similar images.
     """
@@ -136,6 +136,8 @@ def headline(record: dict) -> str:
     """Return a record's result in one line."""
     mark = "SMOKE TEST, ignore: " if record["smoke_test"] else ""
     scores = "macro F1 {val_macro_f1:.4f}, accuracy {val_accuracy:.4f}, log loss {val_loss:.4f} on val"
+    if "val_macro_f1" not in record:
+        scores = "trained on train and val, so without a score,"
     of_all = "" if record["epochs"] == (planned := record["config"]["epochs"]) else f" of {planned}"
     why = "" if not of_all else ", for which there was time" if record["complete"] else ": it was stopped"
     return f"{mark}{record['name']}: {scores.format(**record)} after {record['epochs']} epochs{of_all}{why}"

@@ -87,9 +87,20 @@ def start(parameters: Mapping[str, object]) -> Run:
     flowers = data.find(config.stored_size, nearest=True)
     data.check(flowers)
     flowers = replace(flowers, limit=SMOKE_TEST_IMAGES if config.smoke_test else None)
-    run = _with_fitting_batch(Run(config, flowers, device))
+    run = _with_fitting_batch(Run(config, _divided(flowers, config), device))
     print(run)
     return run
+
+
+def _divided(flowers: Flowers, config: TrainConfig) -> Flowers:
+    """Return the dataset with what the configuration trains on as train, and what it judges by as val."""
+    if config.train_on == "train+val":
+        print("All labelled images are train, none is val: this run has no score.")
+        return data.train_on_all(flowers)
+    if config.fold is None:
+        return flowers
+    print(f"Part {config.fold} of {config.folds} of the labelled images is val, the others are train.")
+    return data.fold(flowers, config.fold, config.folds, config.seed)
 
 
 def _with_fitting_batch(run: Run) -> Run:
@@ -127,6 +138,8 @@ def eval_batches(run: Run, split: str, image_size: int | None = None) -> tf.data
 
 def predict(run: Run, model: keras.Model, splits: Sequence[str] = ("val", "test")) -> list[Predictions]:
     """Predict splits with test-time augmentation: the mean over `tta_sizes`, of the image and of its mirror image.
+
+    There are none for val where it was trained on.
 
     Batch normalization, which keeps its statistics from now on, is folded into the convolutions: the same predictions,
     sooner. A smoke test spares the time and the memory of another network.

@@ -9,6 +9,7 @@ from scipy.fft import dctn
 
 from flowerlib import data
 from flowerlib.accelerator import tf
+from flowerlib.data import duplicates
 from flowerlib.evaluation import statistics
 
 PHOTOGRAPHS = os.environ.get("FLOWERS_DATA")  # read here: fixtures clean the environment
@@ -131,13 +132,13 @@ def test_hash_is_that_of_scipys_cosine_transform():
     waves = dctn(grey, axes=(1, 2))[:, :8, 1:9].reshape(20, 64)
     bits = waves > np.median(waves, axis=1, keepdims=True)
     expected = np.packbits(bits, axis=1).view(np.uint64)[:, 0]
-    np.testing.assert_array_equal(statistics.perceptual_hashes(images)[0], expected)
+    np.testing.assert_array_equal(data.perceptual_hashes(images)[0], expected)
 
 
 def test_mirrored_hash_is_the_hash_of_the_mirror_image():
     images = invented(50)
-    hashes, mirrored = statistics.perceptual_hashes(images)
-    of_flipped = statistics.perceptual_hashes(images[:, :, ::-1])[0]
+    hashes, mirrored = data.perceptual_hashes(images)
+    of_flipped = data.perceptual_hashes(images[:, :, ::-1])[0]
     assert hamming_distances(mirrored, of_flipped).max() <= 2  # a tie may fall either way
     assert hamming_distances(hashes, mirrored).mean() > 20
 
@@ -149,7 +150,7 @@ def test_mirrored_hash_is_the_hash_of_the_mirror_image():
 )
 def test_copies_are_within_the_threshold_and_unrelated_images_are_not(copy):
     images = invented(100)
-    hashes, copies = statistics.perceptual_hashes(images)[0], statistics.perceptual_hashes(copy(images))[0]
+    hashes, copies = data.perceptual_hashes(images)[0], data.perceptual_hashes(copy(images))[0]
     assert hamming_distances(hashes, copies).max() <= THRESHOLD
     unrelated = np.bitwise_count(hashes[:, None] ^ copies)[~np.eye(100, dtype=bool)]
     assert unrelated.min() > THRESHOLD
@@ -161,7 +162,7 @@ def hashed(hashes, mirrored, splits, labels):
 
 
 def test_near_duplicates_finds_what_comparing_one_by_one_finds(monkeypatch):
-    monkeypatch.setattr(statistics, "BATCH", 7)
+    monkeypatch.setattr(duplicates, "BATCH", 7)
     rng = np.random.default_rng(0)
     number = 40
     hashes, mirrored = rng.integers(0, 2**64, (2, number), dtype=np.uint64)
@@ -212,8 +213,8 @@ def test_threshold_on_real_photographs():
     sample = statistics.load_images(flowers, images[images["split"] != "test"].sample(500, random_state=0)).astype(
         np.float32
     )
-    hashes = statistics.perceptual_hashes(sample)[0]
+    hashes = data.perceptual_hashes(sample)[0]
     for copies in (compressed(sample), resized(sample, 64), resized(sample[:, 2:-2, 2:-2], flowers.image_size)):
-        assert np.mean(hamming_distances(hashes, statistics.perceptual_hashes(copies)[0]) <= THRESHOLD) > 0.98
+        assert np.mean(hamming_distances(hashes, data.perceptual_hashes(copies)[0]) <= THRESHOLD) > 0.98
     pairs = statistics.near_duplicates(images, THRESHOLD)
     assert (pairs["classes"] == "different").sum() <= 0.05 * len(pairs)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from flowerlib import data
 from flowerlib.config import FlowersError
 from flowerlib.photos import splitting
 
@@ -110,7 +111,7 @@ def test_links_between_images_make_groups_named_by_their_first_row():
     """Two chains, 0-3-5 and 1-4, given in any order, and 2 alone."""
     pairs = [(3, 5), (4, 1), (0, 3)]
     for order in (pairs, pairs[::-1]):
-        assert splitting._connected_components(6, order).tolist() == [0, 1, 2, 0, 1, 0]
+        assert data.connected_components(6, order).tolist() == [0, 1, 2, 0, 1, 0]
 
 
 def test_copies_and_near_duplicates_are_grouped_and_broken_files_are_not():

@@ -100,9 +100,10 @@ async function showModel() {
     // Named only where the server reads them: for a file that is not named, such as HEIC, telephones send a JPEG.
     for (const input of [$("#files"), $("#capture")]) input.accept = ["image/*", ...model.suffixes].join();
     $("#smoke-test").hidden = !model.smoke_test;
+    const score = model.val_macro_f1 === null ? "not known" : model.val_macro_f1.toFixed(3); // it trained on them too
     $("#about").textContent =
       `${model.name} (${model.backbone}) tells ${model.classes.length} classes apart; its macro F1 on validation ` +
-      `images is ${model.val_macro_f1.toFixed(3)}. It names one of them whatever the photograph shows.`;
+      `images is ${score}. It names one of them whatever the photograph shows.`;
   } catch (error) {
     $("#notice").textContent = error.message;
   }
