@@ -58,7 +58,7 @@ def options(
     """What stands before the command."""
 
 
-@app.command(epilog="Example: flowerlib run 00 -p IMAGE_SIZE=224 --name quickstart-224 --data ~/flowers")
+@app.command(epilog="Example: flowerlib run 00 -p SIZES=192,256 --name two-sizes --data ~/flowers")
 def run(
     notebooks: Annotated[
         list[str] | None,
@@ -121,7 +121,7 @@ def show_list(
     listing.show(out)
 
 
-@app.command(epilog="Example: flowerlib compare outputs/runs/00_quickstart outputs/runs/quickstart-224")
+@app.command(epilog="Example: flowerlib compare outputs/runs/00_quickstart outputs/runs/two-sizes")
 def compare(
     first: Annotated[Path, typer.Argument(metavar="RUN", help="A run, such as outputs/runs/00_quickstart.")],
     second: Annotated[Path, typer.Argument(metavar="RUN", help="Another run on the same data.")],

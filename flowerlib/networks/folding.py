@@ -5,6 +5,7 @@ too, with other weights and a bias; then nothing has to pass over its maps again
 """
 
 from collections.abc import Callable, Collection, Iterator
+from functools import cache
 from typing import TypeAlias, cast
 
 import numpy as np
@@ -103,7 +104,8 @@ def _cloned(model: keras.Model, copied: Callable, called: Callable | None = None
         pixels = keras.Input(batch_shape=model.inputs[0].shape, dtype=model.inputs[0].dtype)
         return keras.Sequential([pixels, *map(copied, model.layers)], name=model.name)
     plain = keras.Model(model.input, model.output, name=model.name)  # a compiled one is cloned with its optimizer
-    return keras.models.clone_model(plain, clone_function=copied, call_function=called)
+    # One copy of a layer that is used several times, such as a network at several image sizes.
+    return keras.models.clone_model(plain, clone_function=cache(copied), call_function=called)
 
 
 def _pairs(network: keras.Model, among: Collection[keras.Layer] | None) -> Iterator[tuple[Convolution, Norm]]:

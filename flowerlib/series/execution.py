@@ -190,7 +190,8 @@ def _execute(job: Job) -> str:
             papermill.execute_notebook(
                 job.notebook,
                 temporary,
-                parameters=job.parameters,
+                # papermill writes a tuple into the notebook as a string.
+                parameters={key: list(v) if isinstance(v, tuple) else v for key, v in job.parameters.items()},
                 cwd=job.out,
                 kernel_name="python3",
                 kernel_manager_class=OwnKernel,

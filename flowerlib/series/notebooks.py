@@ -13,6 +13,7 @@ from flowerlib.config import FlowersError
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"  # of a clone
 Parameters = dict[str, object]
+REPLACED = {"BACKBONE": "NETWORKS"}  # parameters that a notebook had in earlier versions -> what it has now
 
 
 def names() -> list[str]:
@@ -100,6 +101,8 @@ def parameters(name: str, given: Iterable[str]) -> Parameters:
         key, equals, text = each.partition("=")
         if not equals:
             raise FlowersError(f"`-p {each}` must be NAME=VALUE, such as -p EPOCHS=5")
+        if key not in known and (now := REPLACED.get(key)) in known:
+            raise FlowersError(f"{name} has {now}, one or more, in place of {key}; pass -p {now}={text}")
         if key not in known:
             near = difflib.get_close_matches(key, known, 1, 0.4)
             raise FlowersError(
@@ -117,6 +120,7 @@ def _value(key: str, text: str, default: object) -> object:
     except (ValueError, SyntaxError):
         value = text
     if isinstance(default, tuple):
+        value = text.split(",") if isinstance(value, str) else value
         value = tuple(value) if isinstance(value, list | tuple) else (value,)
     if isinstance(default, float) and type(value) is int:
         value = float(value)

@@ -19,7 +19,7 @@ class TrainConfig:
 
     Attributes:
         name: of the folder `runs/<name>/`.
-        backbone: a row of `networks.BACKBONES`.
+        backbone: a row of `networks.BACKBONES`; those of `networks`, joined by +.
         image_size: side of the training images, in pixels.
         batch_size: global, over all replicas.
         epochs: passes over the training images.
@@ -39,6 +39,8 @@ class TrainConfig:
         eval_size: side of the images in validation, in pixels (FixRes); None for `image_size`.
         tta_sizes: test-time augmentation, the sides at which the final predictions are made; empty for `eval_size`.
         tta_flip: test-time augmentation, whether every image is predicted mirrored too.
+        networks: feature extraction, rows of `networks.BACKBONES` whose features stand side by side.
+        sizes: feature extraction, the sides to which they get every image resized, in pixels.
         num_augmented_views: feature extraction, the augmented views of each training image beside the original ones.
         extract_batch_size: feature extraction, the images that a replica processes at once.
         hours: the time budget; None for no limit.
@@ -72,6 +74,8 @@ class TrainConfig:
     eval_size: int | None = None
     tta_sizes: tuple[int, ...] = ()
     tta_flip: bool = False
+    networks: tuple[str, ...] = ()
+    sizes: tuple[int, ...] = ()
     num_augmented_views: int = 0
     extract_batch_size: int = 32
     hours: float | None = None
@@ -122,18 +126,25 @@ def configure(parameters: Mapping[str, object], device: Device) -> TrainConfig:
 
     Args:
         parameters: the notebook's variables, as `globals()` returns them. `PEAK_LR` becomes `peak_lr`, and so on; names
-            that no field of `TrainConfig` has are passed over, but for these three: `BATCH_PER_REPLICA`, in place of
+            that no field of `TrainConfig` has are passed over, but for these: `BATCH_PER_REPLICA`, in place of
             `BATCH_SIZE`, is multiplied by the number of replicas. `LR_BATCH_SIZE` is the global batch size for which
             `PEAK_LR` is given; for another one it is scaled by the square root of their ratio, as fits Adam and its kin
-            (Malladi and others, arXiv 2205.10287). `SHRINK = False` never becomes a smoke test.
+            (Malladi and others, arXiv 2205.10287). `SHRINK = False` never becomes a smoke test. `NETWORKS` stands in
+            place of `BACKBONE`.
         device: what it runs on.
 
     Raises:
         FlowersError: a parameter without a default is missing, `FLOWERS_PROFILE` has another value, or no epoch is left
             after the warm-up.
     """
-    given: dict[str, Any] = {name.lower(): value for name, value in parameters.items() if name.isupper()}
+    given: dict[str, Any] = {
+        name.lower(): tuple(value) if isinstance(value, list) else value  # as `flowerlib run -p` writes several values
+        for name, value in parameters.items()
+        if name.isupper()
+    }
     replicas = device.num_replicas
+    if "networks" in given:
+        given["backbone"] = "+".join(given["networks"])
     if "batch_per_replica" in given:
         given["batch_size"] = given["batch_per_replica"] * replicas
     config = TrainConfig(**_hyperparameters(given))
@@ -175,4 +186,5 @@ def _smoke_test(config: TrainConfig, device: Device) -> TrainConfig:
         f"{shrunk['image_size']} px): ignore all scores. Full training: flowerlib run --full, or FLOWERS_PROFILE=full."
     )
     plain = replace(config, eval_size=None, tta_sizes=(), tta_flip=False, warmup_epochs=1, num_augmented_views=0)
-    return replace(plain, **shrunk, smoke_test=True, name=f"{config.name}-smoke-test")
+    sizes = (shrunk["image_size"],) if config.sizes else ()
+    return replace(plain, **shrunk, sizes=sizes, smoke_test=True, name=f"{config.name}-smoke-test")

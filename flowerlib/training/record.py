@@ -122,8 +122,13 @@ def _record(run: Run, model: keras.Model, history: History) -> dict:
 
 
 def _calibration(val: Predictions, smoke_test: bool) -> dict[str, float]:
-    """Return the temperature, 1 for a smoke test, and the expected calibration error (ECE) before and after it."""
+    """Return the temperature, 1 for a smoke test, and the expected calibration error (ECE) before and after it.
+
+    Where val was trained on there is nothing to fit it to, and no error.
+    """
     raw, labels = val.probabilities, val.labels
+    if not len(labels):
+        return {"temperature": 1.0}
     calibrated = raw if smoke_test else predictions.cross_calibrated(raw, labels)
     return {
         "temperature": 1.0 if smoke_test else predictions.fit_temperature(raw, labels),

@@ -40,7 +40,9 @@ class Run:
     @property
     def weights(self) -> Literal["pretrained", "random"]:
         """What `networks.load` begins from: pretrained weights; a smoke test takes what needs no download."""
-        return backbones.available_weights(self.config.backbone) if self.config.smoke_test else "pretrained"
+        names = (self.config.networks or (self.config.backbone,)) if self.config.smoke_test else ()
+        available = {backbones.available_weights(name) for name in names}
+        return "random" if "random" in available else "pretrained"
 
     @property
     def steps_per_epoch(self) -> int:

@@ -263,7 +263,7 @@ def test_what_becomes_shorter_while_it_is_read_is_named(flowerlib, server, bucke
     refused(flowerlib("check", "--data", f"gs://{bucket}/flowers"), f"`gs://{bucket}/{name}`")
 
 
-NOTEBOOK = ("run", "00_quickstart", "-p", "IMAGE_SIZE=24", "-p", "EPOCHS=2")
+NOTEBOOK = ("run", "00_quickstart", "-p", "IMAGE_SIZE=24", "-p", "SIZES=24", "-p", "EPOCHS=2")
 
 
 def test_the_quickstart_runs_on_a_bucket(flowerlib, server, bucket, flowers, tmp_path):

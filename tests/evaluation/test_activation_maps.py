@@ -5,6 +5,7 @@ import pytest
 
 from flowerlib import evaluation, figures
 from flowerlib.accelerator import keras
+from flowerlib.evaluation.activation_maps import _resized
 from flowerlib.predictions import Predictions
 
 
@@ -78,3 +79,10 @@ def test_a_gallery_of_errors_shows_the_wrong_ones_alone(flowers, by_colour):
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
     assert len(titles) == 2
     assert all("predicted: " in title for title in titles)
+
+
+def test_maps_get_more_places_by_hand():
+    """Two places become three: of the middle one half lies in each. The mean stays 2.5."""
+    maps = np.array([1.0, 4.0], np.float32).reshape(1, 1, 2, 1)
+    np.testing.assert_allclose(_resized(maps, 2, 3)[0, :, :, 0], [[1, 2.5, 4], [1, 2.5, 4]])
+    np.testing.assert_array_equal(_resized(maps, 1, 2), maps)

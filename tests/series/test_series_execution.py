@@ -182,6 +182,13 @@ def test_of_two_side_by_side_the_one_that_breaks_is_named(notebooks, tmp_path):
         execution.run(out=tmp_path / "out", jobs=2)
 
 
+def test_several_values_arrive_as_values(notebooks, tmp_path):
+    notebooks("00_a", "print(sum(SIZES))", parameters="SIZES = (192,)")
+    execution.run(["a"], out=tmp_path / "out", jobs=1, parameters=["SIZES=192,256"])
+    [*_, last] = nbformat.read(tmp_path / "out/00_a.ipynb", as_version=4).cells
+    assert last.outputs[0]["text"] == "448\n"
+
+
 def test_parameters_and_a_name_make_a_variant_beside_the_plain_one(notebooks, tmp_path):
     notebooks("00_a", "print(NAME, EPOCHS)", parameters="NAME = '00_a'  # of the run\nEPOCHS = 3")
     out = tmp_path / "out"

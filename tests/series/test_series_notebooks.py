@@ -27,7 +27,8 @@ def test_every_notebook_has_a_frame_and_parameters(name):
 
 @pytest.fixture
 def notebook(tmp_path, monkeypatch):
-    source = "NAME = '00_a'  # a comment\nEPOCHS = 3\nRATE = 1e-3\nSIZES = (192, 224)\nEVAL_SIZE = None\nFLIP = True"
+    source = "NAME = '00_a'  # a comment\nEPOCHS = 3\nRATE = 1e-3\nSIZES = (192, 224)\nEVAL_SIZE = None\nFLIP = True\n"
+    source += "NETWORKS = ('A',)"
     cell = nbformat.v4.new_code_cell(source, metadata={"tags": ["parameters"]})
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "00_a.ipynb")
     monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path)
@@ -43,6 +44,10 @@ def notebook(tmp_path, monkeypatch):
         ("SIZES=(128, 160)", (128, 160)),
         ("SIZES=[128]", (128,)),
         ("SIZES=128", (128,)),
+        ("SIZES=128,160", (128, 160)),
+        ("NETWORKS=B", ("B",)),
+        ("NETWORKS=A,B", ("A", "B")),
+        ("NETWORKS=('A', 'B')", ("A", "B")),
         ("EVAL_SIZE=256", 256),
         ("FLIP=False", False),
         ("NAME=a = b", "a = b"),
@@ -59,6 +64,7 @@ def test_values_get_the_type_of_the_default(notebook, given, value):
     [
         ("EPOCHS", "must be NAME=VALUE"),
         ("EPOCH=5", "has no parameter 'EPOCH'; did you mean EPOCHS\\? It has NAME, EPOCHS, RATE"),
+        ("BACKBONE=B", "00_a has NETWORKS, one or more, in place of BACKBONE; pass -p NETWORKS=B"),
         ("EPOCHS=5.5", r"`EPOCHS` \(=5.5\) must be of the kind of its default, 3"),
         ("EPOCHS=True", "must be of the kind of its default, 3"),
         ("FLIP=maybe", "must be of the kind of its default, True"),
@@ -73,4 +79,5 @@ def test_the_defaults_are_what_the_cell_assigns(notebook):
     found = notebooks.defaults(notebooks.NOTEBOOKS / "00_a.ipynb")
     assert json.loads(json.dumps(found)) == {
         "NAME": "00_a", "EPOCHS": 3, "RATE": 1e-3, "SIZES": [192, 224], "EVAL_SIZE": None, "FLIP": True,
+        "NETWORKS": ["A"],
     }  # fmt: skip

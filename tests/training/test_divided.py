@@ -16,7 +16,7 @@ from flowerlib.series import execution, page
 from flowerlib.training import features, loop
 
 PARAMETERS = {"NAME": "03_tiny", "BACKBONE": "EfficientNetLite0", "IMAGE_SIZE": 24, "BATCH_SIZE": 8, "EPOCHS": 2}
-SCORE = re.compile(r"\bval_(loss|accuracy|macro_f1)")
+SCORE = re.compile(r"\bval_(loss|accuracy|macro_f1|ece)")
 
 
 def start(**parameters):
@@ -218,6 +218,11 @@ def test_its_curves_have_no_line_of_val(on_all):
     scores, losses = figures.curves(on_all[3]["history"]).axes
     labels = [line.get_label() for axes in (scores, losses) for line in axes.lines]
     assert labels == ["train", "kept: epoch 2", "train", "kept: epoch 2"]
+
+
+def test_its_reliability_diagram_says_that_there_are_no_images(on_all):
+    figure = evaluation.reliability_diagram(predictions.load(on_all[0] / "runs/03_tiny-train-val").val)
+    assert [text.get_text() for text in figure.texts] == [figures.results.NO_IMAGES]
 
 
 def test_its_headline_says_that_there_is_no_score(place, capsys):

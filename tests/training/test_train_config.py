@@ -106,6 +106,17 @@ def test_the_profile_overrides_the_device(monkeypatch):
         configured(CPU)
 
 
+def test_networks_side_by_side_stand_in_place_of_a_backbone(capsys):
+    given = {"NETWORKS": ("EfficientNetLite0", "EfficientNetLite2"), "SIZES": (192, 288)}
+    config = configured(TPU, without=("BACKBONE",), **given)
+    assert config == configured(TPU, without=("BACKBONE",), **{name: list(value) for name, value in given.items()})
+    assert (config.backbone, config.networks, config.sizes) == ("EfficientNetLite0+EfficientNetLite2", *given.values())
+    shrunk = configured(CPU, without=("BACKBONE",), **given)
+    assert (shrunk.networks, shrunk.sizes, shrunk.image_size) == (given["NETWORKS"], (72,), 72)
+    assert configured(CPU).sizes == ()
+    assert "SMOKE TEST" in capsys.readouterr().out
+
+
 def test_an_endless_warm_up_is_an_error():
     with pytest.raises(FlowersError, match=r"`epochs` \(=3\) must be more than `warmup_epochs` \(=3\)"):
         configured(CPU, EPOCHS=3, WARMUP_EPOCHS=3)
