@@ -12,7 +12,10 @@ from rich.console import Console
 from benchmarks.harness import show, write_table
 from flowerlib.config import FlowersError
 
-NAMES = tuple("start input look batch recipes growth frozen quickstart redense finetune serve tpu gpu".split())
+NAMES = (
+    *("start", "input", "look", "batch", "recipes", "growth", "frozen", "quickstart", "redense"),
+    *("finetune", "serve", "tpu", "gpu"),
+)
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 

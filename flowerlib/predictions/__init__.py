@@ -1,7 +1,7 @@
 """Predictions: a model runs over a split, its probabilities are kept, scored and submitted.
 
-Read `inference` first, then `metrics`, `calibration`, `results` and `submission`; `finding` finds the runs that are here,
-and `out_of_fold` joins those of a cross-validation.
+Read `inference` first, then `metrics`, `calibration`, `results` and `submission`; `finding` finds the runs that are
+here, and `out_of_fold` joins those of a cross-validation.
 """
 
 from flowerlib.predictions.calibration import calibrate, cross_calibrated, fit_temperature
