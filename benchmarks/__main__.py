@@ -12,7 +12,7 @@ from rich.console import Console
 from benchmarks.harness import show, write_table
 from flowerlib.config import FlowersError
 
-NAMES = ("start", "input", "look", "batch", "recipes", "growth", "frozen", "finetune", "serve", "tpu")
+NAMES = ("start", "input", "look", "batch", "recipes", "growth", "frozen", "redense", "finetune", "serve", "tpu")
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
