@@ -149,7 +149,8 @@ def _descend(
         candidate = point.plus(-1 / curvature, gradient).within(bound)
         step = candidate.weights - point.weights
         promised = loss + np.vdot(slope, step) + curvature / 2 * np.vdot(step, step)
-        if (reached := _loss(candidate, targets)) <= promised + SMALLEST_FALL * loss:
+        reached = _loss(candidate, targets)
+        if not reached > promised + SMALLEST_FALL * loss:  # a loss that is not a number ends it too
             return candidate, reached, curvature
         curvature *= 2
 

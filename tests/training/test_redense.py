@@ -163,6 +163,12 @@ def test_weights_that_are_the_minimum_stay():
     assert losses == pytest.approx([np.log(2)])
 
 
+def test_numbers_that_are_none_do_not_make_it_run_for_ever():
+    inputs, targets, start = problem(0)
+    _, losses = redense.minimize(inputs * np.float32(np.nan), targets, start, 10)
+    assert len(losses) == 1
+
+
 def test_the_seed_decides_and_each_layer_has_a_rotation_of_its_own(run, train, head):
     one, _ = redense.add_layer(run, head, train)
     same, _ = redense.add_layer(run, head, train)
