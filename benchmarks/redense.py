@@ -65,7 +65,7 @@ def _measure(flowers: Flowers, extracted: dict[str, Features], recipe: dict) -> 
     run, head, _ = training.fit_head(run, extracted, PEAK_LRS, WEIGHT_DECAYS)
     heads, losses = [head], list[float]()
     for _ in range(MOST_LAYERS):
-        deeper, steps = redense.add_layer(run, heads[-1], extracted["train"])
+        deeper, steps = training.add_redense_layer(run, heads[-1], extracted["train"])
         heads.append(deeper)
         losses = [*losses[:-1], steps[0], steps[-1]]
     scores = [training.predict_head(run, head, extracted["val"]).scores() for head in heads]

@@ -32,7 +32,7 @@
 
 # %%
 from flowerlib import evaluation, figures, networks, training
-from flowerlib.training import features, heads, redense
+from flowerlib.training import features, heads
 
 import keras  # after flowerlib, which chooses its backend: JAX on a TPU or GPU, TensorFlow on a CPU
 
@@ -120,7 +120,7 @@ candidates = heads.train_heads(
     run, fit, [heads.HeadConfig(run.config.peak_lr, run.config.weight_decay)]
 )
 for number in range(1, REDENSE_LAYERS + 1):
-    deeper, losses = redense.add_layer(run, candidates[-1], fit)
+    deeper, losses = training.add_redense_layer(run, candidates[-1], fit)
     candidates.append(deeper)
     print(f"layer {number}: training loss {losses[0]:.4f}, then {losses[-1]:.4f}")
 
@@ -143,7 +143,7 @@ for number, score in enumerate(scores):
 # %%
 head, history = training.train_head(run, extracted)
 for _ in range(num_layers):
-    head, _ = redense.add_layer(run, head, extracted["train"])
+    head, _ = training.add_redense_layer(run, head, extracted["train"])
 figures.curves(history)
 
 # %% [markdown]

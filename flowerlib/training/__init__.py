@@ -12,6 +12,7 @@ from flowerlib.training.heads import fit_head, predict_head, search, train_head
 from flowerlib.training.loop import best_epoch, fit, prepared, time_epochs
 from flowerlib.training.optimizers import learning_rate, learning_rates, loss, optimizer
 from flowerlib.training.record import find_timings, save, save_timing
+from flowerlib.training.redense import add_redense_layer
 from flowerlib.training.run import Run, eval_batches, predict, start, train_batches
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "History",
     "Run",
     "TrainConfig",
+    "add_redense_layer",
     "best_epoch",
     "configure",
     "eval_batches",

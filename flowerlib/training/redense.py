@@ -20,7 +20,7 @@ STEPS = 100  # of the minimization, over all training images each
 SMALLEST_FALL = 1e-7  # of the loss in one step, relative: below it, the minimum is as near as float32 comes
 
 
-def add_layer(
+def add_redense_layer(
     run: Run, head: keras.Sequential, train: Features, steps: int = STEPS
 ) -> tuple[keras.Sequential, list[float]]:
     """Return a head with one more ReLU layer; call it again for the next layer on top of it.

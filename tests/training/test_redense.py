@@ -69,8 +69,8 @@ def exact(weights, inputs, targets):
 @pytest.mark.parametrize("seed", range(5))
 def test_a_new_layer_loses_nothing(run, train, head, seed):
     run = run.with_config(seed=seed)
-    once, _ = redense.add_layer(run, head, train, steps=0)
-    twice, _ = redense.add_layer(run, once, train, steps=0)
+    once, _ = training.add_redense_layer(run, head, train, steps=0)
+    twice, _ = training.add_redense_layer(run, once, train, steps=0)
     for deeper, width in ((once, 20), (twice, 40)):
         np.testing.assert_allclose(deeper(original(train)), head(original(train)), atol=1e-6)
         assert [weight.shape for weight in deeper.trainable_weights] == [(width, 4), (4,)]
@@ -80,7 +80,7 @@ def test_a_new_layer_loses_nothing(run, train, head, seed):
 
 
 def test_its_output_is_that_of_the_formula(run, train, head):
-    deeper, _ = redense.add_layer(run, head, train)
+    deeper, _ = training.add_redense_layer(run, head, train)
     standardized = np.asarray(head.layers[0](original(train)))
     split, (kernel, bias) = deeper.layers[1].get_weights()[0], deeper.layers[-1].get_weights()
     probabilities = softmax(np.maximum(standardized @ split, 0) @ kernel + bias)
@@ -94,7 +94,7 @@ def test_layer_by_layer_the_training_loss_does_not_rise_and_the_norm_does_not_gr
     smoothed = 0.9 * np.eye(4)[labels] + 0.1 / 4
     last = head
     for _ in range(3):
-        deeper, losses = redense.add_layer(run, last, train)
+        deeper, losses = training.add_redense_layer(run, last, train)
         for each, loss in ((last, losses[0]), (deeper, losses[-1])):
             probabilities = np.asarray(each(original(train)), "float64")
             assert loss == pytest.approx(-(smoothed * np.log(probabilities)).sum(axis=1).mean(), abs=1e-6)
@@ -106,7 +106,7 @@ def test_layer_by_layer_the_training_loss_does_not_rise_and_the_norm_does_not_gr
 
 
 def test_without_label_smoothing_the_loss_is_the_log_loss(run, train, head):
-    deeper, losses = redense.add_layer(run.with_config(label_smoothing=0.0), head, train)
+    deeper, losses = training.add_redense_layer(run.with_config(label_smoothing=0.0), head, train)
     probabilities = np.asarray(deeper(original(train)))
     assert losses[-1] == pytest.approx(log_loss(np.tile(train.labels, 2), probabilities), abs=1e-6)
 
@@ -170,9 +170,9 @@ def test_numbers_that_are_none_do_not_make_it_run_for_ever():
 
 
 def test_the_seed_decides_and_each_layer_has_a_rotation_of_its_own(run, train, head):
-    one, _ = redense.add_layer(run, head, train)
-    same, _ = redense.add_layer(run, head, train)
-    other, _ = redense.add_layer(run.with_config(seed=6), head, train)
+    one, _ = training.add_redense_layer(run, head, train)
+    same, _ = training.add_redense_layer(run, head, train)
+    other, _ = training.add_redense_layer(run.with_config(seed=6), head, train)
     for ours, theirs in zip(one.get_weights(), same.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert abs(one.layers[1].get_weights()[0] - other.layers[1].get_weights()[0]).max() > 0.1
@@ -180,10 +180,10 @@ def test_the_seed_decides_and_each_layer_has_a_rotation_of_its_own(run, train, h
 
 
 def test_all_is_float32_under_mixed_precision(run, train, head):
-    expected, losses = redense.add_layer(run, head, train)
+    expected, losses = training.add_redense_layer(run, head, train)
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        deeper, same_losses = redense.add_layer(run, head, train)
+        deeper, same_losses = training.add_redense_layer(run, head, train)
         outputs = deeper(original(train))
     finally:
         keras.config.set_dtype_policy("float32")
@@ -193,13 +193,13 @@ def test_all_is_float32_under_mixed_precision(run, train, head):
 
 
 def test_only_the_original_views_count(run, train, head):
-    _, losses = redense.add_layer(run, head, train)
-    _, plain = redense.add_layer(run, head, replace(train, values=train.values[:2]))
+    _, losses = training.add_redense_layer(run, head, train)
+    _, plain = training.add_redense_layer(run, head, replace(train, values=train.values[:2]))
     assert losses == plain
 
 
 def test_it_is_saved_as_any_other_head(run, train, head, tmp_path):
-    deeper, _ = redense.add_layer(run, head, train)
+    deeper, _ = training.add_redense_layer(run, head, train)
     deeper.save(tmp_path / "head.keras")
     loaded = keras.models.load_model(tmp_path / "head.keras")
     np.testing.assert_array_equal(loaded(original(train)), deeper(original(train)))
