@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from benchmarks import harness, input
+from benchmarks import harness, input, redense
 from benchmarks.harness import Report, Row
 from flowerlib import data
 
@@ -117,3 +117,12 @@ def test_enlarged_photographs_are_the_first_of_train_and_are_read_as_any_other(f
     assert images.shape == (5, 64, 64, 3)
     assert (labels.numpy().tolist(), ids.numpy().tolist()) == (same_labels.numpy().tolist(), same_ids.numpy().tolist())
     assert np.abs(images.numpy().mean((1, 2)) - small.numpy().mean((1, 2))).max() < 4  # of 255: the same colours
+
+
+def test_what_layers_change_is_paired_by_seed():
+    heads = [[0.90, 0.5, 0.4], [0.92, 0.4, 0.3], [0.91, 0.4, 0.2], [0.90, 0.4, 0.1]]
+    lucky = [[score + 0.01 for score in each] for each in heads]
+    linear, once, *_ = redense.rows([heads, lucky])
+    assert linear.what == "macro F1 on val: linear head (0.9000 to 0.9100)"
+    assert once.what == "macro F1 on val: change by 1 ReDense (+0.0200 to +0.0200)"
+    assert (linear.value, once.value) == (pytest.approx(0.905), pytest.approx(0.02))

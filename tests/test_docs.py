@@ -329,7 +329,7 @@ def test_a_standard_term_is_used(term):
 
 # Words of earlier versions that nothing is called any more.
 OLD_WORDS = re.compile(
-    r"\blookers?\b|\brecognis(?:e|er|ed|es|ing)\b|\bGuess\b|\bTrouble\b|\brehears\w+|\bretrain\w*|\bredense\b"
+    r"\blookers?\b|\brecognis(?:e|er|ed|es|ing)\b|\bGuess\b|\bTrouble\b|\brehears\w+|\bretrain\w*"
     r"|\bhead_times\b|\bsurest\b|\bwritten_whole\b|\bsilenced\b|\bhold_out\b|\btrain_many\b|\bsave_run\b|\bfrozen_before\b"
     r"|\blook_batch\b|\bVARIED\b|\bALIKE\b|\bFEWEST\b|\bENDED_BADLY\b|\bMOST_PIXELS\b"
 )

@@ -1,17 +1,18 @@
 """Training: of whole networks (fine-tuning), and of heads on the features of a frozen one (feature extraction).
 
 Read `config` first (the hyperparameters), then `run` (what a notebook starts with), `loop` with `optimizers` and
-`checkpoints` beside it, and `record` (what a run leaves); `features`, `feature_file` and `heads` are feature
-extraction, `gallery` keeps the features of the training images.
+`checkpoints` beside it, and `record` (what a run leaves); `features`, `feature_file`, `heads` and `redense`
+are feature extraction, `gallery` keeps the features of the training images.
 """
 
 from flowerlib.training.checkpoints import History, resume_file
 from flowerlib.training.config import TrainConfig, configure
 from flowerlib.training.features import Features, extract_features
-from flowerlib.training.heads import fit_head, predict_head, search, train_head, with_relu_layer
+from flowerlib.training.heads import fit_head, predict_head, search, train_head
 from flowerlib.training.loop import best_epoch, fit, prepared, time_epochs
 from flowerlib.training.optimizers import learning_rate, learning_rates, loss, optimizer
 from flowerlib.training.record import find_timings, save, save_timing
+from flowerlib.training.redense import add_redense_layer
 from flowerlib.training.run import Run, eval_batches, predict, start, train_batches
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "History",
     "Run",
     "TrainConfig",
+    "add_redense_layer",
     "best_epoch",
     "configure",
     "eval_batches",
@@ -41,5 +43,4 @@ __all__ = [
     "time_epochs",
     "train_batches",
     "train_head",
-    "with_relu_layer",
 ]

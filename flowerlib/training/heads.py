@@ -201,28 +201,3 @@ def _sum_of_losses(label_smoothing: float) -> Callable[[keras.KerasTensor, keras
         return -ops.sum(smoothed[:, None] * ops.log(ops.maximum(y_pred, 1e-7)), axis=(1, 2))
 
     return loss
-
-
-def with_relu_layer(head: keras.Sequential, dropout: float = 0.0, seed: int = 0) -> keras.Sequential:
-    """Return a head with one more dense layer (ReDense), initialised so that its predictions are the trained head's.
-
-    The new layer multiplies the features `(B, d)` by a fixed random rotation R and keeps the positive and the negative
-    part apart, ReLU(Rx) and ReLU(-Rx): nothing is lost, since their difference is Rx. The last layer begins with the
-    trained weights turned back by R, and learns from there. Source: Javid, Das, Skoglund and Chatterjee, "A ReLU Dense
-    Layer to Improve the Performance of Neural Networks", arXiv 2010.13572.
-
-    Args:
-        head: as `train_heads` or `train_head` returns it.
-        dropout: fraction of the inputs of the last layer that it drops in a training step.
-        seed: of the rotation.
-    """
-    standardized, trained = head.layers
-    kernel, bias = (np.asarray(weight) for weight in trained.get_weights())
-    width, num_classes = kernel.shape
-    rotation, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((width, width)))
-    split = keras.layers.Dense(2 * width, "relu", use_bias=False, trainable=False, dtype="float32")
-    last = new_head(num_classes, dropout)
-    deeper = keras.Sequential([keras.Input((width,)), standardized, split, last])
-    split.set_weights([np.concatenate([rotation, -rotation], axis=1)])
-    last.set_weights([np.concatenate([rotation.T @ kernel, -rotation.T @ kernel]), bias])
-    return deeper

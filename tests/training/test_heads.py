@@ -214,14 +214,3 @@ def test_too_few_images_for_a_batch_are_an_error(run, train):
 def test_a_single_epoch_which_only_warms_up_is_an_error(run):
     with pytest.raises(FlowersError, match=r"`epochs` \(=1\) must be more than `warmup_epochs` \(=1\)"):
         run.with_config(epochs=1)
-
-
-def test_one_more_layer_begins_with_the_same_outputs_and_learns_in_the_last_layer_only(run, train):
-    (head,) = heads.train_heads(run, train, [HeadConfig(1e-1, 0.0)])
-    deeper = heads.with_relu_layer(head, dropout=0.5, seed=3)
-    inputs = train.values[0].astype("float32")
-    np.testing.assert_allclose(deeper(inputs), head(inputs), atol=1e-5)
-    split = deeper.layers[1].get_weights()[0]
-    np.testing.assert_allclose(split @ split.T, 2 * np.eye(10), atol=1e-5)  # a rotation, twice: lengths are kept
-    np.testing.assert_array_equal(split[:, :10], -split[:, 10:])
-    assert [weight.shape for weight in deeper.trainable_weights] == [(20, 4), (4,)]
