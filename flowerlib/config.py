@@ -37,7 +37,8 @@ WITHOUT_ACCELERATOR = "this session started without its accelerator"  # by which
 # The machine and the process that make it, and what it is to be.
 TEMPORARY = re.compile(r"\.flowerlib-(.*?)-(\d+)\.(.+?)(\.former)?")
 STALE_SECONDS = 24 * 3600  # seconds without a change, after which another machine's temporary counts as abandoned
-MINOR_SUFFIXES = ("-smoke-test", "-unfinished")  # of the names of runs that are no results, or no whole ones
+SMOKE_TEST, UNFINISHED = "-smoke-test", "-unfinished"  # in the names of runs that are no results, or no whole ones
+MINOR = re.compile(rf"(?P<name>.+?)(?P<suffix>({SMOKE_TEST}|{UNFINISHED})(-\d+)?)")
 SAMPLE_VERSION = 2  # raise it when anything drawn changes: a sample made before is then not taken for this one
 
 

@@ -113,7 +113,7 @@ record = training.save(run, model, history, val, test, features["train"])
 
 # %%
 report = evaluation.class_report(val, run.classes)
-report.to_csv(run.config.folder / "per_class.csv", index=False)
+report.to_csv(f"runs/{record['name']}/per_class.csv", index=False)
 report.head(10).round(3)
 
 # %% [markdown]

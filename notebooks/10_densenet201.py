@@ -137,7 +137,7 @@ figures.curves(history)
 
 # %%
 report = evaluation.class_report(val, run.classes)
-report.to_csv(run.config.folder / "per_class.csv", index=False)
+report.to_csv(f"runs/{record['name']}/per_class.csv", index=False)
 figures.class_f1(report)
 
 # %%

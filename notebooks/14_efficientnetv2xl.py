@@ -179,7 +179,7 @@ print(
 
 # %%
 report = evaluation.class_report(val, run.classes)
-report.to_csv(run.config.folder / "per_class.csv", index=False)
+report.to_csv(f"runs/{record['name']}/per_class.csv", index=False)
 figures.class_f1(report)
 
 # %% [markdown]

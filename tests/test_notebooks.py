@@ -49,3 +49,9 @@ def test_prose_comes_before_code(name):
     prose = " ".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     code = [line for cell in notebook.cells if cell.cell_type == "code" for line in cell.source.splitlines()]
     assert len(prose.split()) > 3 * len(code)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_lies_beside_a_run_goes_where_its_record_says(name):
+    """A run may have been left under another name than its configuration's: beside a longer one."""
+    assert "run.config.folder" not in (NOTEBOOKS / f"{name}.py").read_text()

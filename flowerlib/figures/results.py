@@ -116,7 +116,7 @@ def reliability(panels: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]])
         panels: by title, for each bin of confidence its share of the images, their mean confidence and their accuracy,
             `(num_bins,)`, as from `metrics.calibration_bins`; NaN where a bin is empty.
     """
-    if not any(share.any() for share, _, _ in panels.values()):
+    if not panels:
         return note(NO_IMAGES)
     figure = new_figure(4.6)
     rows = figure.subplots(2, len(panels), sharex=True, sharey="row", height_ratios=(3, 1), squeeze=False)

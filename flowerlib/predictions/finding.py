@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from flowerlib.config import MINOR_SUFFIXES, FlowersError, find_files, kaggle_input
+from flowerlib.config import MINOR, FlowersError, find_files, kaggle_input
 from flowerlib.predictions import out_of_fold
 from flowerlib.predictions.results import RunResult, load
 
@@ -57,7 +57,7 @@ def _with_score(runs: list[RunResult]) -> list[RunResult]:
 def _without_minor(runs: list[RunResult]) -> list[RunResult]:
     """The runs without smoke tests, where there are others, and without those left beside a longer one."""
     names = {run.name for run in runs}
-    minor = {f"{name}{suffix}" for name in names for suffix in MINOR_SUFFIXES}
+    minor = {name for name in names if (found := MINOR.fullmatch(name)) and found["name"] in names}
     if not all(run.record["smoke_test"] for run in runs):
         minor |= {run.name for run in runs if run.record["smoke_test"]}
     for name in sorted(names & minor):

@@ -82,7 +82,7 @@ def calibration_bins(
         np.divide(np.bincount(bins, values, num_bins), counts, out=np.full(num_bins, np.nan), where=counts > 0)
         for values in (confidence, labels == predicted)
     )
-    return counts / max(len(labels), 1), confidences, accuracies
+    return counts / len(labels), confidences, accuracies
 
 
 def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:

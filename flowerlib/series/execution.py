@@ -20,7 +20,7 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from flowerlib.config import (
-    MINOR_SUFFIXES,
+    MINOR,
     PATH_VARIABLES,
     FlowersError,
     absolute,
@@ -181,11 +181,11 @@ def _set_places(data: str | None) -> None:
 
 def _execute(job: Job) -> str:
     """Execute one notebook, write it and its page; return the line that says how it went."""
-    began, executed = time.monotonic(), job.out / f"{job.name}.ipynb"
+    began, failed = time.time(), job.out / f"{job.name}-failed.ipynb"
     bar = {"position": job.row + 1, "leave": False, "disable": None, "bar_format": CELLS}
     shown = tqdm(bar_format="{desc}", miniters=1, position=job.row, leave=False, disable=None)
     printed = LastLine(shown, f"{job.name}: " if job.row else "")
-    with atomic_write(executed) as temporary, shown, _peak_memory() as memory:
+    with atomic_write(made := job.out / f".{job.name}.ipynb") as temporary, shown, _peak_memory() as memory:
         try:
             papermill.execute_notebook(
                 job.notebook,
@@ -204,15 +204,25 @@ def _execute(job: Job) -> str:
         except PapermillExecutionError as error:
             if error.ename == "FlowersError":
                 raise FlowersError(error.evalue) from None
-            temporary.replace(executed)
-            raise RuntimeError(f"{job.name} stopped: {error.ename}: {error.evalue}; read {executed}") from None
+            temporary.replace(failed)
+            raise RuntimeError(f"{job.name} stopped: {error.ename}: {error.evalue}; read {failed}") from None
         content = nbformat.read(temporary, as_version=4)
-        seconds = time.monotonic() - began
+        seconds = time.time() - began
         content.metadata["flowerlib"] = {"seconds": round(seconds, 1), "peak_memory_bytes": memory[0]}
         nbformat.write(content, temporary)
+    record = newest_record(job.out, job.name)
+    executed = made.replace(job.out / f"{_executed_name(job, record, began)}.ipynb")
+    failed.unlink(missing_ok=True)  # of an earlier call
     with atomic_write(executed.with_suffix(".html")) as temporary:
         temporary.write_text(page.notebook_page(executed), encoding="utf-8")
-    return f"{job.name:<20} {seconds:5.0f} s{score(newest_record(job.out, job.name))}"
+    return f"{job.name:<20} {seconds:5.0f} s{score(record)}"
+
+
+def _executed_name(job: Job, record: Path, began: float) -> str:
+    """The notebook's name; or that of the run it has left, a smoke test or so, where a whole one is there."""
+    left_now = record.exists() and record.stat().st_mtime >= began
+    is_minor = left_now and MINOR.fullmatch(record.parent.name)
+    return record.parent.name if is_minor and (job.out / f"runs/{job.name}/run.json").exists() else job.name
 
 
 @contextmanager
@@ -239,8 +249,11 @@ def _peak_memory() -> Iterator[list[int]]:
 
 def newest_record(out: Path, name: str) -> Path:
     """Return the record that was written last: of the run, its smoke test or what was stopped; it may not exist."""
-    ours = [name, *(f"{name}{suffix}" for suffix in MINOR_SUFFIXES)]
-    records = [path for path in out.glob(f"runs/{name}*/run.json") if path.parent.name in ours]
+
+    def is_ours(folder: str) -> bool:
+        return folder == name or bool((minor := MINOR.fullmatch(folder)) and minor["name"] == name)
+
+    records = [path for path in out.glob(f"runs/{name}*/run.json") if is_ours(path.parent.name)]
     return max(records, key=lambda path: path.stat().st_mtime, default=out / "runs" / name / "run.json")
 
 

@@ -14,7 +14,7 @@ import nbformat
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
-from flowerlib.config import MINOR_SUFFIXES, find_files, read_record, written_score
+from flowerlib.config import MINOR, SMOKE_TEST, find_files, read_record, written_score
 from flowerlib.series.notebooks import NOTEBOOKS, frame
 
 TEMPLATE = Path(__file__).with_name("index.html")
@@ -45,14 +45,19 @@ def index(out: Path) -> str:
     folders = [path.parent for path in find_files(out, "run.json") if path.parent.parent.name == "runs"]
     records = {folder.name: read_record(folder / "run.json") | {"folder": folder} for folder in folders}
     real = {name: record for name, record in records.items() if not record["smoke_test"]}
-    executed = sorted(out.glob("[0-9]*.ipynb"))
-    smoke = [path for path in executed if f"{path.stem}{MINOR_SUFFIXES[0]}" in records and path.stem not in real]
+    executed = sorted(path for path in out.glob("[0-9]*.ipynb") if not _is_minor(path.stem))
+    smoke = [path for path in executed if f"{path.stem}{SMOKE_TEST}" in records and path.stem not in real]
     return Template(TEMPLATE.read_text("utf-8")).substitute(
         results=_results(out, real),
         next_step=_next_step(out, real, smoke),
         cards="\n".join(_card(path, path in smoke) for path in executed),
         smoke_tests=_smoke_tests(smoke),
     )
+
+
+def _is_minor(name: str) -> bool:
+    """Whether a notebook was executed beside one that is a result, or stopped with an error."""
+    return bool(MINOR.fullmatch(name)) or name.endswith("-failed")
 
 
 def _results(out: Path, real: dict[str, dict]) -> str:

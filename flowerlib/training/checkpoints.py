@@ -40,7 +40,7 @@ class Checkpoint:
         self.path = resume_file(run.config)
         config = {name: value for name, value in asdict(run.config).items() if name not in AFTER_TRAINING}
         self.training = {
-            "config": config,
+            "config": json.loads(json.dumps(config)),  # with lists instead of tuples, as it is read
             "data": run.flowers.fingerprint,
             "classes": list(run.classes),
             "network": [[*variable.shape] for variable in self.state],

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flowerlib.accelerator import Device
-from flowerlib.config import MINOR_SUFFIXES, FlowersError, run_name
+from flowerlib.config import MINOR, SMOKE_TEST, FlowersError, run_name
 
 TRAIN_ON = ("train", "train+val")
 
@@ -104,8 +104,9 @@ class TrainConfig:
     @property
     def submission(self) -> Path:
         """The submission file; that of a smoke test or an unfinished run has a name of its own."""
-        suffix = next((suffix for suffix in MINOR_SUFFIXES if self.name.endswith(suffix)), "")
-        return Path(f"submission{suffix.replace('-', '_')}.csv")
+        minor = MINOR.fullmatch(self.name)
+        suffix = minor["suffix"].replace("-", "_") if minor else ""
+        return Path(f"submission{suffix}.csv")
 
     @property
     def eval_batch_size(self) -> int:
@@ -187,4 +188,4 @@ def _smoke_test(config: TrainConfig, device: Device) -> TrainConfig:
     )
     plain = replace(config, eval_size=None, tta_sizes=(), tta_flip=False, warmup_epochs=1, num_augmented_views=0)
     sizes = (shrunk["image_size"],) if config.sizes else ()
-    return replace(plain, **shrunk, sizes=sizes, smoke_test=True, name=f"{config.name}-smoke-test")
+    return replace(plain, **shrunk, sizes=sizes, smoke_test=True, name=f"{config.name}{SMOKE_TEST}")

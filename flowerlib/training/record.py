@@ -4,6 +4,8 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pandas as pd
 
 from flowerlib import figures, machine, predictions
 from flowerlib.accelerator import Device, keras
-from flowerlib.config import atomic_write, find_files, kaggle_input, read_record
+from flowerlib.config import UNFINISHED, atomic_write, exclusive_lock, find_files, kaggle_input, read_record
 from flowerlib.data import Flowers
 from flowerlib.networks import folding
 from flowerlib.predictions import Predictions, metrics
@@ -44,11 +46,23 @@ def save(
         test: the final predictions for test.
         features: of train, where the network is frozen; kept with the model, with thumbnails, to find similar images.
     """
+    with exclusive_lock(run.config.folder / ".saving.lock", partial(_tell_to_wait, run)):
+        return _save(run, model, history, val, test, features)
+
+
+def _tell_to_wait(run: Run, process: str) -> None:
+    print(f"Process {process} saves a run in `{run.config.folder}`; waiting for it.")
+
+
+def _save(
+    run: Run, model: keras.Model, history: History, val: Predictions, test: Predictions, features: Features | None
+) -> dict:
     num_images = len(history["loss"]) * run.flowers.count("train")
     run = run.with_config(name=_free_name(run, num_images))
     folder = run.config.folder
-    (folder / "run.json").unlink(missing_ok=True)  # it tells of what is replaced now
-    predictions.save(folder / "predictions.npz", val, test, run.classes)
+    with atomic_write(folder / "predictions.npz") as temporary:
+        predictions.save(temporary, val, test, run.classes)
+        (folder / "run.json").unlink(missing_ok=True)  # it tells of what is replaced now
     scores = {f"val_{name}": value for name, value in val.scores().items()}
     record = _record(run, model, history) | scores | _calibration(val, run.config.smoke_test)
     with atomic_write(folder / "model") as temporary:
@@ -67,13 +81,17 @@ def save(
 
 
 def _free_name(run: Run, num_images: int) -> str:
-    """The run's name; another one where it was stopped and one that was not is there already."""
-    longer = longer_run(run, num_images)
-    if not longer or forced():
-        return run.config.name
-    beside = f"{run.config.name}-unfinished"
-    print(f"`{run.config.folder}` holds a longer run ({longer}) and stays; this one is left in `runs/{beside}`.")
-    return beside
+    """The run's name; another one where it was stopped and one that was not, or later, is there already."""
+
+    def is_taken(name: str) -> bool:
+        longer = longer_run(run.with_config(name=name), num_images)
+        if longer and not forced():
+            print(f"`runs/{name}` holds a longer run ({longer}) and stays; this one gets another name.")
+        return bool(longer) and not forced()
+
+    beside = f"{run.config.name}{UNFINISHED}"
+    names = chain((run.config.name, beside), (f"{beside}-{number}" for number in count(2)))
+    return next(name for name in names if not is_taken(name))
 
 
 def _write_json(path: Path, content: dict) -> None:

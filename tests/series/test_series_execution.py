@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import nbformat
 import pytest
@@ -120,11 +121,44 @@ def test_a_notebook_that_breaks_stays_for_reading(notebooks, tmp_path):
     notebooks("00_a", "print('so far')\n1 / 0")
     out = tmp_path / "out"
     with pytest.raises(
-        RuntimeError, match=rf"00_a stopped: ZeroDivisionError: division by zero; read {out}/00_a.ipynb"
+        RuntimeError, match=rf"00_a stopped: ZeroDivisionError: division by zero; read {out}/00_a-failed.ipynb"
     ):
         execution.run(out=out)
-    assert "so far" in (out / "00_a.ipynb").read_text()
-    assert sorted(path.name for path in out.iterdir()) == ["00_a.ipynb"]
+    assert "so far" in (out / "00_a-failed.ipynb").read_text()
+    assert sorted(path.name for path in out.iterdir()) == ["00_a-failed.ipynb"]
+
+
+def leave_run(name, smoke_test=False):
+    """A cell that leaves the record of a run, and shows its name."""
+    record = {"name": name, "smoke_test": smoke_test, "val_macro_f1": 0.5, "val_accuracy": 0.5, "backbone": "b"}
+    record |= {"history": {"seconds": [1.0]}, "data": {"train": 9, "num_classes": 3, "fingerprint": "f"}}
+    return (
+        "import json, os\n"
+        f"os.makedirs('runs/{name}', exist_ok=True)\n"
+        f"open('runs/{name}/run.json', 'w').write(json.dumps({record}))\n"
+        f"print('ran as {name}')"
+    )
+
+
+def test_neither_a_smoke_test_nor_an_error_replaces_the_notebook_of_a_whole_run(notebooks, tmp_path):
+    out, shown = tmp_path / "out", {}
+    for cell in (leave_run("10_a"), leave_run("10_a-smoke-test", True), "1 / 0"):
+        notebooks("10_a", cell)
+        with pytest.raises(RuntimeError) if cell == "1 / 0" else nullcontext():
+            execution.run(out=out)
+    for path in out.glob("10_a*.ipynb"):
+        cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+        shown[path.stem] = [output.get("text") for output in cells[0].outputs]
+    assert shown == {
+        "10_a": ["ran as 10_a\n"],
+        "10_a-smoke-test": ["ran as 10_a-smoke-test\n"],
+        "10_a-failed": [None],
+    }
+    assert "ran as 10_a\n" in (out / "10_a.html").read_text()
+    assert (out / "index.html").read_text().count('class="card"') == 1
+    notebooks("10_a", leave_run("10_a"))
+    execution.run(out=out)
+    assert not (out / "10_a-failed.ipynb").exists()
 
 
 @pytest.mark.parametrize("data", [None, "flowers", "~/flowers"])

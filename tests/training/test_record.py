@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 from dataclasses import asdict, replace
 
@@ -99,7 +100,7 @@ def test_the_record_tells_what_was_run(left, flowers):
     assert written["data"] == {
         "fingerprint": flowers.fingerprint, "image_size": 24, "num_classes": 4, "train": 23, "val": 9, "test": 7,
     }  # fmt: skip
-    assert written["config"] == asdict(CONFIG) | {"tta_sizes": []}  # JSON has lists only
+    assert written["config"] == json.loads(json.dumps(asdict(CONFIG)))  # JSON has lists only
     assert written["versions"]["keras"] == keras.__version__
     assert written["val_accuracy"] == pytest.approx((val.probabilities.argmax(axis=1) == val.labels).mean())
 
@@ -208,6 +209,42 @@ def test_what_took_long_is_kept_though_a_later_step_fails(run, predicted, folder
     assert {path.name for path in kept.iterdir()} == {"predictions.npz", "model", "run.json", "curves.png"}
 
 
+def test_a_full_disk_costs_nothing_of_the_run_that_was_there(run, predicted, folder, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    model, val, test = predicted
+    training.save(run, model, HISTORY, val, test)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(OSError, match="No space left"):
+        training.save(run, model, HISTORY, val, test)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_of_two_that_save_at_once_the_second_waits_so_that_their_files_never_mix(run, predicted, folder, monkeypatch):
+    model, val, test = predicted
+    other, real = tiny.network(4, seed=7), record._save_model
+    others = predictions.predict(other, data.eval_batches(run.flowers, "val", 8), 8, flip=True)
+    second = threading.Thread(target=lambda: training.save(run, other, HISTORY, others, test))
+
+    def save_model(saved, *arguments):
+        if saved is model:  # the first one has left its predictions, and not yet its model
+            second.start()
+            second.join(0.5)
+            assert second.is_alive()
+        return real(saved, *arguments)
+
+    monkeypatch.setattr(record, "_save_model", save_model)
+    training.save(run, model, HISTORY, val, test)
+    second.join()
+    place = folder / "runs/10_tiny"
+    network = keras.models.load_model(place / "model/model.keras")
+    again = predictions.predict(network, data.eval_batches(run.flowers, "val", 8), 8, flip=True)
+    np.testing.assert_allclose(predictions.load(place).val.probabilities, again.probabilities, atol=1e-5)
+    np.testing.assert_allclose(others.probabilities, again.probabilities, atol=1e-5)
+
+
 def broken_figure(*_, **__):
     raise OSError("no font")
 
@@ -223,6 +260,9 @@ def test_a_run_that_was_stopped_is_left_beside_a_longer_one(run, predicted, fold
     assert (left["submission"], whole["submission"]) == ("submission_unfinished.csv", "submission.csv")
     assert {path.name for path in folder.glob("*.csv")} == {"submission_unfinished.csv", "submission.csv"}
     assert "`runs/10_tiny` holds a longer run (3 epochs of 23 images" in capsys.readouterr().out
+    least = training.save(run, model, {name: values[:1] for name, values in HISTORY.items()}, val, test)
+    assert (least["name"], least["submission"]) == ("10_tiny-unfinished-2", "submission_unfinished_2.csv")
+    assert json.loads((folder / "runs/10_tiny-unfinished/run.json").read_text())["epochs"] == 2
     monkeypatch.setenv("FLOWERS_FORCE", "1")
     assert training.save(run, model, STOPPED, val, test)["name"] == "10_tiny"
 
