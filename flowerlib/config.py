@@ -302,8 +302,8 @@ def _open_lock(path: Path) -> IO:
         return open(path, "a+", encoding="utf-8")
     except OSError as error:
         raise FlowersError(
-            f"`{path}` cannot be written ({error.strerror}); make its folder writable, or name another: XDG_CACHE_HOME "
-            "is the cache's, --out that of results"
+            f"`{path.parent}` cannot be written ({error.strerror}: {path.name}); name another folder, for the "
+            "cache in XDG_CACHE_HOME"
         ) from None
 
 

@@ -268,6 +268,6 @@ def test_a_lock_that_goes_at_the_last_moment_is_asked_for_again(tmp_path, monkey
 
 def test_a_lock_in_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "cache").write_text("a file")
-    refused = pytest.raises(FlowersError, match=r"`.*/cache/.lock` cannot be written .*XDG_CACHE_HOME")
+    refused = pytest.raises(FlowersError, match=r"`.*/cache` cannot be written .*XDG_CACHE_HOME")
     with refused, config.exclusive_lock(tmp_path / "cache/.lock", print):
         pass

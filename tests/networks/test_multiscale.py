@@ -177,7 +177,7 @@ def test_to_the_last_digits_it_is_the_extractor_and_then_the_head(classifier, ex
     pooled = extractor.predict_on_batch(pixels.astype(np.float32))
     standardized, last = classifier.model.layers[-2:]
     expected = np.asarray(last(standardized(pooled)))
-    np.testing.assert_allclose(classifier.probabilities(pixels, mirror=False), expected, atol=1e-4)
+    np.testing.assert_allclose(classifier.outputs(pixels), expected, atol=1e-4)
 
 
 def test_the_record_tells_networks_sizes_and_weights(trained):
@@ -203,5 +203,5 @@ def test_the_mean_of_its_activation_maps_gives_its_probabilities(classifier, pix
     assert maps.shape == (len(pixels), 10, 10, 4)
     logits = maps.mean(axis=(1, 2))
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(classifier.probabilities(pixels, mirror=False), expected, atol=1e-4)
+    np.testing.assert_allclose(classifier.outputs(pixels), expected, atol=1e-4)
     assert found.shape[1] == classifier.gallery.features.shape[1]
