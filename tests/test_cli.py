@@ -80,6 +80,13 @@ def test_run_without_data_says_what_to_do_and_writes_nothing(tmp_path, notebook)
     assert not any(tmp_path.iterdir())
 
 
+def test_a_slip_is_told_before_the_sample_is_drawn(tmp_path):
+    cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = flowerlib("run", "00", "-p", "SEDE=1", "--sample", "--out", tmp_path / "out", **cache)
+    fails_in_one_line(done, "did you mean SEED?")
+    assert not any(tmp_path.iterdir())
+
+
 def test_run_draws_no_sample_where_kaggles_place_is_named(tmp_path):
     (tmp_path / "kg").mkdir()
     places = {"FLOWERS_KAGGLE": os.path.relpath(tmp_path / "kg"), "XDG_CACHE_HOME": str(tmp_path / "cache")}

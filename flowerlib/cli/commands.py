@@ -101,11 +101,14 @@ def run(
     named = data or os.environ.get("FLOWERS_DATA") or os.environ.get("FLOWERS_KAGGLE")
     fetched = any(competition_dir().glob("tfrecords-jpeg-*"))
     there = named or fetched or any(mount.exists() for mount in competition_mounts())
-    # In a process of its own: importing TensorFlow changes the environment that the notebooks would inherit.
-    draw = [sys.executable, "-m", "flowerlib", "sample", str(sample_dir())]
-    if sample and not there and subprocess.run(draw).returncode:
-        raise typer.Exit(1)
-    execution.run(notebooks or (), data=data, out=out, parameters=parameter or (), name=name, jobs=jobs)
+
+    def draw() -> None:
+        # In a process of its own: importing TensorFlow changes the environment that the notebooks would inherit.
+        command = [sys.executable, "-m", "flowerlib", "sample", str(sample_dir())]
+        if sample and not there and subprocess.run(command).returncode:
+            raise typer.Exit(1)
+
+    execution.run(notebooks or (), data=data, out=out, parameters=parameter or (), name=name, jobs=jobs, prepare=draw)
 
 
 @app.command("list", epilog="Example: flowerlib list")

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -69,6 +69,7 @@ def run(
     parameters: Iterable[str] = (),
     name: str | None = None,
     jobs: int | None = None,
+    prepare: Callable[[], None] = lambda: None,
 ) -> None:
     """Execute notebooks in the folder `out`, one progress line each, and write `out/index.html`.
 
@@ -79,6 +80,7 @@ def run(
         parameters: `NAME=VALUE`, for the cell tagged `parameters` of each notebook.
         name: of the run and of the executed notebook, so that variants of one notebook live side by side.
         jobs: how many run side by side; as cores and free memory allow unless given. The ensemble waits for all.
+        prepare: is called before the first one, after all that is given was found to be right.
 
     Raises:
         FlowersError: an unknown notebook or parameter; a place whose name is no text; another process runs into `out`;
@@ -94,6 +96,7 @@ def run(
     try:
         with exclusive_lock(out / ".lock", partial(_refuse_second, out)):
             _remove_leftovers(out)
+            prepare()
             _execute_all(chosen, jobs or _num_jobs())
             with atomic_write(out / "index.html") as temporary:
                 temporary.write_text(page.index(out), encoding="utf-8")
