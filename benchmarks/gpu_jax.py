@@ -76,23 +76,22 @@ def stepping(program: Any, arguments: tuple) -> Callable[[], Any]:
 def measure(name: str, seconds: float, batches: dict[int, int]) -> dict[str, float]:
     """Return what was found within the seconds: all programs are compiled side by side, then timed one by one."""
     end, found = time.monotonic() + seconds, {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        steps = [
-            (f"{size} px, {policy}", kind.__name__, batch, arguments, pool.submit(compiled, lowered))
-            for size, batch in batches.items()
-            for policy in POLICIES
-            for kind, lowered, arguments in programs(name, size, batch, policy)
-        ]
-        for case, kind, batch, arguments, future in steps:
-            try:
-                program, took = future.result(max(end - time.monotonic(), 0))
-            except TimeoutError:
-                continue
-            memory = program.memory_analysis()
-            taken = memory.temp_size_in_bytes + memory.argument_size_in_bytes
-            found |= {f"{case}: compiling {kind}": took, f"{case}: memory of {kind}": taken / 2**30}
-            found[f"{case}: {kind}"] = rate(stepping(program, arguments), jax.block_until_ready, batch)
-        pool.shutdown(wait=False, cancel_futures=True)
+    pool = ThreadPoolExecutor(os.cpu_count())  # not as a context: that would wait for all at its end
+    steps = [
+        (f"{size} px, {policy}", kind.__name__, batch, arguments, pool.submit(compiled, lowered))
+        for size, batch in batches.items()
+        for policy in POLICIES
+        for kind, lowered, arguments in programs(name, size, batch, policy)
+    ]
+    for case, kind, batch, arguments, future in steps:
+        try:
+            program, took = future.result(max(end - time.monotonic(), 0))
+        except TimeoutError:
+            continue
+        memory = program.memory_analysis()
+        taken = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+        found |= {f"{case}: compiling {kind}": took, f"{case}: memory of {kind}": taken / 2**30}
+        found[f"{case}: {kind}"] = rate(stepping(program, arguments), jax.block_until_ready, batch)
     return found
 
 

@@ -76,6 +76,16 @@ def write_flowers():
     return write
 
 
+@pytest.fixture
+def in_bfloat16():
+    """Have networks that the test builds compute as on a TPU."""
+    from flowerlib.accelerator import keras
+
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
 @pytest.fixture(scope="session")
 def flowers(_records, write_flowers, tmp_path_factory):
     """Return the tiny dataset as it is, found; for tests that only read it."""

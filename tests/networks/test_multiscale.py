@@ -120,13 +120,6 @@ def test_what_cannot_be_built_is_refused(names, sizes, message):
         networks.feature_extractor(names, sizes, 24, "random")
 
 
-@pytest.fixture
-def in_bfloat16():
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    yield
-    keras.config.set_dtype_policy("float32")
-
-
 @pytest.mark.usefixtures("in_bfloat16")
 def test_in_mixed_precision_pixels_are_scaled_before_they_are_rounded():
     """254 and 255 are one number in bfloat16's 8 bits; (254 - 127) / 128 and (255 - 127) / 128 are two."""

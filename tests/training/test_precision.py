@@ -83,13 +83,6 @@ def test_it_is_exported_as_one_trained_in_float32_is(run, photographs_of_val, tm
     assert "equal to within" in export.export(run, to, [photographs_of_val], tmp_path / "exported")
 
 
-@pytest.fixture
-def in_bfloat16():
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    yield
-    keras.config.set_dtype_policy("float32")
-
-
 @pytest.mark.usefixtures("in_bfloat16")
 def test_standardization_keeps_the_digits_of_features_far_from_zero():
     """A mean of ten deviations: in bfloat16 the least step near 10 is 1/16 of one."""
